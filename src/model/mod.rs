@@ -1,0 +1,18 @@
+//! The nouns of Stablehand: what a fleet should be, what people ask of it, and what was seen of it.
+//!
+//! *Takes* nothing. *Gives* plain data that every other room speaks. *Never* does I/O, reads a clock,
+//! or holds a secret.
+
+pub mod demand;
+pub mod desired;
+pub mod ids;
+pub mod observed;
+pub mod origin;
+pub mod quantity;
+
+pub use demand::*;
+pub use desired::*;
+pub use ids::{Address, Mac, Name, NameError, disk_file_name, domain_name, domain_uuid, nic_mac, tap_name};
+pub use observed::*;
+pub use origin::{Field, Origin, Origins};
+pub use quantity::{Bytes, QuantityError, Span, Timestamp};

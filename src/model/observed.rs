@@ -1,0 +1,363 @@
+//! Observed state: what the hypervisors say now, reduced to the fields that are ours.
+//!
+//! A part is Known, Absent or Unknown. "Not seen on the hosts we reached" is not Absent.
+//! Its JSON form is the recorded observed state of `observe --out DIR` and `plan --observed DIR`.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::desired::{Acceleration, Digest, Display, Firmware, Probe, Protection, StopPolicy};
+use super::ids::{Mac, Name};
+use super::quantity::{Bytes, Timestamp};
+
+/// What was learnt of one part of the world.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Observation<T> {
+    /// Seen.
+    Known(T),
+    /// Looked for, and not there.
+    Absent,
+    /// Not learnt, and why.
+    Unknown(Fault),
+}
+
+impl<T> Observation<T> {
+    /// The value, when it is known.
+    pub fn known(&self) -> Option<&T> {
+        if let Self::Known(value) = self { Some(value) } else { None }
+    }
+}
+
+/// Why something is not known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// What was tried and what came back.
+    pub text: String,
+    /// When it was last known, if ever.
+    pub since: Option<Timestamp>,
+}
+
+/// The state of all hosts of a fleet at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Observed {
+    /// Version of this format: 1.
+    pub format: u32,
+    /// The fleet's id; `None` when nothing was observed (`--observed none`).
+    pub fleet: Option<Name>,
+    /// When it was observed.
+    pub at: Timestamp,
+    /// Every host that was asked, by name.
+    pub hosts: BTreeMap<Name, Observation<HostObs>>,
+    /// Placement records by VM: where each was last put, written before its first define.
+    #[serde(default)]
+    pub records: BTreeMap<Name, PlacementRecord>,
+    /// Whether the store (limits, holds, approvals) was there. When it was lost, disruptive effects wait.
+    #[serde(default)]
+    pub store: StoreState,
+}
+
+/// What the store knew.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StoreState {
+    /// True when hosts carry stamps of this fleet but the store is empty: it was lost.
+    pub lost: bool,
+    /// VMs destroyed, recreated and rebooted in the last 24 h.
+    pub destroyed_day: u32,
+    /// Recreated in the last 24 h.
+    pub recreated_day: u32,
+    /// Rebooted in the last 24 h.
+    pub rebooted_day: u32,
+    /// Milliseconds from start to ready of past boots by image digest, at most the last 9: estimates of downtime.
+    #[serde(default)]
+    pub boot_millis: BTreeMap<String, Vec<u64>>,
+}
+
+/// The proof that a host got a VM, or never did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PlacementRecord {
+    /// The host it was put on.
+    pub host: Name,
+    /// The incarnation that was put there.
+    pub incarnation: u32,
+    /// The addresses that it was given, by interface.
+    #[serde(default)]
+    pub addresses: BTreeMap<Name, Ipv4Addr>,
+}
+
+/// One host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HostObs {
+    /// libvirt's host UUID (`virConnectGetCapabilities`).
+    pub uuid: Uuid,
+    /// When it was observed.
+    pub at: Timestamp,
+    /// Processors.
+    pub cpus: u32,
+    /// Memory.
+    pub memory: Bytes,
+    /// libvirt and QEMU versions, for people.
+    pub version: String,
+    /// What the acceleration probe found; `None` where it was not asked for.
+    pub acceleration: Option<Acceleration>,
+    /// Machine types that this QEMU knows; empty when not asked.
+    #[serde(default)]
+    pub machines: Vec<String>,
+    /// Bytes free where slots live.
+    pub slots_free: Bytes,
+    /// Bytes free where images live.
+    pub images_free: Bytes,
+    /// Domains that carry our stamp, by the VM's name.
+    pub vms: BTreeMap<Name, VmObs>,
+    /// Disks in the slots folder that carry a stamp file of this fleet, by path.
+    pub disks: BTreeMap<String, DiskObs>,
+    /// Files in the image store, by digest.
+    pub images: BTreeMap<Digest, ImageObs>,
+    /// Bridges that a network of the fleet names, by bridge name.
+    pub bridges: BTreeMap<String, BridgeObs>,
+    /// Domains without our stamp: never touched; they count against capacity.
+    pub unmanaged: Vec<Unmanaged>,
+    /// Who holds the controller's lock, when someone else does.
+    #[serde(default)]
+    pub lock: Option<LockHolder>,
+}
+
+/// What a domain does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Power {
+    /// Running.
+    Running,
+    /// Paused: its memory is in use, its processors stand still.
+    Paused,
+    /// Shutting down.
+    ShuttingDown,
+    /// Shut off.
+    Stopped,
+    /// Shut off with a managed save image: the next start resumes it.
+    Suspended,
+    /// Shut off by a crash.
+    Crashed,
+}
+
+impl Power {
+    /// Whether a QEMU process exists.
+    pub fn is_active(self) -> bool {
+        matches!(self, Self::Running | Self::Paused | Self::ShuttingDown)
+    }
+}
+
+/// Whether a VM answers its readiness probe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Readiness {
+    /// The probe succeeded, or there is none and it runs.
+    Ready,
+    /// The probe failed, and how.
+    NotReady(String),
+    /// Not probed.
+    NotProbed,
+}
+
+/// What we wrote into a domain's metadata. Everything that `plan` needs to know of the past travels with the VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Stamp {
+    /// The fleet's id.
+    pub fleet: Name,
+    /// The VM's name.
+    pub vm: Name,
+    /// 1 for the first, one more with each recreate.
+    pub incarnation: u32,
+    /// Protection in force.
+    pub protect: Protection,
+    /// Digest of the applied specification ([`crate::plan::spec_digest`]): tells drift from change.
+    pub spec: String,
+    /// Digest of the image's disk.
+    pub image: Digest,
+    /// Name of the image, for people.
+    pub image_name: Name,
+    /// Digest of what the seed was made from.
+    pub seed: String,
+    /// Addresses by interface.
+    pub addresses: BTreeMap<Name, Ipv4Addr>,
+    /// The group key, for spreading rules of VMs whose YAML has gone.
+    pub group: Arc<str>,
+    /// Its readiness probe as applied.
+    pub ready: Option<Probe>,
+    /// How it is stopped, for VMs whose YAML has gone.
+    pub stop: StopPolicy,
+    /// True for an adopted VM: its disks are not ours to delete without a Removal that says so.
+    #[serde(default)]
+    pub adopted: bool,
+}
+
+/// One domain of ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VmObs {
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// Its libvirt name.
+    pub domain: String,
+    /// Our stamp.
+    pub stamp: Stamp,
+    /// What it does.
+    pub power: Power,
+    /// What the guest has now (live XML), when it is active.
+    pub live: Option<Shape>,
+    /// What it gets at the next start (inactive XML).
+    pub config: Shape,
+    /// libvirt's autostart: always off with us.
+    pub autostart: bool,
+    /// Whether its probe succeeds.
+    pub ready: Readiness,
+    /// Where its screen is, from live XML: a socket path or `host:port`.
+    pub screen: Option<String>,
+}
+
+/// The projection of a domain's XML onto the fields that are ours. Fields we do not own do not exist for us.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Shape {
+    /// `<vcpu current=…>`.
+    pub cpus: u32,
+    /// `<vcpu>`.
+    pub max_cpus: u32,
+    /// `<currentMemory>`; live: the balloon's actual value.
+    pub memory: Bytes,
+    /// `<memory>`.
+    pub max_memory: Bytes,
+    /// `<os><type machine=…>` as written, for example `pc-q35-7.2`.
+    pub machine: String,
+    /// `<os firmware=…>`.
+    pub firmware: Firmware,
+    /// `<domain type=…>`.
+    pub acceleration: Acceleration,
+    /// `<video>`'s resolution.
+    pub display: Option<Display>,
+    /// Path of the kernel, when booted from one.
+    pub kernel: Option<String>,
+    /// Path of the initial RAM disk.
+    pub initrd: Option<String>,
+    /// The kernel's command line.
+    pub command_line: Option<String>,
+    /// Disks by the name in their serial or alias: `root`, `seed`, or the data disk's name.
+    pub disks: BTreeMap<String, ShapeDisk>,
+    /// Interfaces by MAC.
+    pub nics: BTreeMap<Mac, ShapeNic>,
+}
+
+/// A disk as the domain sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ShapeDisk {
+    /// `<source file=…>`.
+    pub path: String,
+    /// `<target dev=…>`, for example `vda`.
+    pub target: String,
+    /// `<readonly/>`.
+    pub readonly: bool,
+}
+
+/// An interface as the domain sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ShapeNic {
+    /// `<source bridge=…>`.
+    pub bridge: String,
+    /// `<target dev=…>`.
+    pub tap: Option<String>,
+}
+
+/// The stamp file beside a disk (`<disk>.stamp`, JSON): disks outlive domains.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DiskStamp {
+    /// The fleet's id.
+    pub fleet: Name,
+    /// The VM's name.
+    pub vm: Name,
+    /// `root`, `seed`, or the data disk's name.
+    pub disk: String,
+    /// The incarnation in which it was made.
+    pub incarnation: u32,
+    /// Counts the times it was handed to a domain; the highest one is the valid copy.
+    pub epoch: u64,
+    /// When it may be deleted: set when its VM went and the disk was kept.
+    pub expires: Option<Timestamp>,
+    /// Digest of the image under it (root), or of what the seed was made from.
+    pub made_from: Option<String>,
+}
+
+/// A disk file in a slots folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DiskObs {
+    /// Its stamp.
+    pub stamp: DiskStamp,
+    /// Size that the guest sees.
+    pub size: Bytes,
+    /// Bytes used on the host.
+    pub used: Bytes,
+}
+
+/// A file in an image store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ImageObs {
+    /// Its path on the host.
+    pub path: String,
+    /// Bytes used on the host.
+    pub used: Bytes,
+}
+
+/// A bridge on a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BridgeObs {
+    /// Whether we made it (its alias says so: `stablehand:<fleet>`).
+    pub ours: bool,
+    /// The host's IPv4 addresses on it, with prefix lengths.
+    pub addresses: Vec<String>,
+    /// Whether it is up.
+    pub up: bool,
+    /// Ports on it: taps and uplinks.
+    pub ports: Vec<String>,
+}
+
+/// A domain that is not ours.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Unmanaged {
+    /// Its libvirt name.
+    pub domain: String,
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// What it does.
+    pub power: Power,
+    /// What it is made of: adoption compares this.
+    pub shape: Shape,
+    /// The fleet whose stamp it carries, when it is another fleet's.
+    pub fleet: Option<Name>,
+}
+
+/// Who may act on a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct LockHolder {
+    /// Random token of the holder.
+    pub token: String,
+    /// `user@machine, process id, verb`: what people see.
+    pub who: String,
+    /// When it was taken.
+    pub since: Timestamp,
+}

@@ -1,0 +1,31 @@
+//! The trait that asks the world, and the files of recorded observed state.
+//!
+//! *Takes* a question about hosts. *Gives* [`Observed`](crate::model::Observed), which never fails as a whole:
+//! what could not be learnt is recorded in it as Unknown. *Never* changes anything.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::model::{Desired, Name, Observed};
+
+/// A boxed future, as the world's traits return them.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What to look at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Look {
+    /// Also run the readiness probes (slow; `status` and `verify` want it, `plan` does not).
+    pub probe: bool,
+}
+
+/// Asks the world. Implemented by `host` for real hosts and by `sim`.
+pub trait Observer: Send + Sync {
+    /// Observes every host that `desired` names, in parallel, with bulk calls.
+    ///
+    /// Domains, disks and bridges of the fleet are recognised by their stamps, also those whose YAML is gone.
+    /// Never fails: a host that does not answer is [`Observation::Unknown`](crate::model::Observation::Unknown).
+    fn observe<'a>(&'a self, desired: &'a Desired, look: Look) -> Boxed<'a, Observed>;
+
+    /// The last lines of a VM's serial console, oldest first, for error messages. Empty when there is none.
+    fn console_tail<'a>(&'a self, host: &'a Name, vm: &'a Name, lines: usize) -> Boxed<'a, Vec<String>>;
+}

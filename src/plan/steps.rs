@@ -1,0 +1,439 @@
+//! Steps: the idempotent parts of an action. Each holds everything that execution needs; it decides nothing.
+//!
+//! The implementer (`host`, `sim`) does for each: look whether it is done already → change → look again.
+//! A step that finds its work done succeeds; one that finds the world other than the plan saw it fails.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::model::{
+    Acceleration, Bytes, CloneMethod, Digest, DiskStamp, Display, Firmware, ImageFile, ImageFormat, Mac, Name,
+    PlacementRecord, Probe, Stamp, StopPolicy, Timestamp,
+};
+
+/// One step on one host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Step {
+    /// Where.
+    pub host: Name,
+    /// What.
+    pub op: Op,
+}
+
+/// What a step does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Op {
+    /// Puts a file into the host's image store: fetch to `<path>.partial`, check the digest, rename.
+    /// Done when `path` exists (a finished file is never there with a wrong digest).
+    PutImage {
+        /// Where from and what it must be.
+        file: ImageFile,
+        /// `<images folder>/<digest hex, 12 digits>-<file name>`.
+        path: String,
+    },
+    /// Removes a file from the image store.
+    DropImage {
+        /// Which.
+        digest: Digest,
+        /// Its path.
+        path: String,
+    },
+    /// Makes a bridge that is ours (alias `stablehand:<fleet>`), gives the host its address, brings it up.
+    MakeBridge {
+        /// The bridge.
+        bridge: String,
+        /// The host's address with prefix length, for example `10.83.0.1/24`.
+        address: Option<String>,
+        /// The fleet, for the alias.
+        fleet: Name,
+    },
+    /// Removes a bridge that is ours and has no ports. Fails when it is not ours.
+    RemoveBridge {
+        /// The bridge.
+        bridge: String,
+        /// The fleet whose alias it must carry.
+        fleet: Name,
+    },
+    /// Writes the placement record (`<slots folder>/<fleet>.<vm>.record`, JSON) before the first define.
+    Record {
+        /// The VM.
+        vm: Name,
+        /// The record.
+        record: PlacementRecord,
+    },
+    /// Removes the placement record.
+    Unrecord {
+        /// The VM.
+        vm: Name,
+    },
+    /// Makes a disk and its stamp file (`<path>.stamp`): first the stamp, then the disk as `<path>.partial`,
+    /// then renamed. An existing path with the same stamp is done; with another stamp, or none, an error.
+    MakeDisk(NewDisk),
+    /// Makes a NoCloud seed ISO and its stamp file, in the same way. With `replace`, an existing seed of the
+    /// same VM is exchanged by rename.
+    MakeSeed {
+        /// Its path.
+        path: String,
+        /// Its stamp.
+        stamp: DiskStamp,
+        /// What is in it.
+        seed: Seed,
+        /// Whether one that is there may be exchanged.
+        replace: bool,
+    },
+    /// Stamps a disk that exists (adoption, re-attachment: no expiry, next epoch).
+    StampDisk {
+        /// Its path.
+        path: String,
+        /// The stamp.
+        stamp: DiskStamp,
+    },
+    /// Writes an expiry into a disk's stamp: it stays without a VM until then.
+    RetainDisk {
+        /// Its path.
+        path: String,
+        /// When it may be deleted.
+        until: Timestamp,
+    },
+    /// Deletes a disk and its stamp file. Fails when its stamp names another VM or a domain has it.
+    DeleteDisk {
+        /// Its path.
+        path: String,
+        /// The VM that its stamp must name.
+        vm: Name,
+    },
+    /// Defines a domain that does not exist, with its stamp.
+    Define {
+        /// The domain.
+        domain: DomainSpec,
+        /// Its stamp.
+        stamp: Stamp,
+    },
+    /// Edits the inactive XML of a domain in place; elements that are not ours survive. Writes the stamp too
+    /// (config, and live when it is active).
+    Edit {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// The edits, in order.
+        edits: Vec<Edit>,
+        /// The stamp after them.
+        stamp: Stamp,
+    },
+    /// Takes our stamp away and leaves the domain as it is.
+    Unstamp {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+    },
+    /// Starts a domain, or resumes its managed save or its pause. Done when it runs.
+    Start {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+    },
+    /// Waits until a VM answers its probe; without one, until it runs. Fails after `probe.within` with the last
+    /// lines of its console.
+    AwaitReady {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// The probe.
+        probe: Option<Probe>,
+        /// Where TCP and HTTP probes go.
+        address: Option<Ipv4Addr>,
+    },
+    /// Asks the guest to shut down (agent, then ACPI), waits, and powers it off only where the policy allows.
+    /// Done when it does not run; a managed save is left alone.
+    Stop {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// How.
+        policy: StopPolicy,
+    },
+    /// Saves a running domain (`virDomainManagedSave`).
+    Suspend {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+    },
+    /// Changes the memory of a running domain, up to the maximum it was started with. Done when observed.
+    SetMemory {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// New value.
+        memory: Bytes,
+    },
+    /// Changes the processors of a running domain, up to the maximum it was started with. Done when observed.
+    SetCpus {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// New value.
+        cpus: u32,
+    },
+    /// Grows a disk, live when the domain runs. The real size is read just before: a larger one is an error,
+    /// never a shrink.
+    GrowDisk {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// Path of the disk.
+        path: String,
+        /// New size.
+        size: Bytes,
+    },
+    /// Undefines a domain that does not run (managed save and NVRAM with it; disks stay).
+    Undefine {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// Whether a managed save may be thrown away with it.
+        drop_save: bool,
+    },
+}
+
+/// A disk to make.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NewDisk {
+    /// Its path, always qcow2.
+    pub path: String,
+    /// Its stamp.
+    pub stamp: DiskStamp,
+    /// What it begins as.
+    pub from: DiskFrom,
+    /// Size that the guest sees; `None`: the image's.
+    pub size: Option<Bytes>,
+}
+
+/// What a disk begins as.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DiskFrom {
+    /// Empty.
+    Blank,
+    /// A clone of an image in the host's store.
+    Image {
+        /// Path of the image.
+        path: String,
+        /// Its format.
+        format: ImageFormat,
+        /// Overlay or copy.
+        method: CloneMethod,
+    },
+}
+
+/// What a NoCloud seed holds. Secrets are not part of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Seed {
+    /// `instance-id`: the domain's UUID, so that a recreate is a new instance.
+    pub instance: Uuid,
+    /// `local-hostname`.
+    pub hostname: Name,
+    /// Interfaces by name.
+    pub nics: BTreeMap<Name, SeedNic>,
+    /// `user-data`.
+    pub user_data: Option<Arc<str>>,
+    /// `public-keys`.
+    pub ssh_keys: Vec<Arc<str>>,
+}
+
+/// An interface in a seed's network-config (version 2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SeedNic {
+    /// What to match.
+    pub mac: Mac,
+    /// Address with prefix length; `None`: DHCP.
+    pub address: Option<String>,
+    /// Default route, on the first interface that has one.
+    pub gateway: Option<Ipv4Addr>,
+    /// Name servers.
+    pub dns: Vec<Ipv4Addr>,
+}
+
+/// A domain to define. Everything is decided; `host` only writes it as libvirt's XML.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainSpec {
+    /// The VM.
+    pub vm: Name,
+    /// libvirt name.
+    pub domain: String,
+    /// UUID.
+    pub uuid: Uuid,
+    /// Processors now.
+    pub cpus: u32,
+    /// Processors at most.
+    pub max_cpus: u32,
+    /// Memory now.
+    pub memory: Bytes,
+    /// Memory at most.
+    pub max_memory: Bytes,
+    /// Machine type.
+    pub machine: String,
+    /// BIOS or UEFI.
+    pub firmware: Firmware,
+    /// KVM or TCG; `Auto` only in plans made without an observation of the host.
+    pub acceleration: Acceleration,
+    /// Geometry.
+    pub display: Display,
+    /// Kernel boot.
+    pub kernel: Option<KernelBoot>,
+    /// Disks: root first, then the seed, then data disks by name.
+    pub disks: Vec<DomainDisk>,
+    /// Interfaces by name.
+    pub nics: Vec<DomainNic>,
+    /// File that the serial console writes to (`<slots folder>/<fleet>.<vm>.console`).
+    pub console: String,
+}
+
+/// Kernel boot of a domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KernelBoot {
+    /// Path of the kernel.
+    pub kernel: String,
+    /// Path of the initial RAM disk.
+    pub initrd: Option<String>,
+    /// Command line.
+    pub command_line: String,
+}
+
+/// A disk of a domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainDisk {
+    /// `root`, `seed` or the data disk's name: the user alias is `ua-disk-<name>`, the serial its first 20 characters.
+    pub name: String,
+    /// Its path.
+    pub path: String,
+    /// `vda`, `vdb`, …
+    pub target: String,
+    /// `qcow2` or `raw` (seeds).
+    pub format: ImageFormat,
+    /// The seed.
+    pub readonly: bool,
+}
+
+/// An interface of a domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainNic {
+    /// Its name: the user alias is `ua-nic-<name>`.
+    pub name: Name,
+    /// Its MAC.
+    pub mac: Mac,
+    /// The bridge.
+    pub bridge: String,
+    /// The tap's name.
+    pub tap: String,
+}
+
+/// One edit of a domain's inactive XML.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Edit {
+    /// `<vcpu current=…>`.
+    Cpus {
+        /// Now.
+        cpus: u32,
+        /// At most.
+        max: u32,
+    },
+    /// `<currentMemory>` and `<memory>`.
+    Memory {
+        /// Now.
+        memory: Bytes,
+        /// At most.
+        max: Bytes,
+    },
+    /// `<os><type machine=…>`.
+    Machine(String),
+    /// `<os firmware=…>`.
+    Firmware(Firmware),
+    /// `<domain type=…>`.
+    Acceleration(Acceleration),
+    /// `<video>`'s resolution.
+    Display(Display),
+    /// `<os>`'s kernel, initrd and cmdline; `None` removes them.
+    Kernel(Option<KernelBoot>),
+    /// A disk more.
+    AddDisk(DomainDisk),
+    /// A disk less, by name.
+    RemoveDisk(String),
+    /// Another file behind a disk, by name.
+    DiskPath {
+        /// The disk's name.
+        name: String,
+        /// The new path.
+        path: String,
+    },
+    /// An interface more.
+    AddNic(DomainNic),
+    /// An interface less.
+    RemoveNic(Mac),
+    /// Another bridge or tap behind an interface.
+    NicBridge {
+        /// Which.
+        mac: Mac,
+        /// The bridge.
+        bridge: String,
+        /// The tap's name.
+        tap: String,
+    },
+    /// libvirt's autostart flag (`virDomainSetAutostart`).
+    Autostart(bool),
+}
+
+impl Op {
+    /// A short sentence for progress lines and the journal.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::PutImage { file, .. } => format!("fetch image {}", file.digest.short()),
+            Self::DropImage { digest, .. } => format!("drop image {}", digest.short()),
+            Self::MakeBridge { bridge, .. } => format!("make bridge {bridge}"),
+            Self::RemoveBridge { bridge, .. } => format!("remove bridge {bridge}"),
+            Self::Record { .. } => "record placement".to_owned(),
+            Self::Unrecord { .. } => "remove placement record".to_owned(),
+            Self::MakeDisk(disk) => format!("make disk {}", disk.stamp.disk),
+            Self::MakeSeed { .. } => "make seed".to_owned(),
+            Self::StampDisk { stamp, .. } => format!("stamp disk {}", stamp.disk),
+            Self::RetainDisk { .. } => "retain disk".to_owned(),
+            Self::DeleteDisk { path, .. } => {
+                format!("delete disk {}", path.rsplit('/').next().unwrap_or(path))
+            }
+            Self::Define { .. } => "define".to_owned(),
+            Self::Edit { .. } => "edit definition".to_owned(),
+            Self::Unstamp { .. } => "remove stamp".to_owned(),
+            Self::Start { .. } => "start".to_owned(),
+            Self::AwaitReady { vm, .. } => format!("wait until {vm} is ready"),
+            Self::Stop { .. } => "stop".to_owned(),
+            Self::Suspend { .. } => "suspend".to_owned(),
+            Self::SetMemory { memory, .. } => format!("set memory to {memory}"),
+            Self::SetCpus { cpus, .. } => format!("set processors to {cpus}"),
+            Self::GrowDisk { size, .. } => format!("grow disk to {size}"),
+            Self::Undefine { .. } => "undefine".to_owned(),
+        }
+    }
+}

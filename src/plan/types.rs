@@ -1,0 +1,553 @@
+//! The plan: an immutable graph of actions with reasons. It leaves no choice to execution.
+//!
+//! Its JSON form is a contract: `formatVersion` is `major.minor`; readers ignore unknown fields of a minor
+//! version they do not know and refuse an unknown major one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::steps::Step;
+use crate::model::{Address, Bytes, Field, Name, Origin, Timestamp};
+
+/// Version of the plan's JSON form.
+pub const FORMAT_VERSION: &str = "1.0";
+
+/// What would be done, to whom, why, in which order; and why nothing happens where nothing does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Plan {
+    /// [`FORMAT_VERSION`].
+    pub format_version: String,
+    /// The fleet's id.
+    pub fleet: Name,
+    /// Revision that causes are told against, when one was given.
+    pub base: Option<String>,
+    /// Revision that is planned.
+    pub head: String,
+    /// Where observed state came from and how old each host's part is.
+    pub inputs: Inputs,
+    /// Effects hash: what is done to whom, without times, prices and line numbers (DESIGN section 4, point 10).
+    pub effects: String,
+    /// The actions in an order that respects [`Action::after`]; ties by wave, then address.
+    pub actions: Vec<Action>,
+    /// Why nothing happens to what one might expect to change.
+    pub notes: Vec<Note>,
+    /// Hosts before and after.
+    pub hosts: Vec<HostRoom>,
+    /// How much of each limit is used.
+    pub limits: Vec<LimitUse>,
+    /// Risks by stable code (`stablehand explain R101`).
+    pub risks: Vec<Risk>,
+    /// VMs of the fleet that stay as they are.
+    pub unchanged: u32,
+    /// The longest chain of actions, by estimated duration: ids in order.
+    pub critical_path: Vec<ActionId>,
+    /// Its estimated duration in milliseconds, where every part has an estimate.
+    pub critical_millis: Option<u64>,
+}
+
+/// What the plan was made from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Inputs {
+    /// `live`, `none`, or the folder it was read from.
+    pub source: String,
+    /// The moment the plan is made for.
+    pub now: Timestamp,
+    /// Seconds since each host was observed; `None`: Unknown.
+    pub ages: BTreeMap<Name, Option<u64>>,
+}
+
+/// `vm/web-1#create`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ActionId(pub Arc<str>);
+
+impl ActionId {
+    /// The id of `verb` on `subject`; a host is named where one subject has an action on each host.
+    pub fn new(subject: &Address, verb: Verb, host: Option<&Name>) -> Self {
+        let at = host.map(|h| format!("@{h}")).unwrap_or_default();
+        Self(format!("{subject}{at}#{}", verb.word()).into())
+    }
+}
+impl fmt::Display for ActionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// One change to one VM, image, network or record.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Action {
+    /// Its id, unique in the plan.
+    pub id: ActionId,
+    /// What it is about.
+    pub subject: Address,
+    /// What is done.
+    pub verb: Verb,
+    /// Why now.
+    pub cause: Cause,
+    /// Why at all.
+    pub reason: Reason,
+    /// What it costs.
+    pub impact: Impact,
+    /// Host before; `None`: nowhere.
+    pub from: Option<Name>,
+    /// Host after; `None`: nowhere.
+    pub to: Option<Name>,
+    /// Fields that change.
+    pub fields: Vec<FieldChange>,
+    /// Actions that must have succeeded before.
+    pub after: Vec<ActionId>,
+    /// Its wave: 1 + the highest wave of what it waits for.
+    pub wave: u32,
+    /// Empty, or what stops it. A blocked action is shown inside the full plan and not carried out.
+    pub blocked: Vec<Block>,
+    /// What execution does, in order. Empty when blocked.
+    pub steps: Vec<Step>,
+}
+
+/// What is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Verb {
+    /// An image is put into a host's store.
+    Fetch,
+    /// A network's bridge is made on a host.
+    Connect,
+    /// A VM is made.
+    Create,
+    /// A VM exists but its domain is gone: defined again around its disks.
+    Restore,
+    /// A VM is taken over.
+    Adopt,
+    /// A VM is changed without a stop.
+    Update,
+    /// A VM's next start is changed.
+    Stage,
+    /// A VM is stopped, changed and started.
+    Reboot,
+    /// A VM's root disk is made anew.
+    Recreate,
+    /// A VM is started.
+    Start,
+    /// A VM is resumed from its managed save or from a pause.
+    Resume,
+    /// A VM is stopped.
+    Stop,
+    /// A VM is saved.
+    Suspend,
+    /// A VM ends.
+    Destroy,
+    /// A VM is left to itself, its stamp taken away.
+    Forget,
+    /// A kept disk is deleted, its time being over or by a Removal.
+    Expire,
+    /// An image that nothing needs leaves a host's store.
+    Drop,
+    /// A bridge of ours that nothing needs is removed.
+    Disconnect,
+}
+
+impl Verb {
+    /// The word people read and ids carry.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Fetch => "fetch",
+            Self::Connect => "connect",
+            Self::Create => "create",
+            Self::Restore => "restore",
+            Self::Adopt => "adopt",
+            Self::Update => "update",
+            Self::Stage => "stage",
+            Self::Reboot => "reboot",
+            Self::Recreate => "recreate",
+            Self::Start => "start",
+            Self::Resume => "resume",
+            Self::Stop => "stop",
+            Self::Suspend => "suspend",
+            Self::Destroy => "destroy",
+            Self::Forget => "forget",
+            Self::Expire => "expire",
+            Self::Drop => "drop",
+            Self::Disconnect => "disconnect",
+        }
+    }
+}
+
+/// Why an action is in this plan (DESIGN section 4, point 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cause {
+    /// This commit.
+    Change,
+    /// Merged earlier, not applied yet.
+    Pending,
+    /// The world moved.
+    Drift,
+    /// A person or load asked.
+    Demand,
+    /// A time is over.
+    Expiry,
+}
+
+impl Cause {
+    /// The word people read.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Change => "change",
+            Self::Pending => "pending",
+            Self::Drift => "drift",
+            Self::Demand => "demand",
+            Self::Expiry => "expiry",
+        }
+    }
+}
+
+/// Why an action is done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Reason {
+    /// A stable code; readers treat one they do not know as unspecified.
+    pub code: String,
+    /// A sentence.
+    pub text: String,
+    /// The lines that ask for it.
+    pub origins: Vec<Origin>,
+    /// The action that needs this one.
+    pub trigger: Option<ActionId>,
+}
+
+/// Impact classes, worst first (DESIGN section 4, point 4): the sort key of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Class {
+    /// The VM and its data end.
+    DestroyData,
+    /// The VM ends, its data disks are kept for a time.
+    DestroyKeep,
+    /// Root disk made anew, and with it data that it kept.
+    RecreateData,
+    /// Root disk made anew, data disks attached again.
+    Recreate,
+    /// Stopped, moved or changed, started.
+    Cold,
+    /// Stopped and started now.
+    Reboot,
+    /// Takes effect at the next stop and start.
+    Staged,
+    /// Moved while it runs.
+    Migrate,
+    /// Changed while it runs.
+    Live,
+    /// Nothing that a guest notices.
+    None,
+    /// New.
+    Create,
+    /// Taken over; the guest is not touched.
+    Adopt,
+    /// Left to itself; the guest is not touched.
+    Forget,
+    /// Would happen, but is stopped.
+    Blocked,
+}
+
+impl Class {
+    /// The word of DESIGN section 4.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::DestroyData => "destroy-data",
+            Self::DestroyKeep => "destroy-keep",
+            Self::RecreateData => "recreate-data",
+            Self::Recreate => "recreate",
+            Self::Cold => "cold",
+            Self::Reboot => "reboot",
+            Self::Staged => "staged",
+            Self::Migrate => "migrate",
+            Self::Live => "live",
+            Self::None => "none",
+            Self::Create => "create",
+            Self::Adopt => "adopt",
+            Self::Forget => "forget",
+            Self::Blocked => "blocked",
+        }
+    }
+    /// Something that cannot be had back ends.
+    pub const fn is_destructive(self) -> bool {
+        matches!(self, Self::DestroyData | Self::DestroyKeep | Self::RecreateData | Self::Recreate)
+    }
+    /// A person notices.
+    pub const fn is_disruptive(self) -> bool {
+        matches!(self, Self::Cold | Self::Reboot | Self::Migrate)
+    }
+}
+
+/// What an action costs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Impact {
+    /// Its class.
+    pub class: Class,
+    /// Whether the VM is away meanwhile, and for how long.
+    pub downtime: Downtime,
+    /// What happens to data.
+    pub data: Vec<DataEffect>,
+}
+
+/// How long a VM is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Downtime {
+    /// Not at all.
+    None,
+    /// About this long.
+    Estimate {
+        /// Milliseconds.
+        millis: u64,
+        /// Past boots that the figure is the median of; 0: the policy's worst case.
+        samples: u32,
+    },
+    /// For good.
+    Permanent,
+    /// Until it is started again.
+    UntilStarted,
+}
+
+/// What happens to one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DataEffect {
+    /// `root` or the data disk's name.
+    pub disk: String,
+    /// What happens.
+    pub effect: DiskFate,
+    /// Size that the guest sees.
+    pub bytes: Bytes,
+}
+
+/// What happens to a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DiskFate {
+    /// Stays as it is.
+    Keep,
+    /// Kept without a VM until the time given.
+    RetainUntil(Timestamp),
+    /// Deleted.
+    Delete,
+    /// Made.
+    Make,
+    /// Made anew from the image: what was on it is gone.
+    Remake,
+    /// Grown to this size.
+    Grow(Bytes),
+    /// Attached again.
+    Reattach,
+}
+
+/// A field before and after, as people write it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FieldChange {
+    /// The field.
+    pub field: Field,
+    /// Its full path below the VM, for example `disks.data.size`.
+    pub path: String,
+    /// Value before; `None`: not there.
+    pub before: Option<String>,
+    /// Value after.
+    pub after: Option<String>,
+    /// The class that this field alone asks for.
+    pub class: Class,
+    /// Where the new value was written.
+    pub origin: Option<Origin>,
+    /// For drift: the YAML that would keep what is there now.
+    pub keep: Option<String>,
+}
+
+/// What stops an action.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Block {
+    /// What kind of stop.
+    pub by: BlockedBy,
+    /// A sentence.
+    pub text: String,
+    /// What would unblock it.
+    pub unblock: String,
+}
+
+/// Kinds of stops (DESIGN section 4, point 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum BlockedBy {
+    /// The VM's protection.
+    Protection,
+    /// A limit of the fleet.
+    Limit,
+    /// Not in this window, or a Pause.
+    Window,
+    /// Something that must be known is not.
+    UnknownState,
+    /// No room that the rules allow.
+    MissingCapacity,
+    /// A rule of the fleet (an approval, a Removal that is missing).
+    Policy,
+    /// An action that it needs is blocked.
+    Dependency,
+}
+
+impl BlockedBy {
+    /// The words people read.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Protection => "protection",
+            Self::Limit => "limit",
+            Self::Window => "window",
+            Self::UnknownState => "unknown state",
+            Self::MissingCapacity => "missing capacity",
+            Self::Policy => "policy",
+            Self::Dependency => "dependency",
+        }
+    }
+}
+
+/// A line about something that does not happen.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Note {
+    /// What it is about.
+    pub subject: Address,
+    /// Which kind of quiet it is.
+    pub kind: NoteKind,
+    /// A sentence.
+    pub text: String,
+    /// The line it comes from, where there is one.
+    pub origin: Option<Origin>,
+}
+
+/// Kinds of quiet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum NoteKind {
+    /// Waiting for something.
+    Waiting,
+    /// Left alone on purpose: a hold, a pause, something unmanaged.
+    LeftAlone,
+    /// A change is written down and waits for a restart.
+    RestartPending,
+    /// A hint, for example that a pair of actions looks like a rename.
+    Hint,
+}
+
+/// A host before and after the plan.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostRoom {
+    /// The host.
+    pub host: Name,
+    /// False: Unknown; the figures are then of the documents alone.
+    pub known: bool,
+    /// Processors promised before, after, and what may be promised.
+    pub cpus: Triple,
+    /// Memory promised in MiB before, after, and what may be promised.
+    pub memory_mib: Triple,
+    /// Slots used before, after, and there.
+    pub slots: Triple,
+    /// Bytes free where slots live.
+    pub free: Bytes,
+    /// Whether the others could take what runs here, before and after (one host: always false).
+    pub n_plus_one: (bool, bool),
+    /// Domains that are not ours.
+    pub unmanaged: u32,
+}
+
+/// Before, after, capacity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Triple {
+    /// Before the plan.
+    pub before: u64,
+    /// After it.
+    pub after: u64,
+    /// What there is.
+    pub capacity: u64,
+}
+
+/// How much of a limit a plan uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LimitUse {
+    /// `destroy`, `recreate` or `reboot`.
+    pub limit: String,
+    /// Actions of this plan that count.
+    pub used: u32,
+    /// Done in the last 24 h.
+    pub used_day: u32,
+    /// Most that may be done in a pass and in a day.
+    pub most: u32,
+}
+
+/// A risk flag.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Risk {
+    /// R1xx availability, R2xx data, R3xx exposure, R4xx freshness, R5xx capacity, R6xx policy.
+    pub code: String,
+    /// What it is about.
+    pub subject: Address,
+    /// A sentence.
+    pub text: String,
+}
+
+impl Plan {
+    /// No action at all, not even a blocked one.
+    pub fn is_empty(&self) -> bool {
+        self.actions.is_empty()
+    }
+    /// An action by its id.
+    pub fn action(&self, id: &ActionId) -> Option<&Action> {
+        self.actions.iter().find(|a| a.id == *id)
+    }
+    /// Counts for the verdict line.
+    pub fn counts(&self) -> Counts {
+        let mut counts = Counts { unchanged: self.unchanged, ..Counts::default() };
+        for action in &self.actions {
+            if action.is_blocked() {
+                counts.blocked += 1;
+            } else if action.impact.class.is_destructive() {
+                counts.destructive += 1;
+            } else if action.impact.class.is_disruptive() {
+                counts.disruptive += 1;
+            } else {
+                counts.safe += 1;
+            }
+        }
+        counts
+    }
+}
+
+impl Action {
+    /// Whether something stops it.
+    pub fn is_blocked(&self) -> bool {
+        !self.blocked.is_empty()
+    }
+}
+
+/// Counts for the verdict line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Stopped.
+    pub blocked: u32,
+    /// Destructive and not stopped.
+    pub destructive: u32,
+    /// Disruptive and not stopped.
+    pub disruptive: u32,
+    /// Neither.
+    pub safe: u32,
+    /// VMs that stay as they are.
+    pub unchanged: u32,
+}
