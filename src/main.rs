@@ -1,1 +1,2 @@
-fn main(){}
+//! The program: see the library's map.
+fn main() {}

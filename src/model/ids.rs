@@ -139,8 +139,9 @@ impl fmt::Display for Address {
 impl FromStr for Address {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, name) =
-            text.split_once('/').ok_or_else(|| format!("`{text}` is not an address: write kind/name, like vm/web-1"))?;
+        let (kind, name) = text
+            .split_once('/')
+            .ok_or_else(|| format!("`{text}` is not an address: write kind/name, like vm/web-1"))?;
         let name = Name::new(name).map_err(|e| e.to_string())?;
         Ok(match kind {
             "fleet" => Self::Fleet(name),

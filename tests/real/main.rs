@@ -1,1 +1,1 @@
-
+//! Real hypervisors, real guests, `kill -9`.

@@ -1,1 +1,1 @@
-
+//! Tests that need no root, in one binary: one module a room or promise.
