@@ -5,7 +5,7 @@
 
 use crate::model::{LockHolder, Name};
 use crate::observe::Boxed;
-use crate::plan::Step;
+use crate::plan::{ActionId, Step};
 
 /// Changes the world, one step at a time. Implemented by `host` for real hosts and by `sim`.
 pub trait Actuator: Send + Sync {
@@ -23,6 +23,20 @@ pub trait Actuator: Send + Sync {
 pub trait Progress: Send + Sync {
     /// `done` of `total` bytes (or milliseconds of a wait); `total` is 0 when unknown.
     fn advance(&self, done: u64, total: u64);
+}
+
+/// The write-ahead journal: it explains; observation decides.
+pub trait Journal: Send + Sync {
+    /// Notes durably that a step is about to be carried out; gives the entry's number.
+    ///
+    /// # Errors
+    /// When it cannot be written: the step is then not carried out.
+    fn begin(&self, action: &ActionId, index: usize, step: &Step) -> Result<u64, String>;
+    /// Notes how it ended: `changed`, `already`, or the error.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn end(&self, entry: u64, outcome: &str) -> Result<(), String>;
 }
 
 /// Deaf.

@@ -504,8 +504,8 @@ pub struct Placement {
 /// All that is alike in the VMs of one group; shared between them.
 #[derive(Clone, Debug)]
 pub struct VmSpec {
-    /// The image's name.
-    pub image: Name,
+    /// The image's name; `None` (`image: none`) only for a VM that is adopted.
+    pub image: Option<Name>,
     /// Processors now.
     pub cpus: u32,
     /// Processors at most without a restart.
@@ -516,7 +516,8 @@ pub struct VmSpec {
     pub max_memory: Bytes,
     /// Size of the root disk, when larger than the image's.
     pub root_size: Option<Bytes>,
-    /// Whether the root disk keeps its changes over a recreate-free stop (`true`), or returns to the image at each start.
+    /// Whether the root disk is data (`persistence: persistent`). Otherwise it goes with the VM without a Removal, and in
+    /// a module it returns to the image each time the VM is started.
     pub persistent_root: bool,
     /// Data disks by name.
     pub disks: BTreeMap<Name, DataDisk>,

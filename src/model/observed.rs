@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::desired::{Acceleration, Digest, Display, Firmware, Probe, Protection, StopPolicy};
+use super::desired::{Acceleration, Digest, Display, Firmware, OnRemove, Probe, Protection, StopPolicy};
 use super::ids::{Mac, Name};
 use super::quantity::{Bytes, Timestamp};
 
@@ -181,23 +181,36 @@ pub struct Stamp {
     pub protect: Protection,
     /// Digest of the applied specification ([`crate::plan::spec_digest`]): tells drift from change.
     pub spec: String,
-    /// Digest of the image's disk.
-    pub image: Digest,
+    /// Digest of the image's disk; `None` for an adopted VM that was not made from an image.
+    pub image: Option<Digest>,
     /// Name of the image, for people.
-    pub image_name: Name,
+    pub image_name: Option<Name>,
     /// Digest of what the seed was made from.
     pub seed: String,
-    /// Addresses by interface.
-    pub addresses: BTreeMap<Name, Ipv4Addr>,
+    /// Interfaces by name: what exists keeps its MAC and address.
+    pub nics: BTreeMap<Name, NicStamp>,
     /// The group key, for spreading rules of VMs whose YAML has gone.
     pub group: Arc<str>,
     /// Its readiness probe as applied.
     pub ready: Option<Probe>,
     /// How it is stopped, for VMs whose YAML has gone.
     pub stop: StopPolicy,
-    /// True for an adopted VM: its disks are not ours to delete without a Removal that says so.
-    #[serde(default)]
-    pub adopted: bool,
+    /// Whether the root disk is data: then the VM does not go without a Removal.
+    pub persistent_root: bool,
+    /// Set for an adopted VM: names of its disks by target device (`vda` → `root`). Its disks are not ours to
+    /// delete without a Removal that says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<BTreeMap<String, String>>,
+}
+
+/// An interface in a stamp.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NicStamp {
+    /// Its MAC.
+    pub mac: Mac,
+    /// Its planned address; `None`: the network gives it.
+    pub address: Option<Ipv4Addr>,
 }
 
 /// One domain of ours.
@@ -250,7 +263,8 @@ pub struct Shape {
     pub initrd: Option<String>,
     /// The kernel's command line.
     pub command_line: Option<String>,
-    /// Disks by the name in their serial or alias: `root`, `seed`, or the data disk's name.
+    /// Disks by name, from the user alias `ua-disk-<name>` (`root`, `seed`, or the data disk's name), else from
+    /// the stamp of an adopted VM, else the target device.
     pub disks: BTreeMap<String, ShapeDisk>,
     /// Interfaces by MAC.
     pub nics: BTreeMap<Mac, ShapeNic>,
@@ -296,6 +310,8 @@ pub struct DiskStamp {
     pub expires: Option<Timestamp>,
     /// Digest of the image under it (root), or of what the seed was made from.
     pub made_from: Option<String>,
+    /// What happens to it when its VM goes: travels with the disk, so it outlives the YAML.
+    pub on_remove: OnRemove,
 }
 
 /// A disk file in a slots folder.

@@ -67,7 +67,7 @@ pub enum Op {
         /// The record.
         record: PlacementRecord,
     },
-    /// Removes the placement record.
+    /// Removes the placement record and the console's file: the last step of a VM's end.
     Unrecord {
         /// The VM.
         vm: Name,
@@ -170,7 +170,8 @@ pub enum Op {
         /// Its domain.
         uuid: Uuid,
     },
-    /// Changes the memory of a running domain, up to the maximum it was started with. Done when observed.
+    /// Grows the memory of a running domain, up to the maximum it was started with. Done when the balloon's actual
+    /// value is at least this; never lowers it.
     SetMemory {
         /// The VM.
         vm: Name,
@@ -179,7 +180,7 @@ pub enum Op {
         /// New value.
         memory: Bytes,
     },
-    /// Changes the processors of a running domain, up to the maximum it was started with. Done when observed.
+    /// Adds processors to a running domain, up to the maximum it was started with. Done when observed.
     SetCpus {
         /// The VM.
         vm: Name,
