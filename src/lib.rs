@@ -4,3 +4,4 @@ pub mod execute;
 pub mod model;
 pub mod observe;
 pub mod plan;
+pub mod render;

@@ -1,0 +1,37 @@
+//! Plans, states and reports as text, Markdown, JSON and Mermaid.
+//!
+//! *Takes* a [`Plan`](crate::plan::Plan), observed state, reports, and a [`Style`]. *Gives* strings; every form of
+//! a plan is a rendering of the same value. *Never* prints, reads the terminal or the clock, or trusts a text that
+//! came from YAML.
+
+mod diff;
+mod group;
+mod markdown;
+mod mermaid;
+mod paint;
+mod safe;
+mod sections;
+mod status;
+mod table;
+mod text;
+mod words;
+
+pub use markdown::{COMMENT_BUDGET, markdown};
+pub use mermaid::mermaid;
+pub use paint::Style;
+pub use safe::clean;
+pub use status::{ServiceRow, Status, VmRow, status_text};
+pub use table::{Align, Table};
+pub use text::text;
+pub use words::{moment, short_revision};
+
+/// The plan's JSON form, indented, with a line end: what `plan --out` writes and `show` reads.
+pub fn json(plan: &crate::plan::Plan) -> String {
+    let mut text =
+        serde_json::to_string_pretty(plan).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,290 @@
+//! What runs now: one row a VM, one row a service.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::model::{
+    Demand, Desired, Name, Observation, Observed, Owner, Power, Readiness, RunState, Vm, VmObs,
+};
+
+use super::paint::{Ink, Style};
+use super::table::Table;
+
+/// The state of a fleet for people: every VM that should be or is, and every service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// VMs by name.
+    pub vms: Vec<VmRow>,
+    /// Services and modules by name.
+    pub services: Vec<ServiceRow>,
+    /// Hosts that did not answer, and why.
+    pub unknown_hosts: BTreeMap<Name, String>,
+}
+
+/// One VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VmRow {
+    /// Its name.
+    pub vm: Name,
+    /// Where it is; `None`: nowhere that was seen.
+    pub host: Option<Name>,
+    /// `running`, `stopped`, …, `missing`, `unknown`.
+    pub state: String,
+    /// Its first address.
+    pub address: Option<String>,
+    /// Where its screen is.
+    pub screen: Option<String>,
+    /// Name and first digits of the image it was made from: its generation.
+    pub image: Option<String>,
+    /// `yes`, `no: …`, or nothing when it was not probed.
+    pub ready: Option<String>,
+    /// What one would ask about: a hold, a pending restart, no YAML.
+    pub remark: Option<String>,
+}
+
+/// One service, or one standing instance of a module.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceRow {
+    /// `service/shop` or `module/desk/ann`.
+    pub service: String,
+    /// Whether all of its applications are: each has its wanted replicas ready.
+    pub available: bool,
+    /// Ready and wanted VMs of each application.
+    pub apps: BTreeMap<Name, (u32, u32)>,
+}
+
+impl Status {
+    /// Puts together what should be, what was asked for and what was seen.
+    pub fn of(desired: &Desired, demand: &Demand, observed: &Observed) -> Self {
+        let mut seen: BTreeMap<&Name, (&Name, &VmObs)> = BTreeMap::new();
+        let mut unknown_hosts = BTreeMap::new();
+        for (host, observation) in &observed.hosts {
+            match observation {
+                Observation::Known(obs) => {
+                    seen.extend(obs.vms.iter().map(|(vm, o)| (vm, (host, o))))
+                }
+                Observation::Unknown(fault) => {
+                    unknown_hosts.insert(host.clone(), fault.text.clone());
+                }
+                Observation::Absent => {}
+            }
+        }
+        let mut names: Vec<&Name> = desired.vms.keys().chain(seen.keys().copied()).collect();
+        names.sort();
+        names.dedup();
+        let missing = |vm: &Name| {
+            let recorded = observed.records.get(vm).map(|r| &r.host);
+            let blind = recorded.map_or(!unknown_hosts.is_empty(), |host| {
+                unknown_hosts.contains_key(host)
+            });
+            if blind { "unknown" } else { "missing" }
+        };
+        let vms = names
+            .into_iter()
+            .map(|name| match seen.get(name) {
+                Some((host, obs)) => seen_row(desired, demand, host, obs),
+                None => VmRow {
+                    state: missing(name).to_owned(),
+                    ..empty_row(name, desired.vms.get(name), demand)
+                },
+            })
+            .collect();
+        Self {
+            vms,
+            services: services(desired, &seen),
+            unknown_hosts,
+        }
+    }
+}
+
+/// A row for a VM that was not seen.
+fn empty_row(name: &Name, vm: Option<&Vm>, demand: &Demand) -> VmRow {
+    VmRow {
+        vm: name.clone(),
+        host: None,
+        state: String::new(),
+        address: None,
+        screen: None,
+        image: vm.map(|v| v.spec.image.to_string()),
+        ready: None,
+        remark: hold(name, demand),
+    }
+}
+
+/// What a person asked for by hand.
+fn hold(name: &Name, demand: &Demand) -> Option<String> {
+    demand
+        .holds
+        .get(name)
+        .map(|h| format!("{} by {}", run_word(h.run), h.who))
+}
+
+const fn run_word(run: RunState) -> &'static str {
+    match run {
+        RunState::Started => "held started",
+        RunState::Stopped => "held stopped",
+        RunState::Suspended => "held suspended",
+    }
+}
+
+/// A row for a VM that was seen.
+fn seen_row(desired: &Desired, demand: &Demand, host: &Name, obs: &VmObs) -> VmRow {
+    let name = &obs.stamp.vm;
+    let first = desired
+        .vms
+        .get(name)
+        .and_then(|v| v.spec.nics.keys().next());
+    let address = first
+        .and_then(|n| obs.stamp.addresses.get(n))
+        .or_else(|| obs.stamp.addresses.values().next());
+    let mut remarks: Vec<String> = hold(name, demand).into_iter().collect();
+    if !desired.vms.contains_key(name) {
+        remarks.push("not in the YAML any more".to_owned());
+    }
+    if obs
+        .live
+        .as_ref()
+        .is_some_and(|live| restart_pending(live, &obs.config))
+    {
+        remarks.push("restart pending".to_owned());
+    }
+    VmRow {
+        vm: name.clone(),
+        host: Some(host.clone()),
+        state: power_word(obs.power).to_owned(),
+        address: address.map(ToString::to_string),
+        screen: obs.screen.clone(),
+        image: Some(format!(
+            "{} {}",
+            obs.stamp.image_name,
+            obs.stamp.image.short()
+        )),
+        ready: match (&obs.ready, obs.power) {
+            (Readiness::Ready, Power::Running) => Some("yes".to_owned()),
+            (Readiness::NotReady(why), _) => Some(format!("no: {why}")),
+            _ => None,
+        },
+        remark: if remarks.is_empty() {
+            None
+        } else {
+            Some(remarks.join(", "))
+        },
+    }
+}
+
+/// Whether the guest has something else now than it gets at its next start. Memory is compared by its maximum:
+/// the balloon moves.
+fn restart_pending(live: &crate::model::Shape, config: &crate::model::Shape) -> bool {
+    let of = |s: &crate::model::Shape| {
+        (
+            s.max_cpus,
+            s.max_memory,
+            s.machine.clone(),
+            s.firmware,
+            s.display,
+            s.kernel.clone(),
+            s.command_line.clone(),
+        )
+    };
+    of(live) != of(config)
+        || !live.disks.keys().eq(config.disks.keys())
+        || !live.nics.keys().eq(config.nics.keys())
+}
+
+/// The word for a power state.
+const fn power_word(power: Power) -> &'static str {
+    match power {
+        Power::Running => "running",
+        Power::Paused => "paused",
+        Power::ShuttingDown => "shutting down",
+        Power::Stopped => "stopped",
+        Power::Suspended => "suspended",
+        Power::Crashed => "crashed",
+    }
+}
+
+/// Ready and wanted VMs of each application of each service and module instance.
+fn services(desired: &Desired, seen: &BTreeMap<&Name, (&Name, &VmObs)>) -> Vec<ServiceRow> {
+    let mut rows: BTreeMap<String, BTreeMap<Name, (u32, u32)>> = BTreeMap::new();
+    for vm in desired.vms.values() {
+        let (service, app) = match &vm.owner {
+            Owner::Service { service, app, .. } => (format!("service/{service}"), app),
+            Owner::Module {
+                module,
+                instance,
+                member,
+            } => (format!("module/{module}/{instance}"), member),
+        };
+        let cell = rows
+            .entry(service)
+            .or_default()
+            .entry(app.clone())
+            .or_default();
+        let ready = seen.get(&vm.name).is_some_and(|(_, obs)| {
+            obs.power == Power::Running && !matches!(obs.ready, Readiness::NotReady(_))
+        });
+        cell.0 += u32::from(ready);
+        cell.1 += 1;
+    }
+    let row = |(service, apps): (String, BTreeMap<Name, (u32, u32)>)| ServiceRow {
+        service,
+        available: apps.values().all(|(ready, wanted)| ready >= wanted),
+        apps,
+    };
+    rows.into_iter().map(row).collect()
+}
+
+/// The status as two tables.
+pub fn status_text(status: &Status, style: &Style) -> String {
+    let dash = |cell: &Option<String>| cell.clone().unwrap_or_else(|| "-".to_owned());
+    let mut vms = Table::new(&[
+        "VM", "HOST", "STATE", "READY", "ADDRESS", "SCREEN", "IMAGE", "",
+    ]);
+    for row in &status.vms {
+        vms.row(vec![
+            row.vm.to_string(),
+            row.host
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), ToString::to_string),
+            row.state.clone(),
+            dash(&row.ready),
+            dash(&row.address),
+            dash(&row.screen),
+            dash(&row.image),
+            row.remark.clone().unwrap_or_default(),
+        ]);
+    }
+    let mut out = if vms.is_empty() {
+        "no VMs\n".to_owned()
+    } else {
+        vms.render(style, 0)
+    };
+    if !status.services.is_empty() {
+        let mut services = Table::new(&["SERVICE", "AVAILABLE", "READY"]);
+        for row in &status.services {
+            let apps: Vec<String> = row
+                .apps
+                .iter()
+                .map(|(app, (n, of))| format!("{app} {n}/{of}"))
+                .collect();
+            let available = if row.available { "yes" } else { "NO" };
+            services.row(vec![
+                row.service.clone(),
+                available.to_owned(),
+                apps.join(", "),
+            ]);
+        }
+        out.push('\n');
+        out.push_str(&services.render(style, 0));
+    }
+    for (host, why) in &status.unknown_hosts {
+        let line = style.clean(&format!("host {host} is unknown: {why}"));
+        out.push_str(&style.paint(Ink::Yellow, &line));
+        out.push('\n');
+    }
+    out
+}
