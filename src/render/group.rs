@@ -27,12 +27,7 @@ impl<'a> Line<'a> {
     pub(super) fn subject(&self, ellipsis: &str) -> String {
         match self.actions.as_slice() {
             [one] => one.subject.to_string(),
-            [first, .., last] => format!(
-                "{} {ellipsis} {} ({})",
-                first.subject,
-                last.subject,
-                self.len()
-            ),
+            [first, .., last] => format!("{} {ellipsis} {} ({})", first.subject, last.subject, self.len()),
             [] => String::new(),
         }
     }
@@ -42,19 +37,11 @@ impl<'a> Line<'a> {
             return super::words::place(one.from.as_ref(), one.to.as_ref(), arrow);
         }
         let mut each: BTreeMap<&Name, usize> = BTreeMap::new();
-        for host in self
-            .actions
-            .iter()
-            .filter_map(|a| a.to.as_ref().or(a.from.as_ref()))
-        {
+        for host in self.actions.iter().filter_map(|a| a.to.as_ref().or(a.from.as_ref())) {
             *each.entry(host).or_default() += 1;
         }
         let more = each.len().saturating_sub(4);
-        let mut parts: Vec<String> = each
-            .iter()
-            .take(4)
-            .map(|(h, n)| format!("{h} {n}"))
-            .collect();
+        let mut parts: Vec<String> = each.iter().take(4).map(|(h, n)| format!("{h} {n}")).collect();
         if more > 0 {
             parts.push(format!("{more} more hosts"));
         }
@@ -63,25 +50,12 @@ impl<'a> Line<'a> {
 }
 
 /// What must be equal for two actions to share a line.
-type Key<'a> = (
-    Verb,
-    Class,
-    Cause,
-    &'a str,
-    &'a str,
-    Option<&'a Origin>,
-    &'a str,
-    Vec<(&'a str, &'a str)>,
-);
+type Key<'a> = (Verb, Class, Cause, &'a str, &'a str, Option<&'a Origin>, &'a str, Vec<(&'a str, &'a str)>);
 
 fn key(action: &Action) -> Key<'_> {
     let subject = action.subject.name().as_str();
     let stem = subject.trim_end_matches(|c: char| c.is_ascii_digit());
-    let fields = action
-        .fields
-        .iter()
-        .map(|f| (f.path.as_str(), f.after.as_deref().unwrap_or_default()))
-        .collect();
+    let fields = action.fields.iter().map(|f| (f.path.as_str(), f.after.as_deref().unwrap_or_default())).collect();
     let block = action.blocked.first().map_or("", |b| b.unblock.as_str());
     (
         action.verb,
@@ -104,19 +78,11 @@ pub(super) fn fold<'a>(actions: &[&'a Action], show_all: bool) -> Vec<Line<'a>> 
         places.entry(key(action)).or_default().push(action);
     }
     for action in actions {
-        let group = if foldable(action) {
-            places.get_mut(&key(action))
-        } else {
-            None
-        };
+        let group = if foldable(action) { places.get_mut(&key(action)) } else { None };
         match group {
-            Some(group) if group.len() >= FOLD_FROM => lines.push(Line {
-                actions: std::mem::take(group),
-            }),
+            Some(group) if group.len() >= FOLD_FROM => lines.push(Line { actions: std::mem::take(group) }),
             Some(group) if group.is_empty() => {}
-            _ => lines.push(Line {
-                actions: vec![action],
-            }),
+            _ => lines.push(Line { actions: vec![action] }),
         }
     }
     lines

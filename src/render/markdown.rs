@@ -19,11 +19,7 @@ const RESERVE: usize = 700;
 
 /// The plan as Markdown of at most `budget` bytes, unless the destructive rows alone need more.
 pub fn markdown(plan: &Plan, budget: usize) -> String {
-    let mut page = Page {
-        text: String::new(),
-        budget: budget.saturating_sub(RESERVE),
-        left_out: 0,
-    };
+    let mut page = Page { text: String::new(), budget: budget.saturating_sub(RESERVE), left_out: 0 };
     page.text.push_str(&head(plan));
     if plan.is_empty() {
         let _ = writeln!(page.text, "\n{}", safe::markdown(&no_changes(plan)));
@@ -39,11 +35,7 @@ pub fn markdown(plan: &Plan, budget: usize) -> String {
     }
     page.diffs(plan, &sections);
     let hosts = text::hosts(&plan.hosts, "->").render(&Style::stable(), 0);
-    let hosts = if plan.hosts.is_empty() {
-        String::new()
-    } else {
-        safe::fence("text", &hosts)
-    };
+    let hosts = if plan.hosts.is_empty() { String::new() } else { safe::fence("text", &hosts) };
     page.details("Hosts before and after", plan.hosts.len(), &hosts);
     page.details("Waves", text::waves(plan).len(), &waves(plan));
     page.details("Risks", plan.risks.len(), &risks(plan));
@@ -72,38 +64,23 @@ impl Page {
     /// A folded part with a count in its title, when there is something in it and it fits.
     fn details(&mut self, title: &str, n: usize, body: &str) {
         if n > 0 {
-            self.maybe(&format!(
-                "\n<details><summary>{title} ({n})</summary>\n\n{body}\n</details>\n"
-            ));
+            self.maybe(&format!("\n<details><summary>{title} ({n})</summary>\n\n{body}\n</details>\n"));
         }
     }
 
     /// The table: destructive rows always, then what fits, worst first.
     fn table(&mut self, sections: &Sections<'_>) {
-        let sum = sections.destructive.len()
-            + sections.disruptive.len()
-            + sections.blocked.len()
-            + sections.safe.len();
+        let sum = sections.destructive.len() + sections.disruptive.len() + sections.blocked.len() + sections.safe.len();
         if sum == 0 {
             return;
         }
-        self.text
-            .push_str("\n| | What | Host | Impact | Data | Why |\n|-|-|-|-|-|-|\n");
+        self.text.push_str("\n| | What | Host | Impact | Data | Why |\n|-|-|-|-|-|-|\n");
         // Rows that would not fit in full are said short, but said.
-        let full: Vec<String> = sections
-            .destructive
-            .iter()
-            .map(|a| row(&Line { actions: vec![a] }))
-            .collect();
+        let full: Vec<String> = sections.destructive.iter().map(|a| row(&Line { actions: vec![a] })).collect();
         let short = self.text.len() + full.iter().map(String::len).sum::<usize>() > self.budget;
         for (action, full) in sections.destructive.iter().zip(&full) {
             if short {
-                let _ = writeln!(
-                    self.text,
-                    "| − | `{}` | | **{}** | | |",
-                    action.subject,
-                    words::what(action)
-                );
+                let _ = writeln!(self.text, "| − | `{}` | | **{}** | | |", action.subject, words::what(action));
             } else {
                 self.text.push_str(full);
             }
@@ -138,15 +115,10 @@ impl Page {
             }
         }
         if !keep.is_empty() {
-            let _ = write!(
-                body,
-                "\nThe YAML that would keep what is there now:\n\n{}",
-                safe::fence("yaml", &keep)
-            );
+            let _ = write!(body, "\nThe YAML that would keep what is there now:\n\n{}", safe::fence("yaml", &keep));
         }
         let n = sections.drift.len();
-        let title =
-            format!("\n<details><summary>Drift, not caused by this change ({n})</summary>\n\n");
+        let title = format!("\n<details><summary>Drift, not caused by this change ({n})</summary>\n\n");
         if !self.maybe(&format!("{title}{body}\n</details>\n")) {
             self.left_out += n;
         }
@@ -154,27 +126,14 @@ impl Page {
 
     /// Field changes as diffs, worst first, while they fit.
     fn diffs(&mut self, plan: &Plan, sections: &Sections<'_>) {
-        let ordered = [
-            &sections.destructive,
-            &sections.disruptive,
-            &sections.blocked,
-            &sections.safe,
-        ];
+        let ordered = [&sections.destructive, &sections.disruptive, &sections.blocked, &sections.safe];
         let lines: Vec<Line<'_>> = ordered.iter().flat_map(|s| fold(s, false)).collect();
-        let changed: Vec<&Line<'_>> = lines
-            .iter()
-            .filter(|l| !l.first().fields.is_empty())
-            .collect();
+        let changed: Vec<&Line<'_>> = lines.iter().filter(|l| !l.first().fields.is_empty()).collect();
         if changed.is_empty() {
             return;
         }
-        let (open, close) = (
-            "\n<details><summary>Field changes</summary>\n\n",
-            "\n</details>\n",
-        );
-        let room = self
-            .budget
-            .saturating_sub(self.text.len() + open.len() + close.len());
+        let (open, close) = ("\n<details><summary>Field changes</summary>\n\n", "\n</details>\n");
+        let room = self.budget.saturating_sub(self.text.len() + open.len() + close.len());
         let mut body = String::new();
         for line in &changed {
             let block = safe::fence("diff", &field_diff(line));
@@ -191,15 +150,8 @@ impl Page {
     /// What was left out, and how these effects are approved.
     fn foot(&mut self, plan: &Plan) {
         if self.left_out > 0 {
-            let n = words::count(
-                self.left_out,
-                "action of the lowest impact is",
-                "actions of the lowest impact are",
-            );
-            let _ = writeln!(
-                self.text,
-                "\n{n} not shown here: `stablehand plan` prints them."
-            );
+            let n = words::count(self.left_out, "action of the lowest impact is", "actions of the lowest impact are");
+            let _ = writeln!(self.text, "\n{n} not shown here: `stablehand plan` prints them.");
         }
         let _ = writeln!(
             self.text,
@@ -212,12 +164,7 @@ impl Page {
 /// Marker, verdict and inputs.
 fn head(plan: &Plan) -> String {
     let counts = plan.counts();
-    let square = match (
-        counts.destructive,
-        counts.disruptive,
-        counts.blocked,
-        plan.is_empty(),
-    ) {
+    let square = match (counts.destructive, counts.disruptive, counts.blocked, plan.is_empty()) {
         (.., true) => "⬜",
         (1.., ..) => "🟥",
         (_, 1.., ..) => "🟧",
@@ -230,11 +177,7 @@ fn head(plan: &Plan) -> String {
         (counts.safe, "safe"),
         (counts.blocked, "blocked"),
     ];
-    let mut verdict: Vec<String> = parts
-        .iter()
-        .filter(|(n, _)| *n > 0)
-        .map(|(n, w)| format!("{n} {w}"))
-        .collect();
+    let mut verdict: Vec<String> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, w)| format!("{n} {w}")).collect();
     if verdict.is_empty() {
         verdict.push("no changes".to_owned());
     }
@@ -243,35 +186,18 @@ fn head(plan: &Plan) -> String {
         .ages
         .iter()
         .take(8)
-        .map(|(host, age)| {
-            age.map_or_else(
-                || format!("⚠ {host} unknown"),
-                |a| format!("{host} {}", words::age(a)),
-            )
-        })
+        .map(|(host, age)| age.map_or_else(|| format!("⚠ {host} unknown"), |a| format!("{host} {}", words::age(a))))
         .collect();
     let more = plan.inputs.ages.len().saturating_sub(8);
-    let more = if more > 0 {
-        format!(", {more} more hosts")
-    } else {
-        String::new()
-    };
+    let more = if more > 0 { format!(", {more} more hosts") } else { String::new() };
     let source = match plan.inputs.source.as_str() {
         "none" => "nothing observed, as if every host were empty".to_owned(),
         "live" => format!("live: {}{more}", ages.join(", ")),
         folder => format!("recorded in {folder}: {}{more}", ages.join(", ")),
     };
-    let base = plan
-        .base
-        .as_deref()
-        .map(|b| format!(" · base {}", safe::code(&words::short_revision(b))));
+    let base = plan.base.as_deref().map(|b| format!(" · base {}", safe::code(&words::short_revision(b))));
     let mut out = format!("<!-- stablehand:plan v1 fleet={} -->\n", plan.fleet);
-    let _ = writeln!(
-        out,
-        "### {square} stablehand plan · {} · {}",
-        plan.fleet,
-        verdict.join(" · ")
-    );
+    let _ = writeln!(out, "### {square} stablehand plan · {} · {}", plan.fleet, verdict.join(" · "));
     let _ = writeln!(
         out,
         "{} · head {}{} · state {}",
@@ -294,22 +220,10 @@ fn caution(plan: &Plan) -> String {
     for action in sections.destructive.iter().take(10) {
         let mut effects: Vec<String> = words::data(action, false, "→").into_iter().collect();
         effects.extend(words::downtime(action.impact.downtime, false));
-        let drift = if action.cause == Cause::Drift {
-            ", because the world moved"
-        } else {
-            ""
-        };
-        let effects = if effects.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", effects.join("; "))
-        };
+        let drift = if action.cause == Cause::Drift { ", because the world moved" } else { "" };
+        let effects = if effects.is_empty() { String::new() } else { format!(" ({})", effects.join("; ")) };
         let verb = done(action);
-        lines.push(format!(
-            "**{} {verb}**{drift}{}.",
-            action.subject,
-            safe::markdown(&effects)
-        ));
+        lines.push(format!("**{} {verb}**{drift}{}.", action.subject, safe::markdown(&effects)));
     }
     let more = sections.destructive.len().saturating_sub(10);
     if more > 0 {
@@ -319,10 +233,7 @@ fn caution(plan: &Plan) -> String {
     for line in fold(&sections.blocked, false).iter().take(6) {
         for block in line.first().blocked.iter().take(1) {
             let (text, fix) = (safe::markdown(&block.text), safe::markdown(&block.unblock));
-            stops.push(format!(
-                "Blocked: `{}`, {text}. To unblock: {fix}.",
-                line.subject("…")
-            ));
+            stops.push(format!("Blocked: `{}`, {text}. To unblock: {fix}.", line.subject("…")));
         }
     }
     let kind = match (lines.is_empty(), stops.is_empty()) {
@@ -359,29 +270,11 @@ fn row(line: &Line<'_>) -> String {
         (_, true) => format!("**{what}**"),
         _ => what,
     };
-    let away = words::downtime(action.impact.downtime, false)
-        .map(|d| format!(", {d}"))
-        .unwrap_or_default();
-    let data = if line.len() == 1 {
-        words::data(action, false, "→")
-    } else {
-        None
-    };
+    let away = words::downtime(action.impact.downtime, false).map(|d| format!(", {d}")).unwrap_or_default();
+    let data = if line.len() == 1 { words::data(action, false, "→") } else { None };
     let mut why = vec![safe::markdown(&action.reason.text)];
-    why.extend(
-        action
-            .reason
-            .trigger
-            .iter()
-            .map(|t| format!("for {}", safe::code(&t.0))),
-    );
-    why.extend(
-        action
-            .reason
-            .origins
-            .first()
-            .map(|o| safe::code(&o.to_string())),
-    );
+    why.extend(action.reason.trigger.iter().map(|t| format!("for {}", safe::code(&t.0))));
+    why.extend(action.reason.origins.first().map(|o| safe::code(&o.to_string())));
     if action.cause != Cause::Change {
         why.push(action.cause.word().to_owned());
     }
@@ -401,11 +294,7 @@ fn field_diff(line: &Line<'_>) -> String {
     let mut out = format!("  {}\n", line.subject("…"));
     for field in &line.first().fields {
         let (before, after) = (field.before.as_deref(), field.after.as_deref());
-        if [before, after]
-            .iter()
-            .flatten()
-            .any(|v| v.trim_end().contains('\n'))
-        {
+        if [before, after].iter().flatten().any(|v| v.trim_end().contains('\n')) {
             let _ = writeln!(out, "! {}: ({})", field.path, field.class.word());
             for line in diff::lines(before.unwrap_or_default(), after.unwrap_or_default()) {
                 let _ = writeln!(out, "{line}");
@@ -413,12 +302,7 @@ fn field_diff(line: &Line<'_>) -> String {
         } else {
             let one = |v: Option<&str>| safe::clean(v.unwrap_or("(none)"));
             let (before, after) = (one(before), one(after));
-            let _ = writeln!(
-                out,
-                "! {}: {before} -> {after}   # {}",
-                safe::clean(&field.path),
-                field.class.word()
-            );
+            let _ = writeln!(out, "! {}: {before} -> {after}   # {}", safe::clean(&field.path), field.class.word());
         }
     }
     out
@@ -431,15 +315,8 @@ fn waves(plan: &Plan) -> String {
         let _ = writeln!(out, "{n}. {}", safe::code(&members));
     }
     if plan.critical_path.len() > 1 {
-        let path: Vec<String> = plan
-            .critical_path
-            .iter()
-            .map(|id| safe::code(&id.0))
-            .collect();
-        let took = plan
-            .critical_millis
-            .map(|m| format!(" ~{}", words::duration(m)))
-            .unwrap_or_default();
+        let path: Vec<String> = plan.critical_path.iter().map(|id| safe::code(&id.0)).collect();
+        let took = plan.critical_millis.map(|m| format!(" ~{}", words::duration(m))).unwrap_or_default();
         let _ = writeln!(out, "\nLongest chain: {}{took}", path.join(" → "));
     }
     out
@@ -449,13 +326,7 @@ fn waves(plan: &Plan) -> String {
 fn risks(plan: &Plan) -> String {
     let mut out = String::new();
     for risk in &plan.risks {
-        let _ = writeln!(
-            out,
-            "- `{}` `{}`: {}",
-            risk.code,
-            risk.subject,
-            safe::markdown(&risk.text)
-        );
+        let _ = writeln!(out, "- `{}` `{}`: {}", risk.code, risk.subject, safe::markdown(&risk.text));
     }
     out
 }

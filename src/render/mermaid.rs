@@ -32,11 +32,7 @@ pub fn mermaid(plan: &Plan) -> Option<String> {
 
 /// A node for each action, a box for each wave.
 fn by_action(actions: &[&Action]) -> String {
-    let numbers: BTreeMap<&ActionId, usize> = actions
-        .iter()
-        .enumerate()
-        .map(|(i, a)| (&a.id, i + 1))
-        .collect();
+    let numbers: BTreeMap<&ActionId, usize> = actions.iter().enumerate().map(|(i, a)| (&a.id, i + 1)).collect();
     let mut waves: BTreeMap<u32, Vec<&Action>> = BTreeMap::new();
     for action in actions {
         waves.entry(action.wave).or_default().push(action);
@@ -46,12 +42,7 @@ fn by_action(actions: &[&Action]) -> String {
         let _ = writeln!(out, "  subgraph w{wave}[wave {wave}]");
         for action in members {
             let label = format!("{} {}", action.subject.name(), words::what(action));
-            let _ = writeln!(
-                out,
-                "    n{}[\"{}\"]",
-                numbers[&action.id],
-                safe::label(&label)
-            );
+            let _ = writeln!(out, "    n{}[\"{}\"]", numbers[&action.id], safe::label(&label));
         }
         out.push_str("  end\n");
     }
@@ -60,17 +51,10 @@ fn by_action(actions: &[&Action]) -> String {
             let _ = writeln!(out, "  n{before} --> n{}", numbers[&action.id]);
         }
     }
-    let bad: Vec<String> = actions
-        .iter()
-        .filter(|a| a.impact.class.is_destructive())
-        .map(|a| format!("n{}", numbers[&a.id]))
-        .collect();
+    let bad: Vec<String> =
+        actions.iter().filter(|a| a.impact.class.is_destructive()).map(|a| format!("n{}", numbers[&a.id])).collect();
     if !bad.is_empty() {
-        let _ = writeln!(
-            out,
-            "  classDef bad stroke:#d33,stroke-width:3px\n  class {} bad",
-            bad.join(",")
-        );
+        let _ = writeln!(out, "  classDef bad stroke:#d33,stroke-width:3px\n  class {} bad", bad.join(","));
     }
     out
 }
@@ -79,26 +63,15 @@ fn by_action(actions: &[&Action]) -> String {
 fn by_wave(actions: &[&Action]) -> String {
     let mut waves: BTreeMap<u32, BTreeMap<&str, usize>> = BTreeMap::new();
     for action in actions {
-        *waves
-            .entry(action.wave)
-            .or_default()
-            .entry(action.verb.word())
-            .or_default() += 1;
+        *waves.entry(action.wave).or_default().entry(action.verb.word()).or_default() += 1;
     }
     let mut out = "flowchart LR\n".to_owned();
     let mut previous = None;
     for (i, (wave, verbs)) in waves.iter().enumerate() {
-        let counts: Vec<String> = verbs
-            .iter()
-            .map(|(verb, n)| format!("{verb} {n}"))
-            .collect();
+        let counts: Vec<String> = verbs.iter().map(|(verb, n)| format!("{verb} {n}")).collect();
         let more = waves.len() - i;
         let full = i + 1 == NODES && more > 1 || out.len() + 90 > CHARACTERS;
-        let label = if full {
-            format!("{more} more waves")
-        } else {
-            format!("{wave} - {}", counts.join(" / "))
-        };
+        let label = if full { format!("{more} more waves") } else { format!("{wave} - {}", counts.join(" / ")) };
         let _ = writeln!(out, "  w{wave}[\"{}\"]", safe::label(&label));
         if let Some(before) = previous {
             let _ = writeln!(out, "  w{before} --> w{wave}");

@@ -27,8 +27,7 @@ pub use words::{moment, short_revision};
 
 /// The plan's JSON form, indented, with a line end: what `plan --out` writes and `show` reads.
 pub fn json(plan: &crate::plan::Plan) -> String {
-    let mut text =
-        serde_json::to_string_pretty(plan).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
+    let mut text = serde_json::to_string_pretty(plan).unwrap_or_else(|e| format!("{{\"error\": \"{e}\"}}"));
     text.push('\n');
     text
 }

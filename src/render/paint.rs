@@ -19,34 +19,18 @@ pub struct Style {
 
 impl Default for Style {
     fn default() -> Self {
-        Self {
-            ascii: false,
-            color: false,
-            width: 110,
-            show_all: false,
-            stable: false,
-        }
+        Self { ascii: false, color: false, width: 110, show_all: false, stable: false }
     }
 }
 
 impl Style {
     /// What snapshot tests use: ASCII, no colour, 110 columns, no ages.
     pub const fn stable() -> Self {
-        Self {
-            ascii: true,
-            color: false,
-            width: 110,
-            show_all: false,
-            stable: true,
-        }
+        Self { ascii: true, color: false, width: 110, show_all: false, stable: true }
     }
     /// A text from outside, fit for this style.
     pub(super) fn clean(&self, text: &str) -> String {
-        if self.ascii {
-            safe::clean_ascii(text)
-        } else {
-            safe::clean(text)
-        }
+        if self.ascii { safe::clean_ascii(text) } else { safe::clean(text) }
     }
     /// `text` in a colour, where colours are wanted.
     pub(super) fn paint(&self, ink: Ink, text: &str) -> String {

@@ -82,20 +82,14 @@ pub(super) fn code(text: &str) -> String {
 pub(super) fn fence(language: &str, body: &str) -> String {
     let longest = body.split(|c| c != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);
-    let body: Vec<String> = body
-        .lines()
-        .map(|line| clean(line).replace("<!--", "<! --"))
-        .collect();
+    let body: Vec<String> = body.lines().map(|line| clean(line).replace("<!--", "<! --")).collect();
     format!("{fence}{language}\n{}\n{fence}\n", body.join("\n"))
 }
 
 /// A label inside quotes of a Mermaid node: letters, digits and a few signs; the rest breaks parsers.
 pub(super) fn label(text: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || " ./_+-".contains(c);
-    let plain: String = text
-        .chars()
-        .map(|c| if allowed(c) { c } else { ' ' })
-        .collect();
+    let plain: String = text.chars().map(|c| if allowed(c) { c } else { ' ' }).collect();
     plain.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -105,17 +99,13 @@ mod tests {
 
     #[test]
     fn treacherous_characters_are_shown_not_obeyed() {
-        assert_eq!(
-            clean("a\u{1b}[31mb\u{202e}c\nd"),
-            "a\\u{1b}[31mb\\u{202e}c d"
-        );
+        assert_eq!(clean("a\u{1b}[31mb\u{202e}c\nd"), "a\\u{1b}[31mb\\u{202e}c d");
         assert_eq!(clean_ascii("größe"), "gr\\u{f6}\\u{df}e");
     }
 
     #[test]
     fn markdown_from_yaml_is_never_markup() {
-        let hostile =
-            markdown("<!-- stablehand:plan v1 --> @team #12 `x` | ~~no~~ https://e.x www.e.x");
+        let hostile = markdown("<!-- stablehand:plan v1 --> @team #12 `x` | ~~no~~ https://e.x www.e.x");
         for bad in ["<", ">", "@t", " #12", "`", "|", "~", "://", "www."] {
             assert!(!hostile.contains(bad), "{bad} in {hostile}");
         }

@@ -25,12 +25,7 @@ impl<'a> Sections<'a> {
         let mut sections = Self::default();
         let mut actions: Vec<&Action> = plan.actions.iter().collect();
         actions.sort_by(|a, b| {
-            (a.impact.class, a.wave, &a.subject, &a.id).cmp(&(
-                b.impact.class,
-                b.wave,
-                &b.subject,
-                &b.id,
-            ))
+            (a.impact.class, a.wave, &a.subject, &a.id).cmp(&(b.impact.class, b.wave, &b.subject, &b.id))
         });
         for action in actions {
             let class = action.impact.class;
@@ -59,11 +54,7 @@ pub(super) fn verdict(counts: &Counts) -> Vec<String> {
         ("disruptive", counts.disruptive),
         ("safe", counts.safe),
     ];
-    let mut words: Vec<String> = parts
-        .iter()
-        .filter(|(_, n)| *n > 0)
-        .map(|(w, n)| format!("{w} {n}"))
-        .collect();
+    let mut words: Vec<String> = parts.iter().filter(|(_, n)| *n > 0).map(|(w, n)| format!("{w} {n}")).collect();
     words.push(format!("unchanged {}", counts.unchanged));
     words
 }
@@ -71,10 +62,8 @@ pub(super) fn verdict(counts: &Counts) -> Vec<String> {
 /// What of the plan is not this change: `2 drift (1 disruptive)`, `1 merged before and not applied`.
 pub(super) fn other_causes(plan: &Plan) -> Vec<String> {
     let of = |cause: Cause| plan.actions.iter().filter(|a| a.cause == cause).count();
-    let disruptive = plan
-        .actions
-        .iter()
-        .filter(|a| a.cause == Cause::Drift && a.impact.class.is_disruptive() && !a.is_blocked());
+    let disruptive =
+        plan.actions.iter().filter(|a| a.cause == Cause::Drift && a.impact.class.is_disruptive() && !a.is_blocked());
     let mut parts = Vec::new();
     match (of(Cause::Drift), disruptive.count()) {
         (0, _) => {}
@@ -98,11 +87,7 @@ pub(super) fn other_causes(plan: &Plan) -> Vec<String> {
 pub(super) fn no_changes(plan: &Plan) -> String {
     let of = |kind: NoteKind| plan.notes.iter().filter(|n| n.kind == kind).count();
     let mut quiet = Vec::new();
-    let (restarts, left, waiting) = (
-        of(NoteKind::RestartPending),
-        of(NoteKind::LeftAlone),
-        of(NoteKind::Waiting),
-    );
+    let (restarts, left, waiting) = (of(NoteKind::RestartPending), of(NoteKind::LeftAlone), of(NoteKind::Waiting));
     if restarts > 0 {
         quiet.push(count(restarts, "restart pending", "restarts pending"));
     }
@@ -116,19 +101,8 @@ pub(super) fn no_changes(plan: &Plan) -> String {
     if unknown > 0 {
         quiet.push(count(unknown, "host unknown", "hosts unknown"));
     }
-    let quiet = if quiet.is_empty() {
-        String::new()
-    } else {
-        format!(" ({})", quiet.join(", "))
-    };
-    let vms = count(
-        usize::try_from(plan.unchanged).unwrap_or(usize::MAX),
-        "VM is",
-        "VMs are",
-    );
+    let quiet = if quiet.is_empty() { String::new() } else { format!(" ({})", quiet.join(", ")) };
+    let vms = count(usize::try_from(plan.unchanged).unwrap_or(usize::MAX), "VM is", "VMs are");
     let head = super::short_revision(&plan.head);
-    format!(
-        "no changes: {vms} as {head} says, fleet {}{quiet}",
-        plan.fleet
-    )
+    format!("no changes: {vms} as {head} says, fleet {}{quiet}", plan.fleet)
 }

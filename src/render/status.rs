@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::model::{
-    Demand, Desired, Name, Observation, Observed, Owner, Power, Readiness, RunState, Vm, VmObs,
-};
+use crate::model::{Demand, Desired, Name, Observation, Observed, Owner, Power, Readiness, RunState, Vm, VmObs};
 
 use super::paint::{Ink, Style};
 use super::table::Table;
@@ -64,9 +62,7 @@ impl Status {
         let mut unknown_hosts = BTreeMap::new();
         for (host, observation) in &observed.hosts {
             match observation {
-                Observation::Known(obs) => {
-                    seen.extend(obs.vms.iter().map(|(vm, o)| (vm, (host, o))))
-                }
+                Observation::Known(obs) => seen.extend(obs.vms.iter().map(|(vm, o)| (vm, (host, o)))),
                 Observation::Unknown(fault) => {
                     unknown_hosts.insert(host.clone(), fault.text.clone());
                 }
@@ -78,26 +74,17 @@ impl Status {
         names.dedup();
         let missing = |vm: &Name| {
             let recorded = observed.records.get(vm).map(|r| &r.host);
-            let blind = recorded.map_or(!unknown_hosts.is_empty(), |host| {
-                unknown_hosts.contains_key(host)
-            });
+            let blind = recorded.map_or(!unknown_hosts.is_empty(), |host| unknown_hosts.contains_key(host));
             if blind { "unknown" } else { "missing" }
         };
         let vms = names
             .into_iter()
             .map(|name| match seen.get(name) {
                 Some((host, obs)) => seen_row(desired, demand, host, obs),
-                None => VmRow {
-                    state: missing(name).to_owned(),
-                    ..empty_row(name, desired.vms.get(name), demand)
-                },
+                None => VmRow { state: missing(name).to_owned(), ..empty_row(name, desired.vms.get(name), demand) },
             })
             .collect();
-        Self {
-            vms,
-            services: services(desired, &seen),
-            unknown_hosts,
-        }
+        Self { vms, services: services(desired, &seen), unknown_hosts }
     }
 }
 
@@ -109,7 +96,7 @@ fn empty_row(name: &Name, vm: Option<&Vm>, demand: &Demand) -> VmRow {
         state: String::new(),
         address: None,
         screen: None,
-        image: vm.map(|v| v.spec.image.to_string()),
+        image: vm.and_then(|v| v.spec.image.as_ref()).map(ToString::to_string),
         ready: None,
         remark: hold(name, demand),
     }
@@ -117,10 +104,7 @@ fn empty_row(name: &Name, vm: Option<&Vm>, demand: &Demand) -> VmRow {
 
 /// What a person asked for by hand.
 fn hold(name: &Name, demand: &Demand) -> Option<String> {
-    demand
-        .holds
-        .get(name)
-        .map(|h| format!("{} by {}", run_word(h.run), h.who))
+    demand.holds.get(name).map(|h| format!("{} by {}", run_word(h.run), h.who))
 }
 
 const fn run_word(run: RunState) -> &'static str {
@@ -134,65 +118,45 @@ const fn run_word(run: RunState) -> &'static str {
 /// A row for a VM that was seen.
 fn seen_row(desired: &Desired, demand: &Demand, host: &Name, obs: &VmObs) -> VmRow {
     let name = &obs.stamp.vm;
-    let first = desired
-        .vms
-        .get(name)
-        .and_then(|v| v.spec.nics.keys().next());
-    let address = first
-        .and_then(|n| obs.stamp.addresses.get(n))
-        .or_else(|| obs.stamp.addresses.values().next());
+    let first = desired.vms.get(name).and_then(|v| v.spec.nics.keys().next());
+    let named = first.and_then(|n| obs.stamp.nics.get(n)).and_then(|n| n.address);
+    let address = named.or_else(|| obs.stamp.nics.values().find_map(|n| n.address));
     let mut remarks: Vec<String> = hold(name, demand).into_iter().collect();
     if !desired.vms.contains_key(name) {
         remarks.push("not in the YAML any more".to_owned());
     }
-    if obs
-        .live
-        .as_ref()
-        .is_some_and(|live| restart_pending(live, &obs.config))
-    {
+    if obs.live.as_ref().is_some_and(|live| restart_pending(live, &obs.config)) {
         remarks.push("restart pending".to_owned());
     }
     VmRow {
         vm: name.clone(),
         host: Some(host.clone()),
         state: power_word(obs.power).to_owned(),
-        address: address.map(ToString::to_string),
+        address: address.map(|a| a.to_string()),
         screen: obs.screen.clone(),
-        image: Some(format!(
-            "{} {}",
-            obs.stamp.image_name,
-            obs.stamp.image.short()
-        )),
+        image: generation(obs),
         ready: match (&obs.ready, obs.power) {
             (Readiness::Ready, Power::Running) => Some("yes".to_owned()),
             (Readiness::NotReady(why), _) => Some(format!("no: {why}")),
             _ => None,
         },
-        remark: if remarks.is_empty() {
-            None
-        } else {
-            Some(remarks.join(", "))
-        },
+        remark: if remarks.is_empty() { None } else { Some(remarks.join(", ")) },
     }
+}
+
+/// `tiny 1f0c…`: the image's name and the first digits of its generation.
+fn generation(obs: &VmObs) -> Option<String> {
+    let (name, digest) = (obs.stamp.image_name.as_ref()?, obs.stamp.image.as_ref()?);
+    Some(format!("{name} {}", digest.short()))
 }
 
 /// Whether the guest has something else now than it gets at its next start. Memory is compared by its maximum:
 /// the balloon moves.
 fn restart_pending(live: &crate::model::Shape, config: &crate::model::Shape) -> bool {
     let of = |s: &crate::model::Shape| {
-        (
-            s.max_cpus,
-            s.max_memory,
-            s.machine.clone(),
-            s.firmware,
-            s.display,
-            s.kernel.clone(),
-            s.command_line.clone(),
-        )
+        (s.max_cpus, s.max_memory, s.machine.clone(), s.firmware, s.display, s.kernel.clone(), s.command_line.clone())
     };
-    of(live) != of(config)
-        || !live.disks.keys().eq(config.disks.keys())
-        || !live.nics.keys().eq(config.nics.keys())
+    of(live) != of(config) || !live.disks.keys().eq(config.disks.keys()) || !live.nics.keys().eq(config.nics.keys())
 }
 
 /// The word for a power state.
@@ -213,20 +177,12 @@ fn services(desired: &Desired, seen: &BTreeMap<&Name, (&Name, &VmObs)>) -> Vec<S
     for vm in desired.vms.values() {
         let (service, app) = match &vm.owner {
             Owner::Service { service, app, .. } => (format!("service/{service}"), app),
-            Owner::Module {
-                module,
-                instance,
-                member,
-            } => (format!("module/{module}/{instance}"), member),
+            Owner::Module { module, instance, member } => (format!("module/{module}/{instance}"), member),
         };
-        let cell = rows
-            .entry(service)
-            .or_default()
-            .entry(app.clone())
-            .or_default();
-        let ready = seen.get(&vm.name).is_some_and(|(_, obs)| {
-            obs.power == Power::Running && !matches!(obs.ready, Readiness::NotReady(_))
-        });
+        let cell = rows.entry(service).or_default().entry(app.clone()).or_default();
+        let ready = seen
+            .get(&vm.name)
+            .is_some_and(|(_, obs)| obs.power == Power::Running && !matches!(obs.ready, Readiness::NotReady(_)));
         cell.0 += u32::from(ready);
         cell.1 += 1;
     }
@@ -241,15 +197,11 @@ fn services(desired: &Desired, seen: &BTreeMap<&Name, (&Name, &VmObs)>) -> Vec<S
 /// The status as two tables.
 pub fn status_text(status: &Status, style: &Style) -> String {
     let dash = |cell: &Option<String>| cell.clone().unwrap_or_else(|| "-".to_owned());
-    let mut vms = Table::new(&[
-        "VM", "HOST", "STATE", "READY", "ADDRESS", "SCREEN", "IMAGE", "",
-    ]);
+    let mut vms = Table::new(&["VM", "HOST", "STATE", "READY", "ADDRESS", "SCREEN", "IMAGE", ""]);
     for row in &status.vms {
         vms.row(vec![
             row.vm.to_string(),
-            row.host
-                .as_ref()
-                .map_or_else(|| "-".to_owned(), ToString::to_string),
+            row.host.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
             row.state.clone(),
             dash(&row.ready),
             dash(&row.address),
@@ -258,25 +210,13 @@ pub fn status_text(status: &Status, style: &Style) -> String {
             row.remark.clone().unwrap_or_default(),
         ]);
     }
-    let mut out = if vms.is_empty() {
-        "no VMs\n".to_owned()
-    } else {
-        vms.render(style, 0)
-    };
+    let mut out = if vms.is_empty() { "no VMs\n".to_owned() } else { vms.render(style, 0) };
     if !status.services.is_empty() {
         let mut services = Table::new(&["SERVICE", "AVAILABLE", "READY"]);
         for row in &status.services {
-            let apps: Vec<String> = row
-                .apps
-                .iter()
-                .map(|(app, (n, of))| format!("{app} {n}/{of}"))
-                .collect();
+            let apps: Vec<String> = row.apps.iter().map(|(app, (n, of))| format!("{app} {n}/{of}")).collect();
             let available = if row.available { "yes" } else { "NO" };
-            services.row(vec![
-                row.service.clone(),
-                available.to_owned(),
-                apps.join(", "),
-            ]);
+            services.row(vec![row.service.clone(), available.to_owned(), apps.join(", ")]);
         }
         out.push('\n');
         out.push_str(&services.render(style, 0));

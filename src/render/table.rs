@@ -21,13 +21,7 @@ pub struct Table {
 impl Table {
     /// A table with these heads, all at the left.
     pub fn new(heads: &[&str]) -> Self {
-        Self {
-            heads: heads
-                .iter()
-                .map(|h| ((*h).to_owned(), Align::Left))
-                .collect(),
-            rows: Vec::new(),
-        }
+        Self { heads: heads.iter().map(|h| ((*h).to_owned(), Align::Left)).collect(), rows: Vec::new() }
     }
     /// Puts column `index` at the right.
     #[must_use]
@@ -47,17 +41,10 @@ impl Table {
     }
     /// The table, each line with a line end and `indent` spaces before it.
     pub fn render(&self, style: &Style, indent: usize) -> String {
-        let rows: Vec<Vec<String>> = self
-            .rows
-            .iter()
-            .map(|r| r.iter().map(|c| style.clean(c)).collect())
-            .collect();
+        let rows: Vec<Vec<String>> = self.rows.iter().map(|r| r.iter().map(|c| style.clean(c)).collect()).collect();
         let width = |column: usize| {
             let head = self.heads[column].0.chars().count();
-            let cells = rows
-                .iter()
-                .filter_map(|r| r.get(column))
-                .map(|c| c.chars().count());
+            let cells = rows.iter().filter_map(|r| r.get(column)).map(|c| c.chars().count());
             cells.max().unwrap_or(0).max(head)
         };
         let widths: Vec<usize> = (0..self.heads.len()).map(width).collect();

@@ -47,11 +47,7 @@ fn action(vm: &str, verb: Verb, class: Class) -> Action {
             origins: vec![Origin::new("teams/web.yaml", 14, 12)],
             trigger: None,
         },
-        impact: Impact {
-            class,
-            downtime: Downtime::None,
-            data: Vec::new(),
-        },
+        impact: Impact { class, downtime: Downtime::None, data: Vec::new() },
         from: None,
         to: Some(name("kvm1")),
         fields: Vec::new(),
@@ -79,11 +75,7 @@ fn check(sentence: &str, plan: &Plan) {
     settings.set_snapshot_path("../../tests/cases/render");
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
-    let page = format!(
-        "{}\n===== markdown =====\n{}",
-        text(plan, &Style::stable()),
-        markdown(plan, COMMENT_BUDGET)
-    );
+    let page = format!("{}\n===== markdown =====\n{}", text(plan, &Style::stable()), markdown(plan, COMMENT_BUDGET));
     settings.bind(|| insta::assert_snapshot!(sentence, page));
     let read: Plan = serde_json::from_str(&json(plan)).unwrap();
     assert_eq!(read, *plan, "a plan reads back as it was written");
@@ -108,68 +100,30 @@ fn what_ends_is_said_first() {
     let mut plan = empty();
     let mut db = action("db-2", Verb::Recreate, Class::Recreate);
     db.from = Some(name("kvm1"));
-    db.impact.downtime = Downtime::Estimate {
-        millis: 95_000,
-        samples: 5,
-    };
-    db.impact.data = vec![DataEffect {
-        disk: "data".to_owned(),
-        effect: DiskFate::Reattach,
-        bytes: Bytes::gib(200),
-    }];
+    db.impact.downtime = Downtime::Estimate { millis: 95_000, samples: 5 };
+    db.impact.data = vec![DataEffect { disk: "data".to_owned(), effect: DiskFate::Reattach, bytes: Bytes::gib(200) }];
     db.reason.text = "the image cannot change in place".to_owned();
-    db.fields = vec![change(
-        "image",
-        Field::Image,
-        "debian-12.4",
-        "debian-12.7",
-        Class::Recreate,
-    )];
+    db.fields = vec![change("image", Field::Image, "debian-12.4", "debian-12.7", Class::Recreate)];
     db.wave = 2;
-    db.after = vec![ActionId::new(
-        &Address::Vm(name("web-3")),
-        Verb::Create,
-        None,
-    )];
+    db.after = vec![ActionId::new(&Address::Vm(name("web-3")), Verb::Create, None)];
     let web = action("web-3", Verb::Create, Class::Create);
     let mut ftp = action("legacy-ftp", Verb::Destroy, Class::DestroyKeep);
     (ftp.from, ftp.to) = (Some(name("kvm1")), None);
     ftp.impact.downtime = Downtime::Permanent;
     let until = DiskFate::RetainUntil(Timestamp(1_793_092_800));
-    ftp.impact.data = vec![DataEffect {
-        disk: "data".to_owned(),
-        effect: until,
-        bytes: Bytes::gib(40),
-    }];
+    ftp.impact.data = vec![DataEffect { disk: "data".to_owned(), effect: until, bytes: Bytes::gib(40) }];
     ftp.reason.text = "Removal `retire-ftp`: no one uses it".to_owned();
     plan.critical_path = vec![web.id.clone(), db.id.clone()];
     plan.critical_millis = Some(167_000);
     plan.actions = vec![web, ftp, db];
-    plan.limits = vec![LimitUse {
-        limit: "destroy".to_owned(),
-        used: 1,
-        used_day: 1,
-        most: 3,
-    }];
+    plan.limits = vec![LimitUse { limit: "destroy".to_owned(), used: 1, used_day: 1, most: 3 }];
     plan.hosts = vec![
         HostRoom {
             host: name("kvm1"),
             known: true,
-            cpus: Triple {
-                before: 38,
-                after: 36,
-                capacity: 64,
-            },
-            memory_mib: Triple {
-                before: 1024,
-                after: 1024,
-                capacity: 4096,
-            },
-            slots: Triple {
-                before: 7,
-                after: 8,
-                capacity: 20,
-            },
+            cpus: Triple { before: 38, after: 36, capacity: 64 },
+            memory_mib: Triple { before: 1024, after: 1024, capacity: 4096 },
+            slots: Triple { before: 7, after: 8, capacity: 20 },
             free: Bytes::gib(1200),
             n_plus_one: (true, true),
             unmanaged: 1,
@@ -203,23 +157,14 @@ fn a_block_says_what_unblocks_it_inside_the_full_plan() {
         unblock: "add a Removal that names vm/cache-1, or set `protect: destroy`".to_owned(),
     }];
     let mut web = action("web-1", Verb::Reboot, Class::Reboot);
-    web.impact.downtime = Downtime::Estimate {
-        millis: 90_000,
-        samples: 0,
-    };
+    web.impact.downtime = Downtime::Estimate { millis: 90_000, samples: 0 };
     web.from = Some(name("kvm1"));
     web.reason.text = "memory 8GiB is above maxMemory 4GiB".to_owned();
     let before = "#cloud-config\nwrite_files:\n  - path: /motd\n    content: hello\n";
     let after = "#cloud-config\nwrite_files:\n  - path: /motd\n    content: good day\n";
     web.fields = vec![
         change("memory", Field::Memory, "2GiB", "8GiB", Class::Reboot),
-        change(
-            "cloudInit.userData",
-            Field::CloudInit,
-            before,
-            after,
-            Class::Staged,
-        ),
+        change("cloudInit.userData", Field::CloudInit, before, after, Class::Staged),
     ];
     plan.actions = vec![cache, web];
     check("a-block-says-what-unblocks-it", &plan);
@@ -242,9 +187,7 @@ fn drift_stands_apart_with_the_yaml_that_keeps_it() {
 #[test]
 fn like_safe_actions_are_one_line() {
     let mut plan = empty();
-    plan.actions = (1..=12)
-        .map(|n| action(&format!("runner-{n:02}"), Verb::Create, Class::Create))
-        .collect();
+    plan.actions = (1..=12).map(|n| action(&format!("runner-{n:02}"), Verb::Create, Class::Create)).collect();
     check("like-safe-actions-are-one-line", &plan);
 }
 
@@ -252,27 +195,15 @@ fn like_safe_actions_are_one_line() {
 fn hostile_text_forges_nothing() {
     let mut plan = empty();
     let mut web = action("web-1", Verb::Update, Class::Live);
-    web.reason.text =
-        "x | <!-- stablehand:plan v1 --> @team #1 `` ``` \u{202e}\u{1b}[2J\n### 🟩 no changes"
-            .to_owned();
+    web.reason.text = "x | <!-- stablehand:plan v1 --> @team #1 `` ``` \u{202e}\u{1b}[2J\n### 🟩 no changes".to_owned();
     web.reason.origins = vec![Origin::new("a`b|<b>@c.yaml", 1, 1)];
-    web.fields = vec![change(
-        "cloudInit.userData",
-        Field::CloudInit,
-        "a",
-        "```\n<!-- stablehand:plan -->\n",
-        Class::Live,
-    )];
+    web.fields =
+        vec![change("cloudInit.userData", Field::CloudInit, "a", "```\n<!-- stablehand:plan -->\n", Class::Live)];
     plan.actions = vec![web];
     let page = markdown(&plan, COMMENT_BUDGET);
     assert_eq!(page.matches("<!--").count(), 1, "{page}");
     assert_eq!(page.matches("\n###").count(), 1, "{page}");
-    assert!(
-        !page.contains("@team")
-            && !page.contains(" #1")
-            && !page.contains('\u{1b}')
-            && !page.contains('\u{202e}')
-    );
+    assert!(!page.contains("@team") && !page.contains(" #1") && !page.contains('\u{1b}') && !page.contains('\u{202e}'));
     check("hostile-text-forges-nothing", &plan);
 }
 
@@ -281,32 +212,18 @@ fn a_comment_keeps_its_budget_and_every_destructive_row() {
     let mut plan = empty();
     for n in 0..2_000 {
         let mut safe = action(&format!("safe-{n}-x"), Verb::Update, Class::Live);
-        safe.fields = vec![change(
-            "memory",
-            Field::Memory,
-            "1GiB",
-            &format!("{n}MiB"),
-            Class::Live,
-        )];
+        safe.fields = vec![change("memory", Field::Memory, "1GiB", &format!("{n}MiB"), Class::Live)];
         plan.actions.push(safe);
     }
     for n in 0..150 {
-        plan.actions.push(action(
-            &format!("bad-{n}-x"),
-            Verb::Destroy,
-            Class::DestroyData,
-        ));
+        plan.actions.push(action(&format!("bad-{n}-x"), Verb::Destroy, Class::DestroyData));
     }
     let page = markdown(&plan, COMMENT_BUDGET);
     assert!(page.len() <= COMMENT_BUDGET, "{}", page.len());
     for n in 0..150 {
         assert!(page.contains(&format!("`vm/bad-{n}-x`")), "{n}");
     }
-    assert!(
-        page.contains("not shown here")
-            && page.contains("2000 safe")
-            && page.contains("--effects vp1-7k3q9m2t")
-    );
+    assert!(page.contains("not shown here") && page.contains("2000 safe") && page.contains("--effects vp1-7k3q9m2t"));
 }
 
 #[test]
@@ -318,10 +235,7 @@ fn a_chart_stays_within_what_forges_draw() {
         plan.actions.push(a);
     }
     let chart = mermaid(&plan).unwrap();
-    assert!(
-        chart.len() <= 2_000 && chart.matches('[').count() <= 31,
-        "{chart}"
-    );
+    assert!(chart.len() <= 2_000 && chart.matches('[').count() <= 31, "{chart}");
     assert!(!chart.contains("|"), "no edge labels");
     assert_eq!(mermaid(&empty()), None);
 }

@@ -14,10 +14,7 @@ const INDENT: usize = 7;
 /// The whole plan as text, with a line end. A plan without actions is exactly one line, unless `show_all` asks for
 /// its notes.
 pub fn text(plan: &Plan, style: &Style) -> String {
-    let mut out = Page {
-        style,
-        text: String::new(),
-    };
+    let mut out = Page { style, text: String::new() };
     if plan.is_empty() {
         out.line(Ink::Green, &no_changes(plan));
         if style.show_all {
@@ -31,11 +28,7 @@ pub fn text(plan: &Plan, style: &Style) -> String {
     out.section("DISRUPTIVE", Ink::Yellow, &sections.disruptive);
     out.section("BLOCKED", Ink::Magenta, &sections.blocked);
     out.section("SAFE", Ink::Green, &sections.safe);
-    out.section(
-        "DRIFT  (the world moved; not caused by this change)",
-        Ink::Yellow,
-        &sections.drift,
-    );
+    out.section("DRIFT  (the world moved; not caused by this change)", Ink::Yellow, &sections.drift);
     out.tail(plan);
     out.text
 }
@@ -58,10 +51,7 @@ impl Page<'_> {
     fn labelled(&mut self, indent: usize, label: &str, width: usize, ink: Ink, text: &str) {
         let text = self.style.clean(text);
         let lead = indent + width;
-        for (i, part) in wrap(&text, self.style.width.max(60).saturating_sub(lead))
-            .iter()
-            .enumerate()
-        {
+        for (i, part) in wrap(&text, self.style.width.max(60).saturating_sub(lead)).iter().enumerate() {
             let label = if i == 0 { label } else { "" };
             let label = self.style.paint(Ink::Dim, &format!("{label:width$}"));
             let part = self.style.paint(ink, part);
@@ -74,16 +64,9 @@ impl Page<'_> {
 
     /// Who plans what for whom, from what was seen, with which verdict.
     fn head(&mut self, plan: &Plan) {
-        let base = plan
-            .base
-            .as_deref()
-            .map(|b| format!("  base={}", words::short_revision(b)))
-            .unwrap_or_default();
+        let base = plan.base.as_deref().map(|b| format!("  base={}", words::short_revision(b))).unwrap_or_default();
         let head = words::short_revision(&plan.head);
-        let title = format!(
-            "stablehand plan  fleet={}{base}  head={head}  effects={}",
-            plan.fleet, plan.effects
-        );
+        let title = format!("stablehand plan  fleet={}{base}  head={head}  effects={}", plan.fleet, plan.effects);
         let title = self.style.clean(&title);
         self.line(Ink::Bold, &title);
         self.labelled(0, "state", 10, Ink::Plain, &state(plan, self.style));
@@ -95,12 +78,7 @@ impl Page<'_> {
             _ => Ink::Green,
         };
         self.labelled(0, "verdict", 10, ink, &verdict(&counts).join("   "));
-        let limits: Vec<String> = plan
-            .limits
-            .iter()
-            .filter(|l| l.used + l.used_day > 0)
-            .map(limit)
-            .collect();
+        let limits: Vec<String> = plan.limits.iter().filter(|l| l.used + l.used_day > 0).map(limit).collect();
         if !limits.is_empty() {
             self.labelled(0, "limits", 10, Ink::Plain, &limits.join("   "));
         }
@@ -121,18 +99,9 @@ impl Page<'_> {
         let ellipsis = if self.style.ascii { ".." } else { "…" };
         let arrow = self.style.arrow();
         let width = |f: &dyn Fn(&Line<'_>) -> String, most: usize| {
-            lines
-                .iter()
-                .map(|l| f(l).chars().count())
-                .max()
-                .unwrap_or(0)
-                .min(most)
+            lines.iter().map(|l| f(l).chars().count()).max().unwrap_or(0).min(most)
         };
-        let widths = (
-            width(&|l| l.subject(ellipsis), 40),
-            width(&|l| heading(l), 24),
-            width(&|l| l.hosts(arrow), 28),
-        );
+        let widths = (width(&|l| l.subject(ellipsis), 40), width(&|l| heading(l), 24), width(&|l| l.hosts(arrow), 28));
         for line in &lines {
             self.action(line, ink, widths);
         }
@@ -143,10 +112,7 @@ impl Page<'_> {
         let action = line.first();
         let arrow = self.style.arrow();
         let ellipsis = if self.style.ascii { ".." } else { "…" };
-        let sign = self.style.paint(
-            ink,
-            &format!("{:<4}", words::sign(action, self.style.ascii)),
-        );
+        let sign = self.style.paint(ink, &format!("{:<4}", words::sign(action, self.style.ascii)));
         let (subject, what, hosts) = (line.subject(ellipsis), heading(line), line.hosts(arrow));
         let lead = format!("{subject:w1$}  {what:w2$}  {hosts:w3$}");
         let mut effects: Vec<String> = Vec::new();
@@ -158,14 +124,9 @@ impl Page<'_> {
             effects.push(format!("[{}]", action.cause.word()));
         }
         let effects = self.style.clean(&effects.join("; "));
-        let room = self
-            .style
-            .width
-            .max(60)
-            .saturating_sub(lead.chars().count() + 8);
+        let room = self.style.width.max(60).saturating_sub(lead.chars().count() + 8);
         if effects.chars().count() <= room.max(20) {
-            self.text
-                .push_str(format!(" {sign}{lead}  {effects}").trim_end());
+            self.text.push_str(format!(" {sign}{lead}  {effects}").trim_end());
             self.text.push('\n');
         } else {
             self.text.push_str(format!(" {sign}{lead}").trim_end());
@@ -178,19 +139,8 @@ impl Page<'_> {
     /// Why, which fields, what stops it.
     fn explanation(&mut self, line: &Line<'_>) {
         let action = line.first();
-        let origin = action
-            .reason
-            .origins
-            .first()
-            .map(|o| format!("   {o}"))
-            .unwrap_or_default();
-        self.labelled(
-            INDENT,
-            "why",
-            7,
-            Ink::Plain,
-            &format!("{}{origin}", action.reason.text),
-        );
+        let origin = action.reason.origins.first().map(|o| format!("   {o}")).unwrap_or_default();
+        self.labelled(INDENT, "why", 7, Ink::Plain, &format!("{}{origin}", action.reason.text));
         for more in action.reason.origins.iter().skip(1) {
             self.labelled(INDENT, "", 7, Ink::Dim, &more.to_string());
         }
@@ -205,13 +155,7 @@ impl Page<'_> {
             self.labelled(INDENT, "after", 7, Ink::Dim, &after.join(", "));
         }
         for block in &action.blocked {
-            self.labelled(
-                INDENT,
-                "stop",
-                7,
-                Ink::Magenta,
-                &format!("{}: {}", block.by.word(), block.text),
-            );
+            self.labelled(INDENT, "stop", 7, Ink::Magenta, &format!("{}: {}", block.by.word(), block.text));
             self.labelled(INDENT, "fix", 7, Ink::Plain, &block.unblock);
         }
     }
@@ -221,29 +165,14 @@ impl Page<'_> {
         let arrow = self.style.arrow();
         let (before, after) = (field.before.as_deref(), field.after.as_deref());
         let said = action.reason.origins.first() == field.origin.as_ref();
-        let origin = field
-            .origin
-            .as_ref()
-            .filter(|_| !said)
-            .map(|o| format!("   {o}"))
-            .unwrap_or_default();
+        let origin = field.origin.as_ref().filter(|_| !said).map(|o| format!("   {o}")).unwrap_or_default();
         let class = if field.class == action.impact.class || action.fields.len() == 1 {
             String::new()
         } else {
             format!("  ({})", field.class.word())
         };
-        if [before, after]
-            .iter()
-            .flatten()
-            .any(|v| v.trim_end().contains('\n'))
-        {
-            self.labelled(
-                INDENT,
-                "set",
-                7,
-                Ink::Plain,
-                &format!("{}{class}{origin}", field.path),
-            );
+        if [before, after].iter().flatten().any(|v| v.trim_end().contains('\n')) {
+            self.labelled(INDENT, "set", 7, Ink::Plain, &format!("{}{class}{origin}", field.path));
             for line in diff::lines(before.unwrap_or_default(), after.unwrap_or_default()) {
                 let ink = match line.as_bytes().first() {
                     Some(b'+') => Ink::Green,
@@ -262,10 +191,7 @@ impl Page<'_> {
             let label = if i == 0 { "keep" } else { "" };
             // Not wrapped: this is to be copied.
             let line = self.style.clean(line);
-            self.line(
-                Ink::Plain,
-                &format!("{}{label:7}{line}", " ".repeat(INDENT)),
-            );
+            self.line(Ink::Plain, &format!("{}{label:7}{line}", " ".repeat(INDENT)));
         }
     }
 
@@ -285,12 +211,9 @@ impl Page<'_> {
                 self.labelled(1, &n.to_string(), 4, Ink::Plain, members);
             }
             if plan.critical_path.len() > 1 {
-                let path: Vec<String> =
-                    plan.critical_path.iter().map(ToString::to_string).collect();
+                let path: Vec<String> = plan.critical_path.iter().map(ToString::to_string).collect();
                 let millis = plan.critical_millis.filter(|_| !self.style.stable);
-                let took = millis
-                    .map(|m| format!(" ~{}", words::duration(m)))
-                    .unwrap_or_default();
+                let took = millis.map(|m| format!(" ~{}", words::duration(m))).unwrap_or_default();
                 let path = path.join(&format!(" {} ", self.style.arrow()));
                 self.labelled(1, "longest", 8, Ink::Plain, &format!("{path}{took}"));
             }
@@ -299,13 +222,7 @@ impl Page<'_> {
             self.text.push('\n');
             self.line(Ink::Bold, "RISKS");
             for risk in &plan.risks {
-                self.labelled(
-                    1,
-                    &risk.code,
-                    6,
-                    Ink::Yellow,
-                    &format!("{}: {}", risk.subject, risk.text),
-                );
+                self.labelled(1, &risk.code, 6, Ink::Yellow, &format!("{}: {}", risk.subject, risk.text));
             }
         }
         if !plan.notes.is_empty() {
@@ -325,18 +242,8 @@ impl Page<'_> {
                 NoteKind::RestartPending => "restart",
                 NoteKind::Hint => "hint",
             };
-            let origin = note
-                .origin
-                .as_ref()
-                .map(|o| format!("   {o}"))
-                .unwrap_or_default();
-            self.labelled(
-                1,
-                kind,
-                9,
-                Ink::Plain,
-                &format!("{}: {}{origin}", note.subject, note.text),
-            );
+            let origin = note.origin.as_ref().map(|o| format!("   {o}")).unwrap_or_default();
+            self.labelled(1, kind, 9, Ink::Plain, &format!("{}: {}{origin}", note.subject, note.text));
         }
         let more = plan.notes.len().saturating_sub(most);
         if more > 0 {
@@ -348,11 +255,7 @@ impl Page<'_> {
 /// What is done, as the second column says it.
 fn heading(line: &Line<'_>) -> String {
     let what = words::what(line.first());
-    if line.first().is_blocked() {
-        format!("would {what}")
-    } else {
-        what
-    }
+    if line.first().is_blocked() { format!("would {what}") } else { what }
 }
 
 /// The age of what each host said.
@@ -372,40 +275,21 @@ fn state(plan: &Plan, style: &Style) -> String {
         "none" => "nothing observed: as if every host were empty",
         other => &format!("recorded in {other}"),
     };
-    let (shown, more) = if style.show_all {
-        (each.len(), 0)
-    } else {
-        (each.len().min(12), each.len().saturating_sub(12))
-    };
-    let more = if more > 0 {
-        format!("   and {more} more hosts")
-    } else {
-        String::new()
-    };
+    let (shown, more) =
+        if style.show_all { (each.len(), 0) } else { (each.len().min(12), each.len().saturating_sub(12)) };
+    let more = if more > 0 { format!("   and {more} more hosts") } else { String::new() };
     format!("{}{more}   ({source})", each[..shown].join("   "))
 }
 
 /// `destroy 1/3 (2 today)`.
 pub(super) fn limit(l: &crate::plan::LimitUse) -> String {
-    let day = if l.used_day > 0 {
-        format!(" ({} in the last 24h)", l.used_day)
-    } else {
-        String::new()
-    };
+    let day = if l.used_day > 0 { format!(" ({} in the last 24h)", l.used_day) } else { String::new() };
     format!("{} {}/{}{day}", l.limit, l.used, l.most)
 }
 
 /// Head-room of each host, before and after.
 pub(super) fn hosts(rooms: &[HostRoom], arrow: &str) -> Table {
-    let mut table = Table::new(&[
-        "host",
-        "cpus",
-        "memory MiB",
-        "slots",
-        "disk free",
-        "N+1",
-        "",
-    ]);
+    let mut table = Table::new(&["host", "cpus", "memory MiB", "slots", "disk free", "N+1", ""]);
     let triple = |t: &crate::plan::Triple| {
         if t.before == t.after {
             format!("{} /{}", t.after, t.capacity)
@@ -428,33 +312,16 @@ pub(super) fn hosts(rooms: &[HostRoom], arrow: &str) -> Table {
         if room.unmanaged > 0 {
             remarks.push(format!("{} not ours", room.unmanaged));
         }
-        let (cpus, memory, slots) = (
-            triple(&room.cpus),
-            triple(&room.memory_mib),
-            triple(&room.slots),
-        );
-        let free = if room.known {
-            room.free.to_string()
-        } else {
-            "?".to_owned()
-        };
-        table.row(vec![
-            room.host.to_string(),
-            cpus,
-            memory,
-            slots,
-            free,
-            spare.to_owned(),
-            remarks.join(", "),
-        ]);
+        let (cpus, memory, slots) = (triple(&room.cpus), triple(&room.memory_mib), triple(&room.slots));
+        let free = if room.known { room.free.to_string() } else { "?".to_owned() };
+        table.row(vec![room.host.to_string(), cpus, memory, slots, free, spare.to_owned(), remarks.join(", ")]);
     }
     table
 }
 
 /// Each wave with what is in it; more than six actions of a verb are counted.
 pub(super) fn waves(plan: &Plan) -> Vec<(u32, String)> {
-    let mut waves: std::collections::BTreeMap<u32, Vec<&Action>> =
-        std::collections::BTreeMap::new();
+    let mut waves: std::collections::BTreeMap<u32, Vec<&Action>> = std::collections::BTreeMap::new();
     for action in plan.actions.iter().filter(|a| !a.is_blocked()) {
         waves.entry(action.wave).or_default().push(action);
     }
@@ -467,14 +334,8 @@ pub(super) fn waves(plan: &Plan) -> Vec<(u32, String)> {
         for action in actions {
             *verbs.entry(action.verb).or_default() += 1;
         }
-        let parts: Vec<String> = verbs
-            .iter()
-            .map(|(verb, n)| format!("{} {n}", verb.word()))
-            .collect();
+        let parts: Vec<String> = verbs.iter().map(|(verb, n)| format!("{} {n}", verb.word())).collect();
         parts.join(", ")
     };
-    waves
-        .iter()
-        .map(|(n, actions)| (*n, words(actions)))
-        .collect()
+    waves.iter().map(|(n, actions)| (*n, words(actions))).collect()
 }

@@ -6,27 +6,15 @@ use crate::plan::{Action, Class, DataEffect, DiskFate, Downtime, Verb};
 /// `2026-10-20 10:00 UTC`.
 pub fn moment(at: Timestamp) -> String {
     let seconds = i64::try_from(at.0).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_second(seconds).map_or_else(
-        |_| format!("@{}", at.0),
-        |t| t.strftime("%Y-%m-%d %H:%M UTC").to_string(),
-    )
+    jiff::Timestamp::from_second(seconds)
+        .map_or_else(|_| format!("@{}", at.0), |t| t.strftime("%Y-%m-%d %H:%M UTC").to_string())
 }
 
 /// A revision as people say it: 7 digits of a commit, `folder:` and 7 digits of a digest, else as it is.
 pub fn short_revision(revision: &str) -> String {
-    let (label, id) = revision
-        .split_once(':')
-        .map_or(("", revision), |(l, r)| (l, r));
-    let short = if id.len() >= 20 && id.bytes().all(|b| b.is_ascii_hexdigit()) {
-        &id[..7]
-    } else {
-        id
-    };
-    if label.is_empty() {
-        short.to_owned()
-    } else {
-        format!("{label}:{short}")
-    }
+    let (label, id) = revision.split_once(':').map_or(("", revision), |(l, r)| (l, r));
+    let short = if id.len() >= 20 && id.bytes().all(|b| b.is_ascii_hexdigit()) { &id[..7] } else { id };
+    if label.is_empty() { short.to_owned() } else { format!("{label}:{short}") }
 }
 
 /// `45s`, `12m`, `3h`, `2d`: an age for people, rounded down.
@@ -100,17 +88,13 @@ pub(super) fn downtime(downtime: Downtime, stable: bool) -> Option<String> {
         Downtime::Permanent => Some("gone for good".to_owned()),
         Downtime::UntilStarted => Some("away until started".to_owned()),
         Downtime::Estimate { .. } if stable => Some("away meanwhile".to_owned()),
-        Downtime::Estimate { millis, samples: 0 } => Some(format!(
-            "away at most {} (no boot measured yet)",
-            duration(millis)
-        )),
-        Downtime::Estimate { millis, samples: 1 } => {
-            Some(format!("away ~{} (1 past boot)", duration(millis)))
+        Downtime::Estimate { millis, samples: 0 } => {
+            Some(format!("away at most {} (no boot measured yet)", duration(millis)))
         }
-        Downtime::Estimate { millis, samples } => Some(format!(
-            "away ~{} (median of {samples} boots)",
-            duration(millis)
-        )),
+        Downtime::Estimate { millis, samples: 1 } => Some(format!("away ~{} (1 past boot)", duration(millis))),
+        Downtime::Estimate { millis, samples } => {
+            Some(format!("away ~{} (median of {samples} boots)", duration(millis)))
+        }
     }
 }
 
@@ -136,18 +120,8 @@ pub(super) fn data(action: &Action, all: bool, arrow: &str) -> Option<String> {
         DiskFate::Keep => all || class.is_destructive(),
         _ => true,
     };
-    let parts: Vec<String> = action
-        .impact
-        .data
-        .iter()
-        .filter(matters)
-        .map(|e| disk(e, arrow))
-        .collect();
-    if parts.is_empty() {
-        None
-    } else {
-        Some(parts.join(", "))
-    }
+    let parts: Vec<String> = action.impact.data.iter().filter(matters).map(|e| disk(e, arrow)).collect();
+    if parts.is_empty() { None } else { Some(parts.join(", ")) }
 }
 
 /// `1 restart`, `2 restarts`.
