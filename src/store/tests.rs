@@ -1,0 +1,96 @@
+use super::*;
+use crate::plan::{ActionId, Op, Step};
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+fn hold(run: RunState) -> Hold {
+    Hold { run, who: "ann".into(), at: Timestamp(5) }
+}
+
+#[test]
+fn what_is_written_is_there_after_opening_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("deep/er");
+    let store = Store::open(&state).unwrap();
+    assert!(store.is_fresh());
+    store.hold(&name("web-1"), &hold(RunState::Stopped)).unwrap();
+    store.ask_restart(&name("web-1"), &hold(RunState::Started)).unwrap();
+    store.applied("abc").unwrap();
+    let step = Step { host: name("here"), op: Op::Unrecord { vm: name("web-1") } };
+    let id = store.step_begins(&ActionId("vm/web-1#create".into()), 3, &step).unwrap();
+    drop(store);
+    let store = Store::open(&state).unwrap();
+    assert!(!store.is_fresh());
+    let demand = store.demand().unwrap();
+    assert_eq!(demand.holds[&name("web-1")], hold(RunState::Stopped));
+    assert_eq!(demand.restarts.len(), 1);
+    assert_eq!(store.last_applied().unwrap().as_deref(), Some("abc"));
+    assert_eq!(store.unfinished().unwrap()[0].action, "vm/web-1#create");
+    store.step_ended(id, "done").unwrap();
+    assert!(store.unfinished().unwrap().is_empty());
+    assert!(store.withdraw(&name("web-1")).unwrap() && !store.withdraw(&name("web-1")).unwrap());
+    store.restarted(&name("web-1")).unwrap();
+    assert_eq!(store.demand().unwrap(), Demand::default());
+}
+
+#[test]
+fn an_approval_binds_effects_and_revision_is_used_once_and_expires() {
+    let store = Store::in_memory().unwrap();
+    let yes = |at| Approval { effects: "e".into(), revision: "r".into(), who: "ann".into(), at: Timestamp(at) };
+    store.approve(&yes(1_000)).unwrap();
+    assert_eq!(store.use_approval("e", "other", Timestamp(1_001)).unwrap(), None);
+    assert_eq!(store.use_approval("other", "r", Timestamp(1_001)).unwrap(), None);
+    assert_eq!(store.use_approval("e", "r", Timestamp(1_001)).unwrap(), Some(yes(1_000)));
+    assert_eq!(store.use_approval("e", "r", Timestamp(1_001)).unwrap(), None, "used");
+    store.approve(&yes(100_000)).unwrap();
+    assert_eq!(store.use_approval("e", "r", Timestamp(100_000 + APPROVAL_TIME)).unwrap(), None, "too old");
+}
+
+#[test]
+fn limits_count_a_day_and_boots_count_the_last_nine() {
+    let store = Store::in_memory().unwrap();
+    let (early, late) = (Timestamp(1_000_000), Timestamp(1_000_000 + DAY));
+    store.count(Counted::Rebooted, &name("a"), early).unwrap();
+    store.count(Counted::Rebooted, &name("b"), late).unwrap();
+    for millis in 0..20 {
+        store.booted("sha256:1", millis).unwrap();
+    }
+    let state = store.state(true, late).unwrap();
+    assert_eq!((state.destroyed_day, state.rebooted_day), (0, 1));
+    assert_eq!(state.boot_millis["sha256:1"], (11..20).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_store_made_anew_beside_a_stamped_fleet_was_lost_until_it_is_settled() {
+    let store = Store::in_memory().unwrap();
+    assert!(store.state(true, Timestamp(9)).unwrap().lost);
+    assert!(store.state(true, Timestamp(9)).unwrap().lost, "asking again does not find it");
+    store.settle(Timestamp(9)).unwrap();
+    assert!(!store.state(true, Timestamp(9)).unwrap().lost);
+    let new = Store::in_memory().unwrap();
+    assert!(!new.state(false, Timestamp(9)).unwrap().lost, "a new fleet has lost nothing");
+    assert!(!new.state(true, Timestamp(9)).unwrap().lost, "and what it then made is known");
+}
+
+#[test]
+fn a_newer_store_and_a_file_that_is_none_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(Store::FILE);
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    assert!(matches!(Store::open(folder.path()), Err(StoreError::Newer { found: 99, .. })));
+    std::fs::write(&path, "this is not a data base at all, but it is long enough to be looked at".repeat(20)).unwrap();
+    assert!(matches!(Store::open(folder.path()), Err(StoreError::Sqlite { .. })));
+}
+
+#[test]
+fn the_audit_log_keeps_its_order() {
+    let store = Store::in_memory().unwrap();
+    for n in 0..3u64 {
+        let event = Event { at: Timestamp(n), kind: "applied".into(), subject: "vm/a".into(), text: n.to_string() };
+        store.log(&event).unwrap();
+    }
+    let texts: Vec<String> = store.events(2).unwrap().into_iter().map(|e| e.text).collect();
+    assert_eq!(texts, ["1", "2"]);
+}
