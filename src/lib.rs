@@ -6,3 +6,4 @@ pub mod observe;
 pub mod plan;
 pub mod render;
 pub mod store;
+pub mod sim;

@@ -1,1 +1,3 @@
 //! Tests that need no root, in one binary: one module a room or promise.
+
+mod sim;

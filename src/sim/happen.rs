@@ -1,0 +1,205 @@
+//! What happens to a world beside our steps: hands, power cuts, hosts that vanish and come back.
+
+use uuid::Uuid;
+
+use super::change::halt;
+use super::see::ports;
+use super::world::{SimDisk, SimDomain, SimHost, World, unmanaged};
+use crate::model::{BridgeObs, Bytes, Display, Firmware, LockHolder, Name, Power, Shape, ShapeDisk};
+
+/// Something that happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A host loses its power: its guests end, bridges of ours are gone, it does not answer.
+    Kill(Name),
+    /// A host does not answer; its guests run on.
+    Partition(Name),
+    /// A host answers again.
+    Revive(Name),
+    /// Everything takes this many thousandths of its usual time on a host.
+    Load(Name, u64),
+    /// Somebody shuts a guest down.
+    StopVm(Name),
+    /// Somebody starts a domain.
+    StartVm(Name),
+    /// Somebody pauses a domain.
+    PauseVm(Name),
+    /// A guest's QEMU dies.
+    CrashVm(Name),
+    /// Somebody undefines a domain (shutting it down first); its disks stay.
+    Undefine(Name),
+    /// Somebody changes memory: live when the domain runs, and what it gets at the next start.
+    SetMemory(Name, Bytes),
+    /// Somebody changes processors, in the same way.
+    SetCpus(Name, u32),
+    /// Somebody sets libvirt's autostart.
+    Autostart(Name, bool),
+    /// A disk file of a VM is lost: VM and disk.
+    LoseDisk(Name, String),
+    /// A domain that is not ours appears and runs: libvirt name, host, memory.
+    Foreign(String, Name, Bytes),
+    /// A bridge that is not ours appears.
+    Bridge(Name, String),
+    /// A bridge disappears.
+    LoseBridge(Name, String),
+    /// Somebody else takes the controller's lock of a host.
+    Lock(Name, String),
+    /// They give it back.
+    Unlock(Name),
+    /// The controller's own files are deleted.
+    DeleteStore,
+    /// Time passes, in milliseconds.
+    Advance(u64),
+}
+
+impl World {
+    /// Lets something happen.
+    ///
+    /// # Errors
+    /// Says what it is about that is not there.
+    pub fn happen(&mut self, event: &Event) -> Result<(), String> {
+        match event {
+            Event::Kill(host) => kill(self.any_host(host)?),
+            Event::Partition(host) => self.any_host(host)?.away = Some("connection timed out".to_owned()),
+            Event::Revive(host) => self.any_host(host)?.away = None,
+            Event::Load(host, milli) => self.any_host(host)?.load_milli = *milli,
+            Event::StopVm(vm) => halt(self.vm(vm)?, Power::Stopped),
+            Event::CrashVm(vm) => halt(self.vm(vm)?, Power::Crashed),
+            Event::StartVm(vm) => self.start_by_hand(vm)?,
+            Event::PauseVm(vm) => {
+                let domain = self.vm(vm)?;
+                if domain.power != Power::Running {
+                    return Err(format!("{vm} does not run"));
+                }
+                domain.power = Power::Paused;
+            }
+            Event::Undefine(vm) => {
+                let (host, uuid) = self.place(vm)?;
+                self.any_host(&host)?.domains.remove(&uuid);
+            }
+            Event::SetMemory(vm, memory) => each_shape(self.vm(vm)?, |shape| {
+                shape.memory = *memory;
+                shape.max_memory = shape.max_memory.max(*memory);
+            }),
+            Event::SetCpus(vm, cpus) => each_shape(self.vm(vm)?, |shape| {
+                shape.cpus = *cpus;
+                shape.max_cpus = shape.max_cpus.max(*cpus);
+            }),
+            Event::Autostart(vm, on) => self.vm(vm)?.autostart = *on,
+            Event::LoseDisk(vm, disk) => self.lose_disk(vm, disk)?,
+            Event::Foreign(name, host, memory) => {
+                let uuid = Uuid::new_v5(&Uuid::NAMESPACE_DNS, format!("{name}.{host}").as_bytes());
+                let path = format!("/var/lib/libvirt/images/{name}.qcow2");
+                let domain = unmanaged(name, plain(*memory, &path), Power::Running);
+                self.next_content += 1;
+                let (size, used, content) = (Bytes::gib(10), Bytes::gib(1), self.next_content);
+                let host = self.any_host(host)?;
+                host.domains.insert(uuid, domain);
+                host.disks.insert(path, SimDisk { stamp: None, size, used, backing: None, content, writes: 1 });
+            }
+            Event::Bridge(host, bridge) => {
+                let new = BridgeObs { ours: false, addresses: Vec::new(), up: true, ports: vec!["eth0".to_owned()] };
+                self.any_host(host)?.bridges.insert(bridge.clone(), new);
+            }
+            Event::LoseBridge(host, bridge) => {
+                let host = self.any_host(host)?;
+                host.aliases.remove(bridge);
+                host.bridges.remove(bridge).ok_or_else(|| format!("there is no bridge {bridge}"))?;
+            }
+            Event::Lock(host, who) => {
+                let lock = LockHolder { token: format!("foreign-{who}"), who: who.clone(), since: self.now() };
+                self.any_host(host)?.lock = Some(lock);
+            }
+            Event::Unlock(host) => self.any_host(host)?.lock = None,
+            Event::DeleteStore => self.store_lost = true,
+            Event::Advance(millis) => self.millis += millis,
+        }
+        Ok(())
+    }
+
+    /// The host, whether it answers or not.
+    fn any_host(&mut self, name: &Name) -> Result<&mut SimHost, String> {
+        self.hosts.get_mut(name).ok_or_else(|| format!("there is no host {name}"))
+    }
+
+    /// Host and domain of a VM: where it is active, else the first host that has it.
+    ///
+    /// # Errors
+    /// Says that there is no such VM.
+    pub fn place(&self, vm: &Name) -> Result<(Name, Uuid), String> {
+        let all = || self.hosts.iter().flat_map(|(n, h)| h.domains.iter().map(move |(u, d)| (n, u, d)));
+        let mine = |d: &SimDomain| d.vm() == Some(vm);
+        let active = all().find(|(_, _, d)| mine(d) && d.power.is_active());
+        let found = active.or_else(|| all().find(|(_, _, d)| mine(d)));
+        found.map(|(n, u, _)| (n.clone(), *u)).ok_or_else(|| format!("there is no VM {vm}"))
+    }
+
+    fn vm(&mut self, vm: &Name) -> Result<&mut SimDomain, String> {
+        let (host, uuid) = self.place(vm)?;
+        self.any_host(&host)?.domains.get_mut(&uuid).ok_or_else(|| format!("there is no VM {vm}"))
+    }
+
+    fn start_by_hand(&mut self, vm: &Name) -> Result<(), String> {
+        let now = self.millis;
+        let boot = self.guest(vm).boot_millis;
+        let domain = self.vm(vm)?;
+        if domain.power.is_active() {
+            return Err(format!("{vm} runs already"));
+        }
+        domain.live = Some(domain.saved.take().unwrap_or_else(|| domain.config.clone()));
+        domain.power = Power::Running;
+        domain.boots += 1;
+        domain.ready_at = boot.map(|b| now + b);
+        Ok(())
+    }
+
+    fn lose_disk(&mut self, vm: &Name, disk: &str) -> Result<(), String> {
+        let (host, _) = self.place(vm)?;
+        let host = self.any_host(&host)?;
+        let is = |d: &SimDisk| d.stamp.as_ref().is_some_and(|s| s.vm == *vm && s.disk == disk);
+        let path = host.disks.iter().find(|(_, d)| is(d)).map(|(p, _)| p.clone());
+        let path = path.ok_or_else(|| format!("{vm} has no disk {disk}"))?;
+        host.disks.remove(&path);
+        Ok(())
+    }
+}
+
+fn kill(host: &mut SimHost) {
+    host.away = Some("no route to host".to_owned());
+    for domain in host.domains.values_mut().filter(|d| d.power.is_active()) {
+        halt(domain, Power::Stopped);
+    }
+    // What `ip link` made does not outlive the kernel that it was told to.
+    let ours: Vec<_> = host.aliases.keys().filter(|b| ports(host, b).is_empty()).cloned().collect();
+    for bridge in ours {
+        host.aliases.remove(&bridge);
+        host.bridges.remove(&bridge);
+    }
+}
+
+fn each_shape(domain: &mut SimDomain, mut change: impl FnMut(&mut Shape)) {
+    change(&mut domain.config);
+    if let Some(live) = &mut domain.live {
+        change(live);
+    }
+}
+
+/// Somebody's VM.
+fn plain(memory: Bytes, path: &str) -> Shape {
+    let disk = ShapeDisk { path: path.to_owned(), target: "vda".to_owned(), readonly: false };
+    Shape {
+        cpus: 1,
+        max_cpus: 1,
+        memory,
+        max_memory: memory,
+        machine: "pc-q35-7.2".to_owned(),
+        firmware: Firmware::Bios,
+        acceleration: crate::model::Acceleration::Kvm,
+        display: Some(Display { width: 1024, height: 768 }),
+        kernel: None,
+        initrd: None,
+        command_line: None,
+        disks: std::collections::BTreeMap::from([("vda".to_owned(), disk)]),
+        nics: std::collections::BTreeMap::new(),
+    }
+}

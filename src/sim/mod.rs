@@ -1,0 +1,25 @@
+//! A fleet in memory, with time, load and faults, behind the same traits as real hosts; and a script language for it.
+//!
+//! *Takes* steps and questions, as real hosts do, and things that happen to a world: hands, faults, power cuts.
+//! *Gives* observed state, and a list of broken promises ([`World::violations`]): what must hold at every step,
+//! whoever asked. *Never* does I/O but for the scripts' `load`, reads a clock, or depends on the order of a hash map.
+//!
+//! ```text
+//!   script ──▶ SimFleet (Observer + Actuator, virtual time) ──▶ World: look → change → look again
+//!                 │ faults: a step fails, hangs, half-succeeds            │ guard: promises broken
+//!                 └ crash: nothing after step n                           └ happen: hands, power, hosts
+//! ```
+
+mod change;
+mod faults;
+mod fleet;
+mod guard;
+mod happen;
+mod see;
+mod world;
+
+pub use faults::{Count, Fault, FaultKind};
+pub use fleet::SimFleet;
+pub use guard::Permit;
+pub use happen::Event;
+pub use world::{EPOCH, Guest, HostSize, SimDisk, SimDomain, SimHost, World};

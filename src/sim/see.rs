@@ -1,0 +1,129 @@
+//! What an observer sees of the world: the projection that `observe` promises.
+
+use super::world::{SimDomain, SimHost, World};
+use crate::model::{
+    BridgeObs, Desired, DiskObs, Fault, HostObs, ImageObs, Name, Observation, Observed, PlacementRecord, Power,
+    Readiness, StoreState, Timestamp, Unmanaged, VmObs,
+};
+use crate::observe::Look;
+
+impl World {
+    /// Looks at every host that `desired` names.
+    pub fn see(&self, desired: &Desired, look: Look) -> Observed {
+        let fleet = &desired.fleet.name;
+        let mut observed = Observed {
+            format: 1,
+            fleet: Some(fleet.clone()),
+            at: self.now(),
+            store: StoreState { lost: self.store_lost, ..StoreState::default() },
+            ..Observed::default()
+        };
+        for name in desired.hosts.keys() {
+            let seen = match self.hosts.get(name) {
+                None => unknown("no such machine in the simulation"),
+                Some(SimHost { away: Some(why), .. }) => unknown(why),
+                Some(host) => {
+                    self.see_records(fleet, name, host, &mut observed);
+                    Observation::Known(self.see_host(fleet, host, look))
+                }
+            };
+            observed.hosts.insert(name.clone(), seen);
+        }
+        observed
+    }
+
+    /// Of several records of one VM, that of the host which has its domain wins, then the highest incarnation.
+    fn see_records(&self, fleet: &Name, name: &Name, host: &SimHost, observed: &mut Observed) {
+        for (vm, record) in &host.records {
+            let rank = |r: &PlacementRecord| {
+                let has = self.hosts.get(&r.host).is_some_and(|h| h.domain_of(fleet, vm).is_some());
+                (has, r.incarnation, r.host == *name)
+            };
+            match observed.records.get(vm) {
+                Some(there) if rank(there) >= rank(record) => {}
+                _ => drop(observed.records.insert(vm.clone(), record.clone())),
+            }
+        }
+    }
+
+    fn see_host(&self, fleet: &Name, host: &SimHost, look: Look) -> HostObs {
+        let mut seen = HostObs {
+            uuid: host.uuid,
+            at: self.now(),
+            cpus: host.size.cpus,
+            memory: host.size.memory,
+            version: "simulated".to_owned(),
+            acceleration: Some(host.acceleration),
+            machines: Vec::new(),
+            slots_free: host.free(),
+            images_free: host.free(),
+            vms: std::collections::BTreeMap::new(),
+            disks: std::collections::BTreeMap::new(),
+            images: std::collections::BTreeMap::new(),
+            bridges: host.bridges.keys().map(|b| (b.clone(), see_bridge(host, b))).collect(),
+            unmanaged: Vec::new(),
+            lock: host.lock.clone().filter(|l| l.token.starts_with("foreign")),
+        };
+        for (uuid, domain) in &host.domains {
+            match domain.stamp.as_ref().filter(|s| s.fleet == *fleet) {
+                Some(stamp) => drop(seen.vms.insert(stamp.vm.clone(), self.see_vm(*uuid, domain, stamp, look))),
+                None => seen.unmanaged.push(Unmanaged {
+                    domain: domain.name.clone(),
+                    uuid: *uuid,
+                    power: domain.power,
+                    shape: domain.live.clone().unwrap_or_else(|| domain.config.clone()),
+                    fleet: domain.stamp.as_ref().map(|s| s.fleet.clone()),
+                }),
+            }
+        }
+        seen.unmanaged.sort_by(|a, b| a.domain.cmp(&b.domain));
+        for (path, disk) in &host.disks {
+            if let Some(stamp) = disk.stamp.as_ref().filter(|s| s.fleet == *fleet) {
+                let disk = DiskObs { stamp: stamp.clone(), size: disk.size, used: disk.used };
+                seen.disks.insert(path.clone(), disk);
+            }
+        }
+        for (path, (digest, used)) in &host.images {
+            seen.images.insert(digest.clone(), ImageObs { path: path.clone(), used: *used });
+        }
+        seen
+    }
+
+    fn see_vm(&self, uuid: uuid::Uuid, domain: &SimDomain, stamp: &crate::model::Stamp, look: Look) -> VmObs {
+        let ready = match (look.probe, domain.power) {
+            (false, _) => Readiness::NotProbed,
+            (true, Power::Running) if domain.ready_at.is_some_and(|at| at <= self.millis) => Readiness::Ready,
+            (true, Power::Running) => Readiness::NotReady("connection refused".to_owned()),
+            (true, _) => Readiness::NotReady("does not run".to_owned()),
+        };
+        VmObs {
+            uuid,
+            domain: domain.name.clone(),
+            stamp: stamp.clone(),
+            power: domain.power,
+            live: domain.live.clone(),
+            config: domain.config.clone(),
+            autostart: domain.autostart,
+            ready,
+            screen: domain.live.as_ref().map(|_| format!("/run/sim/{}.vnc", domain.name)),
+        }
+    }
+}
+
+fn unknown<T>(why: &str) -> Observation<T> {
+    Observation::Unknown(Fault { text: why.to_owned(), since: None::<Timestamp> })
+}
+
+/// A bridge's uplinks, and the taps of active domains on it.
+pub(super) fn ports(host: &SimHost, bridge: &str) -> Vec<String> {
+    let uplinks = host.bridges.get(bridge).map(|b| b.ports.clone()).unwrap_or_default();
+    let nics = host.active().flat_map(|(_, d)| d.live.iter()).flat_map(|l| l.nics.values());
+    let taps = nics.filter(|n| n.bridge == bridge).map(|n| n.tap.clone().unwrap_or_else(|| "vnet".to_owned()));
+    uplinks.into_iter().chain(taps).collect()
+}
+
+fn see_bridge(host: &SimHost, name: &str) -> BridgeObs {
+    let bridge = host.bridges.get(name).cloned();
+    let gone = BridgeObs { ours: false, addresses: Vec::new(), up: false, ports: Vec::new() };
+    BridgeObs { ports: ports(host, name), ..bridge.unwrap_or(gone) }
+}

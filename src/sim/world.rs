@@ -1,0 +1,382 @@
+//! The world's data: hosts with domains, disks, images, bridges, records and locks; and its clock.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::faults::Fault;
+use super::guard::Permit;
+use super::happen::Event;
+use crate::model::{
+    Acceleration, BridgeObs, Bytes, Desired, DiskStamp, Host, LockHolder, Name, Observation, Observed, PlacementRecord,
+    Power, Shape, Stamp, Timestamp,
+};
+use crate::plan::Step;
+
+/// The moment at which every simulation begins: 2027-01-15T08:00:00Z.
+pub const EPOCH: Timestamp = Timestamp(1_800_000_000);
+
+/// Namespace of the UUIDs of simulated hosts.
+const HOSTS: Uuid = Uuid::from_u128(0x51b0_0000_0000_0000_0000_0000_0000_0001);
+
+/// How large a simulated host is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostSize {
+    /// Processors.
+    pub cpus: u32,
+    /// Memory.
+    pub memory: Bytes,
+    /// Bytes where slots and images live.
+    pub disk: Bytes,
+}
+
+impl Default for HostSize {
+    /// A small server: 16 processors, 32 GiB, 1 TiB.
+    fn default() -> Self {
+        Self { cpus: 16, memory: Bytes::gib(32), disk: Bytes::gib(1024) }
+    }
+}
+
+/// How a guest behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guest {
+    /// Milliseconds from start to ready; `None`: never.
+    pub boot_millis: Option<u64>,
+    /// Milliseconds that a shutdown takes; `None`: it ignores the request.
+    pub shutdown_millis: Option<u64>,
+    /// Whether it gives and takes memory and processors when asked.
+    pub cooperates: bool,
+}
+
+impl Default for Guest {
+    fn default() -> Self {
+        Self { boot_millis: Some(5_000), shutdown_millis: Some(2_000), cooperates: true }
+    }
+}
+
+/// A disk file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SimDisk {
+    /// Its stamp file, when there is one.
+    pub stamp: Option<DiskStamp>,
+    /// Size that the guest sees.
+    pub size: Bytes,
+    /// Bytes used on the host.
+    pub used: Bytes,
+    /// The image under an overlay.
+    pub backing: Option<String>,
+    /// Identity of the content: a number given once to each disk that is made, kept as long as its data lives.
+    pub content: u64,
+    /// How many boots have written to it. A disk with writes holds something that somebody would miss.
+    pub writes: u64,
+}
+
+/// A domain: ours when it has a stamp, else somebody's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SimDomain {
+    /// libvirt name.
+    pub name: String,
+    /// Our metadata.
+    pub stamp: Option<Stamp>,
+    /// What it does.
+    pub power: Power,
+    /// Live XML.
+    pub live: Option<Shape>,
+    /// Inactive XML.
+    pub config: Shape,
+    /// What the managed save will bring back.
+    pub saved: Option<Shape>,
+    /// libvirt's autostart flag.
+    pub autostart: bool,
+    /// Milliseconds of the clock at which its guest is ready, while it is active.
+    pub ready_at: Option<u64>,
+    /// Counts QEMU processes: tells a restart from a resume.
+    pub boots: u64,
+    /// Elements of its XML that are not ours: they must survive every edit.
+    pub foreign: String,
+}
+
+impl SimDomain {
+    /// The VM's name, when it is ours.
+    pub fn vm(&self) -> Option<&Name> {
+        self.stamp.as_ref().map(|s| &s.vm)
+    }
+}
+
+/// A host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SimHost {
+    /// Its UUID.
+    pub uuid: Uuid,
+    /// How large it is.
+    pub size: HostSize,
+    /// What its acceleration probe finds.
+    pub acceleration: Acceleration,
+    /// Why it does not answer; `None`: it does.
+    pub away: Option<String>,
+    /// How much longer everything takes on it, in thousandths (2000: twice as long).
+    pub load_milli: u64,
+    /// Domains by UUID.
+    pub domains: BTreeMap<Uuid, SimDomain>,
+    /// Disk files by path.
+    pub disks: BTreeMap<String, SimDisk>,
+    /// Files of the image store: path → digest and bytes used.
+    pub images: BTreeMap<String, (crate::model::Digest, Bytes)>,
+    /// Bridges by name. `ports` holds uplinks; taps are added when it is looked at.
+    pub bridges: BTreeMap<String, BridgeObs>,
+    /// The fleet whose alias each bridge of ours carries.
+    pub aliases: BTreeMap<String, Name>,
+    /// Placement records.
+    pub records: BTreeMap<Name, PlacementRecord>,
+    /// Who holds the controller's lock.
+    pub lock: Option<LockHolder>,
+}
+
+impl SimHost {
+    /// An empty host that answers.
+    pub fn new(uuid: Uuid, size: HostSize) -> Self {
+        Self {
+            uuid,
+            size,
+            acceleration: Acceleration::Kvm,
+            away: None,
+            load_milli: 1000,
+            domains: BTreeMap::new(),
+            disks: BTreeMap::new(),
+            images: BTreeMap::new(),
+            bridges: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+            records: BTreeMap::new(),
+            lock: None,
+        }
+    }
+    /// Memory that active domains use now.
+    pub fn memory_in_use(&self) -> Bytes {
+        Bytes(self.domains.values().filter_map(|d| d.live.as_ref()).map(|l| l.memory.0).sum())
+    }
+    /// Domains with a QEMU process.
+    pub fn active(&self) -> impl Iterator<Item = (&Uuid, &SimDomain)> {
+        self.domains.iter().filter(|(_, d)| d.power.is_active())
+    }
+    /// Bytes free where slots and images live.
+    pub fn free(&self) -> Bytes {
+        let disks: u64 = self.disks.values().map(|d| d.used.0).sum();
+        let images: u64 = self.images.values().map(|(_, used)| used.0).sum();
+        Bytes(self.size.disk.0.saturating_sub(disks + images))
+    }
+    /// The domain of a VM of a fleet.
+    pub fn domain_of(&self, fleet: &Name, vm: &Name) -> Option<(&Uuid, &SimDomain)> {
+        self.domains.iter().find(|(_, d)| d.stamp.as_ref().is_some_and(|s| s.fleet == *fleet && s.vm == *vm))
+    }
+}
+
+/// Everything there is, and what is about to happen.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// Milliseconds since [`EPOCH`].
+    pub millis: u64,
+    /// Hosts by name.
+    pub hosts: BTreeMap<Name, SimHost>,
+    /// How the guests of VMs behave; the default for those not named.
+    pub guests: BTreeMap<Name, Guest>,
+    /// Faults that wait for their step.
+    pub faults: Vec<Fault>,
+    /// Events that wait for a number of steps of the present run.
+    pub scheduled: Vec<(u64, Event)>,
+    /// Whether the controller's own files were deleted.
+    pub store_lost: bool,
+    /// Steps that ended since the run began.
+    pub steps: u64,
+    /// Our own end: after how many steps, and whether it has come.
+    pub crash_after: Option<u64>,
+    /// Nothing of ours runs any more.
+    pub crashed: bool,
+    /// What the plan in hand may do.
+    pub permit: Permit,
+    /// Promises broken, in order.
+    pub violations: Vec<String>,
+    /// Every step that changed the world, with its host: what happened, for people.
+    pub log: Vec<String>,
+    /// The number of the next content.
+    pub next_content: u64,
+}
+
+impl World {
+    /// The moment, in whole seconds.
+    pub fn now(&self) -> Timestamp {
+        Timestamp(EPOCH.0 + self.millis / 1000)
+    }
+
+    /// Adds a host, or changes its size.
+    pub fn add_host(&mut self, name: &Name, size: HostSize) -> &mut SimHost {
+        let uuid = Uuid::new_v5(&HOSTS, name.as_str().as_bytes());
+        let host = self.hosts.entry(name.clone()).or_insert_with(|| SimHost::new(uuid, size));
+        host.size = size;
+        host
+    }
+
+    /// Adds every host of `desired` that is missing: with the figures of its document, or the default size.
+    pub fn add_missing_hosts(&mut self, desired: &Desired) {
+        for (name, document) in &desired.hosts {
+            if self.hosts.contains_key(name) {
+                continue;
+            }
+            let usual = HostSize::default();
+            let size = HostSize {
+                cpus: document.cpus.unwrap_or(usual.cpus),
+                memory: document.memory.unwrap_or(usual.memory),
+                disk: usual.disk,
+            };
+            let host = self.add_host(name, size);
+            host.uuid = document.uuid.unwrap_or(host.uuid);
+            host.acceleration = accelerated(document);
+        }
+        self.lay_uplinks(desired);
+    }
+
+    /// Networks whose bridge is not ours to make need one that is there.
+    fn lay_uplinks(&mut self, desired: &Desired) {
+        for network in desired.networks.values().filter(|n| !n.create_bridge) {
+            for (_, host) in self.hosts.iter_mut().filter(|(name, _)| desired.hosts.contains_key(*name)) {
+                host.bridges.entry(network.bridge.to_string()).or_insert_with(|| BridgeObs {
+                    ours: false,
+                    addresses: Vec::new(),
+                    up: true,
+                    ports: vec!["eth0".to_owned()],
+                });
+            }
+        }
+    }
+
+    /// A world as it was recorded. A host that is not Known does not answer, and is empty.
+    pub fn from_observed(observed: &Observed) -> Self {
+        let mut world = Self { millis: observed.at.0.saturating_sub(EPOCH.0) * 1000, ..Self::default() };
+        world.store_lost = observed.store.lost;
+        for (name, observation) in &observed.hosts {
+            let host = world.add_host(name, HostSize::default());
+            match observation {
+                Observation::Known(seen) => recorded(host, seen, observed.fleet.as_ref()),
+                Observation::Absent => host.away = Some("there is no such host".to_owned()),
+                Observation::Unknown(fault) => host.away = Some(fault.text.clone()),
+            }
+        }
+        let mut contents = 0;
+        for disk in world.hosts.values_mut().flat_map(|h| h.disks.values_mut()) {
+            contents += 1;
+            disk.content = contents;
+        }
+        world.next_content = contents;
+        for (vm, record) in &observed.records {
+            if let Some(host) = world.hosts.get_mut(&record.host) {
+                host.records.insert(vm.clone(), record.clone());
+            }
+        }
+        world
+    }
+
+    /// How a VM's guest behaves.
+    pub fn guest(&self, vm: &Name) -> Guest {
+        self.guests.get(vm).copied().unwrap_or_default()
+    }
+
+    /// Where the domain of a VM of a fleet is active: all hosts, also those that do not answer.
+    pub fn running(&self, fleet: &Name, vm: &Name) -> Vec<&Name> {
+        let is = |d: &SimDomain| d.stamp.as_ref().is_some_and(|s| s.fleet == *fleet && s.vm == *vm);
+        self.hosts.iter().filter(|(_, h)| h.active().any(|(_, d)| is(d))).map(|(n, _)| n).collect()
+    }
+
+    /// The host, if it answers.
+    pub(super) fn host(&mut self, name: &Name) -> Result<&mut SimHost, crate::execute::StepError> {
+        let unknown = |text: String| crate::execute::StepError::Unknown(text);
+        let host = self.hosts.get_mut(name).ok_or_else(|| unknown(format!("there is no host {name}")))?;
+        match &host.away {
+            Some(why) => Err(unknown(format!("{name} does not answer: {why}"))),
+            None => Ok(host),
+        }
+    }
+
+    /// Starts a new process of ours: locks that a dead one held are free, nothing scheduled stays.
+    pub fn restart(&mut self) {
+        self.crashed = false;
+        self.crash_after = None;
+        self.steps = 0;
+        self.scheduled.clear();
+        for host in self.hosts.values_mut() {
+            if host.lock.as_ref().is_some_and(|l| !l.token.starts_with("foreign")) {
+                host.lock = None;
+            }
+        }
+    }
+
+    /// What a step is called in scripts and transcripts: `Start of web-1 on h1`.
+    pub fn step_name(step: &Step) -> String {
+        let (op, subject) = super::faults::op_and_subject(&step.op);
+        format!("{op} of {subject} on {}", step.host)
+    }
+}
+
+/// What the document says the probe would find.
+fn accelerated(document: &Host) -> Acceleration {
+    if document.acceleration == Acceleration::Auto { Acceleration::Kvm } else { document.acceleration }
+}
+
+/// Fills a host from its recorded state.
+fn recorded(host: &mut SimHost, seen: &crate::model::HostObs, fleet: Option<&Name>) {
+    host.uuid = seen.uuid;
+    host.size = HostSize { cpus: seen.cpus, memory: seen.memory, ..host.size };
+    host.acceleration = seen.acceleration.unwrap_or(Acceleration::Kvm);
+    host.lock.clone_from(&seen.lock);
+    if let Some(lock) = &mut host.lock {
+        lock.token = format!("foreign-{}", lock.token);
+    }
+    for vm in seen.vms.values() {
+        let domain = SimDomain {
+            name: vm.domain.clone(),
+            stamp: Some(vm.stamp.clone()),
+            power: vm.power,
+            live: vm.live.clone().or_else(|| vm.power.is_active().then(|| vm.config.clone())),
+            config: vm.config.clone(),
+            saved: (vm.power == Power::Suspended).then(|| vm.config.clone()),
+            autostart: vm.autostart,
+            ready_at: vm.power.is_active().then_some(0),
+            boots: 1,
+            foreign: "kept".to_owned(),
+        };
+        host.domains.insert(vm.uuid, domain);
+    }
+    for (path, disk) in &seen.disks {
+        let writes = u64::from(disk.stamp.disk != "seed");
+        let stamp = Some(disk.stamp.clone());
+        let disk = SimDisk { stamp, size: disk.size, used: disk.used, backing: None, content: 0, writes };
+        host.disks.insert(path.clone(), disk);
+    }
+    for (digest, image) in &seen.images {
+        host.images.insert(image.path.clone(), (digest.clone(), image.used));
+    }
+    for (name, bridge) in &seen.bridges {
+        if let (true, Some(fleet)) = (bridge.ours, fleet) {
+            host.aliases.insert(name.clone(), fleet.clone());
+        }
+        let uplinks = bridge.ports.iter().filter(|p| !p.starts_with("sh")).cloned().collect();
+        host.bridges.insert(name.clone(), BridgeObs { ports: uplinks, ..bridge.clone() });
+    }
+    for other in &seen.unmanaged {
+        host.domains.insert(other.uuid, unmanaged(&other.domain, other.shape.clone(), other.power));
+    }
+}
+
+/// A domain that is not ours.
+pub(super) fn unmanaged(name: &str, shape: Shape, power: Power) -> SimDomain {
+    SimDomain {
+        name: name.to_owned(),
+        stamp: None,
+        power,
+        live: power.is_active().then(|| shape.clone()),
+        saved: (power == Power::Suspended).then(|| shape.clone()),
+        config: shape,
+        autostart: false,
+        ready_at: power.is_active().then_some(0),
+        boots: 1,
+        foreign: "somebody's".to_owned(),
+    }
+}
