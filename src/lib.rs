@@ -1,4 +1,46 @@
 //! Stablehand keeps a fleet of virtual machines in the state that a Git repository describes.
+//!
+//! This page is the map. Read the rooms in the order in which data flows through them:
+//!
+//! ```text
+//!   a folder or a commit                     people: start, stop, restart
+//!          │                                          │
+//!       source ──▶ config ──▶ model::Desired ─┐    store (holds, limits, journal)
+//!                                             ├──▶ plan ──▶ Plan ──▶ render ──▶ text, Markdown, JSON, Mermaid
+//!   host or sim ─▶ observe ─▶ model::Observed ┘              │
+//!        ▲                                                   ▼
+//!        └────────────── steps, one by one ────────────── execute ──▶ observed again: it is so, or it is said
+//!
+//!   reconcile: one pass over all of it      watch: when to run one      cli: arguments, printing, wiring
+//! ```
+//!
+//! | room | job |
+//! |---|---|
+//! | [`model`] | the nouns: names, quantities, desired, demand, observed |
+//! | [`source`] | a folder or a Git commit becomes a snapshot of files with a revision |
+//! | [`config`] | YAML becomes desired state, or every diagnostic at once; schemas; observed state becomes YAML |
+//! | [`observe`] | the trait that asks the world |
+//! | [`plan`] | desired against observed: actions with reasons, impact, order and blocks |
+//! | [`render`] | plans, diagnostics and status for people and programs |
+//! | [`execute`] | the trait that changes the world; a plan carried out, step by step |
+//! | [`store`] | what a controller remembers and may lose: holds, the day's limits, approvals, the journal |
+//! | [`reconcile`] | one pass: read, observe, plan, lock, execute, look again |
+//! | [`watch`] | when to run a pass |
+//! | [`host`] | real hosts through libvirt and a shell |
+//! | [`sim`] | a fleet in memory, with virtual time and faults, and its script language |
+//! | [`cli`] | arguments, printing and wiring: the only room that prints |
+//!
+//! # What always holds
+//!
+//! - `model`, `config`, `plan` and `render` do no I/O, read no clock, know no thread and depend on no hash map's order:
+//!   the same inputs give the same bytes on every machine. `clippy.toml` and `tests/suite/rooms.rs` keep it so.
+//! - `plan` leaves no choice to `execute`: an `if` about policy in a step's implementation is in the wrong room.
+//! - Unknown is not gone: what could not be observed is neither deleted nor made a second time.
+//! - What does not carry our stamp is never touched; nothing is created over something that exists.
+//! - Every step looks, changes and looks again, and is safe to repeat; so a `kill -9` anywhere leaves nothing double
+//!   and nothing lost, and the next pass ends what the last one began.
+//! - Planning again after apply gives nothing.
+//! - There is no state file: everything that the next plan must know of the past is stamped on domains and disks.
 
 pub mod execute;
 pub mod model;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use stablehand::execute::{Actuator, Done, NoProgress, StepError};
 use stablehand::model::{
-    Acceleration, Bytes, CloneMethod, Digest, DiskStamp, Display, Firmware, ImageFile, ImageFormat, Name,
+    Acceleration, Bytes, CloneMethod, Digest, DiskStamp, Display, Firmware, ImageFile, ImageFormat, Name, OnRemove,
     PlacementRecord, Power, Protection, Source, Span, Stamp, StopPolicy, Timestamp, domain_name, domain_uuid,
 };
 use stablehand::plan::{DiskFrom, DomainDisk, DomainSpec, Edit, NewDisk, Op, Step};
@@ -47,7 +47,7 @@ fn stamp(vm: &str) -> Stamp {
 
 fn disk_stamp(vm: &str, disk: &str) -> DiskStamp {
     let (fleet, vm, disk) = (name("f"), name(vm), disk.to_owned());
-    DiskStamp { fleet, vm, disk, incarnation: 1, epoch: 1, expires: None, made_from: None }
+    DiskStamp { fleet, vm, disk, incarnation: 1, epoch: 1, expires: None, on_remove: OnRemove::Delete, made_from: None }
 }
 
 fn digest() -> Digest {
@@ -128,8 +128,13 @@ fn a_vm_in_two_places_is_noted() {
     let mut world = world(&["h1", "h2"]);
     all(&mut world, &spin("h1", "web-1"));
     all(&mut world, &spin("h2", "web-1"));
-    assert_eq!(world.violations, ["Start of web-1 on h2: web-1 runs twice: on h1 and on h2", // and while it lasts
-        "AwaitReady of web-1 on h2: web-1 runs twice: on h1 and on h2"]);
+    assert_eq!(
+        world.violations,
+        [
+            "Start of web-1 on h2: web-1 runs twice: on h1 and on h2", // and while it lasts
+            "AwaitReady of web-1 on h2: web-1 runs twice: on h1 and on h2"
+        ]
+    );
 }
 
 #[test]
