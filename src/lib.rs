@@ -47,5 +47,5 @@ pub mod model;
 pub mod observe;
 pub mod plan;
 pub mod render;
-pub mod store;
 pub mod sim;
+pub mod store;
