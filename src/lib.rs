@@ -49,3 +49,4 @@ pub mod plan;
 pub mod render;
 pub mod sim;
 pub mod store;
+pub mod watch;
