@@ -3,9 +3,265 @@
 //! *Takes* desired, demand and observed state, a policy and the moment. *Gives* a [`Plan`].
 //! *Never* does I/O, reads a clock, uses randomness or depends on the order of a hash map:
 //! the same inputs give the same bytes on every machine.
+//!
+//! ```text
+//! world   what may be believed ─┐
+//! present existing VMs          │
+//! gone    VMs that end          ├─▶ limits ─▶ place new ones (absent) ─▶ fabric ─▶ order ─▶ Plan
+//! orphans disks without a VM   ─┘
+//! ```
 
+mod absent;
+pub mod check;
+pub mod digest;
+mod diff;
+mod draft;
+mod fabric;
+mod gone;
+pub mod impact;
+mod limits;
+mod order;
+mod place;
+mod present;
 pub mod steps;
+mod summary;
+mod target;
 pub mod types;
+mod world;
 
+use std::collections::BTreeMap;
+
+pub use digest::{effect_key, spec_digest};
+pub use place::{HostScore, Verdict};
 pub use steps::{DiskFrom, DomainDisk, DomainNic, DomainSpec, Edit, KernelBoot, NewDisk, Op, Seed, SeedNic, Step};
+pub use summary::RISKS;
 pub use types::*;
+
+use crate::model::{Address, Demand, Desired, Name, Observed, RunState, Timestamp};
+use draft::{Draft, need_now};
+use place::Need;
+
+/// Everything that a plan is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct PlanInput<'a> {
+    /// The state that causes are told against (`--base REV`), if any.
+    pub base: Option<&'a Desired>,
+    /// What the commit says.
+    pub desired: &'a Desired,
+    /// What people ask for by hand.
+    pub demand: &'a Demand,
+    /// What was seen.
+    pub observed: &'a Observed,
+    /// Where observed state came from: `live`, `none` or a folder.
+    pub source: &'a str,
+    /// The moment the plan is made for.
+    pub now: Timestamp,
+    /// What the caller may allow.
+    pub policy: Policy,
+}
+
+/// What the caller of the planner may allow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// A person saw the plan: effects that wait because the store was lost may go on.
+    pub store_loss_accepted: bool,
+}
+
+/// Makes the plan (DESIGN section 4).
+pub fn plan(input: &PlanInput<'_>) -> Plan {
+    let mut plan = compute(input, None).0;
+    if let Some(base) = input.base {
+        let before = compute(&PlanInput { base: None, desired: base, ..*input }, None).0;
+        attribute(&mut plan, &before, base, input);
+        plan.base = Some(base.revision.clone());
+    }
+    plan
+}
+
+/// Says why a VM is, or would be, where it is: each host's score or the reason why it was rejected.
+pub fn why(input: &PlanInput<'_>, vm: &Name) -> Vec<HostScore> {
+    compute(input, Some(vm.clone())).1
+}
+
+fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>) {
+    let mut draft = Draft::new(input, trace);
+    let desired = input.desired;
+    let whole_fleet_goes = desired.removals.iter().any(|r| matches!(r.target, Address::Fleet(_)));
+    let empty = desired.vms.is_empty() && !whole_fleet_goes;
+    let seen: Vec<_> = draft.world.vms.iter().map(|(name, places)| (*name, places.clone())).collect();
+    for (name, places) in &seen {
+        match (places.as_slice(), draft.wanted.get(name).copied()) {
+            ([(host, obs)], Some(vm)) => draft.present(vm, host, obs),
+            ([(host, obs)], None) => draft.unwanted(name, host, obs, empty),
+            (many, _) => {
+                let hosts: Vec<_> = many.iter().map(|(h, _)| *h).collect();
+                draft.doubled(name, &hosts);
+            }
+        }
+    }
+    let limits = draft.limits();
+    draft.settle_in();
+    let missing: Vec<_> = draft.wanted.values().filter(|vm| !draft.world.vms.contains_key(&vm.name)).copied().collect();
+    for vm in missing {
+        draft.absent(vm);
+    }
+    draft.orphans();
+    draft.stale_records();
+    draft.wait_when_store_lost();
+    draft.start_order();
+    draft.one_by_one();
+    draft.foundations();
+    draft.make_room();
+    let (critical_path, critical_millis) = draft.settle();
+    let hosts = draft.host_rooms();
+    draft.assess(&hosts);
+    let unchanged = draft.wanted.keys().filter(|name| !draft.touched.contains(**name)).count();
+    let mut notes = std::mem::take(&mut draft.notes);
+    notes.sort();
+    notes.dedup();
+    let mut risks = std::mem::take(&mut draft.risks);
+    risks.sort();
+    risks.dedup();
+    let rows = draft.placer.trace.take().map(|(_, rows)| rows).unwrap_or_default();
+    let actions = std::mem::take(&mut draft.actions);
+    let plan = Plan {
+        format_version: FORMAT_VERSION.to_owned(),
+        fleet: desired.fleet.name.clone(),
+        base: None,
+        head: desired.revision.clone(),
+        inputs: Inputs { source: input.source.to_owned(), now: input.now, ages: ages(input) },
+        effects: digest::effects_hash(&actions, desired.fleet.approval_any_host),
+        actions,
+        notes,
+        hosts,
+        limits,
+        risks,
+        unchanged: u32::try_from(unchanged).unwrap_or(u32::MAX),
+        critical_path,
+        critical_millis,
+    };
+    (plan, rows)
+}
+
+fn ages(input: &PlanInput<'_>) -> BTreeMap<Name, Option<u64>> {
+    let age = |name: &Name| {
+        let seen = input.observed.hosts.get(name).and_then(|o| o.known());
+        seen.map(|h| input.now.since(h.at))
+    };
+    if input.observed.fleet.is_none() && input.observed.hosts.is_empty() {
+        return BTreeMap::new();
+    }
+    input.desired.hosts.keys().map(|name| (name.clone(), age(name))).collect()
+}
+
+/// Tells causes by planning base and head against the same observed state: what both do is not this change's.
+fn attribute(plan: &mut Plan, before: &Plan, base: &Desired, input: &PlanInput<'_>) {
+    let old: BTreeMap<&ActionId, &Action> = before.actions.iter().map(|a| (&a.id, a)).collect();
+    for act in &mut plan.actions {
+        if matches!(act.cause, Cause::Demand | Cause::Expiry) {
+            continue;
+        }
+        let same = |o: &&&Action| effect_key(o, true) == effect_key(act, true);
+        act.cause = match old.get(&act.id).filter(same) {
+            None => Cause::Change,
+            Some(_) if applied(act, base, input) => Cause::Drift,
+            Some(_) => Cause::Pending,
+        };
+    }
+    let new: std::collections::BTreeSet<&ActionId> = plan.actions.iter().map(|a| &a.id).collect();
+    for act in before.actions.iter().filter(|a| !new.contains(&a.id) && a.subject.kind() == "vm") {
+        plan.notes.push(Note {
+            subject: act.subject.clone(),
+            kind: NoteKind::Hint,
+            text: format!("this change cancels {}, which the base asks for", act.id),
+            origin: None,
+        });
+    }
+    plan.notes.sort();
+}
+
+/// Whether a VM carries the stamp of what the base asks for: then a difference is drift.
+fn applied(act: &Action, base: &Desired, input: &PlanInput<'_>) -> bool {
+    let name = act.subject.name();
+    let Some(vm) = base.vms.get(name).filter(|_| act.subject.kind() == "vm") else { return false };
+    let seen = input.observed.hosts.values().filter_map(|o| o.known()).find_map(|h| h.vms.get(name));
+    match seen {
+        Some(obs) => obs.stamp.spec == spec_digest(base, vm),
+        None => input.observed.records.contains_key(name),
+    }
+}
+
+impl Draft<'_> {
+    /// Counts what is there, as it will be: first what stays or shrinks, then what grows, as far as there is room.
+    fn settle_in(&mut self) {
+        let by_subject: BTreeMap<Name, usize> = self
+            .footprints
+            .keys()
+            .filter(|n| !self.actions[**n].is_blocked())
+            .map(|n| (self.actions[*n].subject.name().clone(), *n))
+            .collect();
+        let mut growing = Vec::new();
+        let places: Vec<_> = self.world.vms.iter().flat_map(|(name, all)| all.iter().map(move |(h, o)| (*name, *h, *o))).collect();
+        for (name, host, obs) in places {
+            let now = need_now(obs);
+            let print = by_subject.get(name).and_then(|n| self.footprints.get(n));
+            let (after, changes) = (print.map_or(now, |p| p.after), print.is_some());
+            self.trace_existing(name, host);
+            if after.cpus > now.cpus || after.memory > now.memory || after.slots > now.slots {
+                growing.push((name, host, now, after));
+                self.placer.occupy(host, &obs.stamp.group, now);
+            } else if after != Need::default() || !changes {
+                self.placer.occupy(host, &obs.stamp.group, after);
+            }
+        }
+        for (name, host, now, after) in growing {
+            let more = Need {
+                cpus: after.cpus.saturating_sub(now.cpus),
+                memory: after.memory.saturating_sub(now.memory),
+                slots: after.slots.saturating_sub(now.slots),
+            };
+            let number = by_subject[name];
+            match self.placer.grow(host, more) {
+                Ok(()) => {}
+                Err(text) => self.actions[number].blocked.push(Block {
+                    by: BlockedBy::MissingCapacity,
+                    text: format!("host/{host}: {text}"),
+                    unblock: "free some of the host, or ask for less".to_owned(),
+                }),
+            }
+        }
+    }
+
+    fn trace_existing(&mut self, name: &Name, host: &Name) {
+        if self.placer.trace.as_ref().is_none_or(|(wanted, _)| wanted != name) {
+            return;
+        }
+        let Some(vm) = self.wanted.get(name).copied() else { return };
+        let Some(group) = self.input.desired.groups.get(&vm.group) else { return };
+        let need = Need::of(vm, RunState::Started);
+        self.placer.explain(vm, group, None, need);
+        if let Some((_, rows)) = &mut self.placer.trace {
+            for row in rows {
+                row.chosen = row.host == *host;
+            }
+        }
+    }
+
+    /// Replicas of a group are rebooted and recreated one after the other, each ready before the next.
+    fn one_by_one(&mut self) {
+        let mut last: BTreeMap<std::sync::Arc<str>, ActionId> = BTreeMap::new();
+        let mut order: Vec<usize> = (0..self.actions.len()).collect();
+        order.sort_by(|a, b| self.actions[*a].id.cmp(&self.actions[*b].id));
+        for number in order {
+            let act = &self.actions[number];
+            if act.is_blocked() || !matches!(act.verb, Verb::Reboot | Verb::Recreate) {
+                continue;
+            }
+            let Some(vm) = self.wanted.get(act.subject.name()) else { continue };
+            let id = act.id.clone();
+            if let Some(previous) = last.insert(vm.group.clone(), id) {
+                self.actions[number].after.push(previous);
+            }
+        }
+    }
+}

@@ -151,6 +151,8 @@ pub enum Verb {
     Drop,
     /// A bridge of ours that nothing needs is removed.
     Disconnect,
+    /// A disk would have to shrink: always blocked.
+    Shrink,
 }
 
 impl Verb {
@@ -175,6 +177,7 @@ impl Verb {
             Self::Expire => "expire",
             Self::Drop => "drop",
             Self::Disconnect => "disconnect",
+            Self::Shrink => "shrink",
         }
     }
 }

@@ -1,0 +1,326 @@
+//! VMs that should exist and were not seen: made, defined again around their disks, adopted, or waited for.
+
+use super::draft::{Draft, Footprint, action, on, reason};
+use super::place::Need;
+use super::steps::Op;
+use super::target::Target;
+use super::types::{
+    Action, Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, NoteKind, Reason, Verb,
+};
+use super::world::{Disk, HostView};
+use crate::model::{Host, HostObs, Name, NicStamp, RunState, Unmanaged, Vm};
+
+/// What is known about a VM that was not seen.
+enum Whereabouts<'a> {
+    /// It can be made: on this host only, or anywhere.
+    Free(Option<&'a Name>),
+    /// It may exist where we cannot look.
+    Dark(Block),
+}
+
+impl<'a> Draft<'a> {
+    /// Decides about a VM that was not seen anywhere.
+    pub(crate) fn absent(&mut self, vm: &'a Vm) {
+        self.touched.insert(&vm.name);
+        if let Some(adoption) = self.input.desired.adoptions.iter().find(|a| a.vm == vm.name) {
+            return self.adopt(vm, adoption.uuid, reason("adoption", adoption.reason.as_ref(), Some(adoption.origin.clone())));
+        }
+        let only = match self.whereabouts(vm) {
+            Whereabouts::Free(only) => only,
+            Whereabouts::Dark(block) => return self.blocked_create(vm, block),
+        };
+        if vm.spec.image.is_none() {
+            return self.blocked_create(
+                vm,
+                Block {
+                    by: BlockedBy::Policy,
+                    text: "it has no image to be made from".to_owned(),
+                    unblock: "name an image, or write an Adoption with the UUID of the VM that exists".to_owned(),
+                },
+            );
+        }
+        let (want, _) = self.effective_run(vm);
+        let desired = self.input.desired;
+        let Some(group) = desired.groups.get(&vm.group) else { return };
+        let need = Need::of(vm, if want == RunState::Suspended { RunState::Stopped } else { want });
+        let chosen = match self.placer.choose(vm, group, only, need) {
+            Ok(host) => host,
+            Err(rejected) => return self.no_room(vm, &rejected),
+        };
+        let Some(host) = desired.hosts.get(chosen) else { return };
+        let (incarnation, whole) = self.incarnation(vm, host);
+        let target = match self.target(vm, host, incarnation, None) {
+            Ok(target) => target,
+            Err(text) => {
+                let unblock = "widen the network's range".to_owned();
+                return self.blocked_create(vm, Block { by: BlockedBy::MissingCapacity, text, unblock });
+            }
+        };
+        self.assemble(&target, want, whole, need);
+    }
+
+    /// Where a VM may be that was not seen.
+    fn whereabouts(&self, vm: &Vm) -> Whereabouts<'a> {
+        let dark = |host: &Name, why: String| {
+            Whereabouts::Dark(Block {
+                by: BlockedBy::UnknownState,
+                text: format!("host/{host} {why}: it may run there"),
+                unblock: format!("bring host/{host} back, or fence it and write a HostLost document"),
+            })
+        };
+        let fault = |host: &Name| {
+            let text = self.world.faults.get(host).map_or("has no document any more", String::as_str);
+            format!("is Unknown ({text})")
+        };
+        let has_data = !vm.spec.disks.is_empty() || vm.spec.persistent_root;
+        if let Some(record) = self.world.records.get(&vm.name) {
+            match self.world.hosts.get(&record.host) {
+                None | Some(HostView::Unknown) => return dark(&record.host, fault(&record.host)),
+                Some(HostView::Lost) if has_data => {
+                    return Whereabouts::Dark(Block {
+                        by: BlockedBy::UnknownState,
+                        text: format!("its data is on host/{}, which is declared lost", record.host),
+                        unblock: "bring the host back, or take the disks out of its document".to_owned(),
+                    });
+                }
+                Some(HostView::Lost | HostView::Known(_) | HostView::Assumed) => {}
+            }
+        } else if let Some(host) = self.world.dark.first() {
+            return dark(host, fault(host));
+        }
+        let data = |d: &Disk<'_>| d.obs.stamp.disk != "seed" && (d.obs.stamp.disk != "root" || self.root_is_whole(vm, d));
+        let disks = self.world.disks.get(&vm.name).map(Vec::as_slice).unwrap_or_default();
+        let newest = disks.iter().filter(|(_, d)| data(d)).max_by_key(|(_, d)| (d.obs.stamp.epoch, d.obs.stamp.incarnation));
+        Whereabouts::Free(newest.map(|(host, _)| *host))
+    }
+
+    /// Whether a root disk that is there is the one that is wanted.
+    fn root_is_whole(&self, vm: &Vm, disk: &Disk<'_>) -> bool {
+        let image = vm.spec.image.as_ref().and_then(|name| self.input.desired.images.get(name));
+        let stamp = &disk.obs.stamp;
+        stamp.disk == "root" && stamp.expires.is_none() && stamp.made_from.as_deref() == image.map(|i| i.disk.digest.as_str())
+    }
+
+    /// The incarnation to make, and whether its root disk is there already.
+    fn incarnation(&self, vm: &Vm, host: &Host) -> (u32, bool) {
+        let disks = self.world.disks.get(&vm.name).map(Vec::as_slice).unwrap_or_default();
+        let here = disks.iter().filter(|(h, _)| **h == host.name);
+        let root = here.filter(|(_, d)| self.root_is_whole(vm, d)).map(|(_, d)| d.obs.stamp.incarnation).max();
+        if let Some(incarnation) = root {
+            return (incarnation, true);
+        }
+        let highest = disks.iter().map(|(_, d)| d.obs.stamp.incarnation).max().unwrap_or(0);
+        let recorded = self.world.records.get(&vm.name);
+        match recorded {
+            // A record without disks: the creation was cut before anything was made.
+            Some(record) if record.host == host.name && highest < record.incarnation => (record.incarnation, false),
+            Some(record) => (1 + highest.max(record.incarnation), false),
+            None => (1 + highest, false),
+        }
+    }
+
+    /// The steps that bring a VM into its slot, whatever of it is there already.
+    fn assemble(&mut self, target: &Target<'a>, want: RunState, whole: bool, need: Need) {
+        let (vm, host) = (target.vm, target.host);
+        let mut ops = vec![target.record()];
+        let mut data = Vec::new();
+        let mut grows = Vec::new();
+        if !whole {
+            ops.extend(target.make_root());
+        } else {
+            data.push(DataEffect { disk: "root".to_owned(), effect: DiskFate::Reattach, bytes: crate::model::Bytes(0) });
+        }
+        ops.extend(target.make_seed());
+        let mut kept = whole;
+        for (name, wanted) in &vm.spec.disks {
+            let found = self.world.disk(&vm.name, &host.name, name.as_str());
+            kept |= found.is_some();
+            let (steps, effect) = target.data_disk(name, found);
+            ops.extend(steps);
+            data.extend(effect);
+            if let Some(disk) = found
+                && disk.obs.size < wanted.size
+            {
+                let path = disk.path.to_owned();
+                grows.push(Op::GrowDisk { vm: vm.name.clone(), uuid: target.domain.uuid, path, size: wanted.size });
+                data.push(DataEffect { disk: name.to_string(), effect: DiskFate::Grow(wanted.size), bytes: disk.obs.size });
+            }
+        }
+        ops.push(Op::Define { domain: target.domain.clone(), stamp: target.stamp.clone() });
+        ops.append(&mut grows);
+        match want {
+            RunState::Started => ops.extend(target.start()),
+            RunState::Stopped => {}
+            RunState::Suspended => {
+                self.note(&vm.name, NoteKind::LeftAlone, "suspended is wanted: it is made stopped, never having run", None);
+            }
+        }
+        let recorded = self.world.records.contains_key(&vm.name);
+        let (verb, cause, why) = if whole || (kept && recorded) {
+            let text = "its disks exist but its domain is gone: it is defined again around them";
+            (Verb::Restore, Cause::Drift, reason("undefined", text, Some(vm.origin.clone())))
+        } else if recorded {
+            let text = "it was placed before and is gone";
+            (Verb::Create, Cause::Drift, reason("gone", text, Some(vm.origin.clone())))
+        } else {
+            (Verb::Create, Cause::Change, reason("new", self.new_text(vm, kept), Some(vm.origin.clone())))
+        };
+        let mut act = action(&vm.name, verb, cause, why, Class::Create, Downtime::None);
+        act.to = Some(host.name.clone());
+        act.impact.data = data;
+        if want == RunState::Started {
+            let (millis, samples) = self.boot_estimate(target);
+            act.impact.downtime = Downtime::Estimate { millis, samples };
+        }
+        act.steps = on(&host.name, ops);
+        act.blocked.extend(self.pause(&vm.name, &vm.group));
+        self.push(act, Some(Footprint { host: &host.name, before: Need::default(), after: need }));
+    }
+
+    fn new_text(&self, vm: &Vm, kept: bool) -> String {
+        let group = self.input.desired.groups.get(&vm.group);
+        let members = group.map_or(1, |g| g.vms.len());
+        let place = if members > 1 { format!("new, one of {members} of {}", vm.group) } else { format!("new, {}", vm.group) };
+        if kept { format!("{place}; data disks that were kept are attached again") } else { place }
+    }
+
+    /// No host can take it: the reasons, the commonest first, with a few hosts each.
+    fn no_room(&mut self, vm: &'a Vm, rejected: &[(&Name, String)]) {
+        let mut by_reason: std::collections::BTreeMap<&str, Vec<&str>> = std::collections::BTreeMap::new();
+        for (host, why) in rejected {
+            by_reason.entry(why).or_default().push(host.as_str());
+        }
+        let mut reasons: Vec<_> = by_reason.into_iter().collect();
+        reasons.sort_by_key(|(_, hosts)| std::cmp::Reverse(hosts.len()));
+        let list: Vec<String> = reasons
+            .iter()
+            .take(4)
+            .map(|(why, hosts)| {
+                let some = hosts[..hosts.len().min(3)].join(", ");
+                let more = hosts.len().saturating_sub(3);
+                if more > 0 { format!("{some} and {more} more: {why}") } else { format!("{some}: {why}") }
+            })
+            .collect();
+        let slots = !rejected.is_empty() && rejected.iter().all(|(_, why)| why == "no slots left");
+        let text = match (rejected.is_empty(), slots) {
+            (true, _) => "the fleet has no host".to_owned(),
+            (_, true) => "no slots left on any host".to_owned(),
+            _ => format!("no host can take it ({})", list.join("; ")),
+        };
+        let unblock = "add a host or slots, free some, or relax the rule (`stablehand why` shows each host)".to_owned();
+        self.blocked_create(vm, Block { by: BlockedBy::MissingCapacity, text, unblock });
+    }
+
+    /// A creation that is stopped, shown all the same.
+    pub(crate) fn blocked_create(&mut self, vm: &'a Vm, block: Block) {
+        let why = reason("new", self.new_text(vm, false), Some(vm.origin.clone()));
+        let mut act = action(&vm.name, Verb::Create, Cause::Change, why, Class::Create, Downtime::None);
+        act.blocked.push(block);
+        self.push(act, None);
+    }
+
+    /// Takes over a domain that exists: only our stamp is written.
+    fn adopt(&mut self, vm: &'a Vm, uuid: uuid::Uuid, why: Reason) {
+        let desired = self.input.desired;
+        let found = self.world.hosts.iter().find_map(|(name, view)| {
+            let seen: &'a HostObs = view.known()?;
+            let foreign = seen.unmanaged.iter().find(|u| u.uuid == uuid)?;
+            Some((*name, foreign))
+        });
+        let Some((host, foreign)) = found else {
+            let dark = self.world.dark.first().map(|h| format!("; host/{h} could not be asked")).unwrap_or_default();
+            let block = Block {
+                by: BlockedBy::UnknownState,
+                text: format!("no VM without an owner has the UUID {uuid}{dark}"),
+                unblock: "check the UUID with `virsh list --all --uuid`, or take the Adoption out".to_owned(),
+            };
+            return self.blocked_create(vm, block);
+        };
+        if let Some(other) = &foreign.fleet {
+            let block = Block {
+                by: BlockedBy::Policy,
+                text: format!("the VM {uuid} belongs to fleet/{other}"),
+                unblock: "let that fleet forget it first".to_owned(),
+            };
+            return self.blocked_create(vm, block);
+        }
+        let Some(host_doc) = desired.hosts.get(host) else { return };
+        let target = match self.target(vm, host_doc, 1, None) {
+            Ok(target) => target,
+            Err(text) => {
+                let unblock = "fix the address in its document".to_owned();
+                return self.blocked_create(vm, Block { by: BlockedBy::MissingCapacity, text, unblock });
+            }
+        };
+        let mut stamp = target.stamp.clone();
+        stamp.nics = adopted_nics(&target, foreign);
+        stamp.adopted = Some(adopted_disks(vm, foreign));
+        stamp.image = None;
+        stamp.image_name = None;
+        stamp.seed = String::new();
+        let mut act = action(&vm.name, Verb::Adopt, Cause::Change, why, Class::Adopt, Downtime::None);
+        act.from = Some(host.clone());
+        act.to = Some(host.clone());
+        let edit = Op::Edit { vm: vm.name.clone(), uuid, edits: Vec::new(), stamp };
+        act.steps = on(host, [target.record(), edit]);
+        act.impact.data = foreign
+            .shape
+            .disks
+            .keys()
+            .map(|disk| DataEffect { disk: disk.clone(), effect: DiskFate::Keep, bytes: crate::model::Bytes(0) })
+            .collect();
+        let need = Need::of(vm, if foreign.power.is_active() { RunState::Started } else { RunState::Stopped });
+        self.placer.occupy(host, &vm.group, Need { slots: need.slots, ..Need::default() });
+        self.push(act, None);
+    }
+}
+
+/// Interfaces of an adopted VM: each desired one gets the first interface on its bridge that is left.
+fn adopted_nics(target: &Target<'_>, foreign: &Unmanaged) -> std::collections::BTreeMap<Name, NicStamp> {
+    let mut left: Vec<_> = foreign.shape.nics.iter().collect();
+    let mut nics = std::collections::BTreeMap::new();
+    for nic in &target.domain.nics {
+        let Some(at) = left.iter().position(|(_, shape)| shape.bridge == nic.bridge) else { continue };
+        let (mac, _) = left.remove(at);
+        let address = target.stamp.nics.get(&nic.name).and_then(|n| n.address);
+        nics.insert(nic.name.clone(), NicStamp { mac: *mac, address });
+    }
+    nics
+}
+
+/// Disks of an adopted VM by target device: the first is `root`; one whose device is named by the document keeps
+/// that name; the rest are the document's other disks in order.
+fn adopted_disks(vm: &Vm, foreign: &Unmanaged) -> std::collections::BTreeMap<String, String> {
+    let mut shapes: Vec<_> = foreign.shape.disks.values().filter(|d| !d.readonly).collect();
+    shapes.sort_by(|a, b| (a.target.len(), &a.target).cmp(&(b.target.len(), &b.target)));
+    let mut names: Vec<&str> = vm.spec.disks.keys().map(Name::as_str).collect();
+    let mut map = std::collections::BTreeMap::new();
+    for (number, shape) in shapes.iter().enumerate() {
+        if number == 0 {
+            map.insert(shape.target.clone(), "root".to_owned());
+        } else if let Some(at) = names.iter().position(|n| **n == shape.target) {
+            map.insert(shape.target.clone(), names.remove(at).to_owned());
+        }
+    }
+    for shape in shapes.iter().skip(1) {
+        if !map.contains_key(&shape.target) && !names.is_empty() {
+            map.insert(shape.target.clone(), names.remove(0).to_owned());
+        }
+    }
+    map
+}
+
+impl Draft<'_> {
+    /// A VM seen in more than one place: nothing is done to it.
+    pub(crate) fn doubled(&mut self, name: &Name, hosts: &[&Name]) {
+        let list: Vec<&str> = hosts.iter().map(|h| h.as_str()).collect();
+        let why = reason("doubled", format!("it was seen on {}", list.join(" and ")), None);
+        let mut act: Action = action(name, Verb::Update, Cause::Drift, why, Class::None, Downtime::None);
+        act.blocked.push(Block {
+            by: BlockedBy::UnknownState,
+            text: format!("it is defined on {}", list.join(" and ")),
+            unblock: "look which copy is valid, and undefine the other by hand".to_owned(),
+        });
+        self.push(act, None);
+    }
+}

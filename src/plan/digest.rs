@@ -1,0 +1,122 @@
+//! Digests: what was applied (in stamps), and what a plan does (the effects hash).
+
+use serde::Serialize;
+use sha2::{Digest as _, Sha256};
+
+use super::types::{Action, DiskFate};
+use crate::model::{
+    CloudInit, DataDisk, Desired, Display, Firmware, ImageFile, Name, Nic, Placement, Probe, Protection, RunState,
+    StopPolicy, UpdatePolicy, Vm, VmSpec,
+};
+use std::collections::BTreeMap;
+
+/// The part of a VM's specification that its stamp remembers. Places in files are not part of it.
+#[derive(Serialize)]
+struct SpecView<'a> {
+    run: RunState,
+    files: Vec<&'a ImageFile>,
+    cpus: u32,
+    max_cpus: u32,
+    memory: u64,
+    max_memory: u64,
+    root_size: Option<u64>,
+    persistent_root: bool,
+    disks: &'a BTreeMap<Name, DataDisk>,
+    nics: &'a BTreeMap<Name, Nic>,
+    machine: &'a str,
+    firmware: Firmware,
+    display: Display,
+    cloud_init: &'a CloudInit,
+    ready: &'a Option<Probe>,
+    stop: StopPolicy,
+    update: UpdatePolicy,
+    protect: Protection,
+    placement: &'a Placement,
+}
+
+/// Digest of what a VM's document asks for, 32 hexadecimal digits. Equal digests in stamp and desired state mean
+/// that a difference in the world is drift, not a change.
+pub fn spec_digest(desired: &Desired, vm: &Vm) -> String {
+    let spec: &VmSpec = &vm.spec;
+    let image = spec.image.as_ref().and_then(|name| desired.images.get(name));
+    let view = SpecView {
+        run: vm.run,
+        files: image.map(|i| i.files()).unwrap_or_default(),
+        cpus: spec.cpus,
+        max_cpus: spec.max_cpus,
+        memory: spec.memory.0,
+        max_memory: spec.max_memory.0,
+        root_size: spec.root_size.map(|s| s.0),
+        persistent_root: spec.persistent_root,
+        disks: &spec.disks,
+        nics: &spec.nics,
+        machine: &spec.machine,
+        firmware: spec.firmware,
+        display: spec.display,
+        cloud_init: &spec.cloud_init,
+        ready: &spec.ready,
+        stop: spec.stop,
+        update: spec.update,
+        protect: spec.protect,
+        placement: &spec.placement,
+    };
+    of(&view)
+}
+
+/// SHA-256 of a value's JSON, first 32 hexadecimal digits.
+pub(crate) fn of<T: Serialize>(value: &T) -> String {
+    // Serialising plain data into memory cannot fail; an empty text would only cost a restamp.
+    let text = serde_json::to_vec(value).unwrap_or_default();
+    Sha256::digest(&text)[..16].iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// What an action does to whom, as a text: its key in an approval. Times, prices and line numbers are not part
+/// of it; the host of a VM to be made is left out when the fleet says so.
+pub fn effect_key(action: &Action, any_host: bool) -> String {
+    use std::fmt::Write as _;
+    let mut key = format!("{}|{}|{}", action.id, action.verb.word(), action.impact.class.word());
+    let place_counts = !(any_host && action.from.is_none());
+    if let (true, Some(to)) = (place_counts, &action.to) {
+        let _ = write!(key, "|to {to}");
+    }
+    for data in &action.impact.data {
+        let fate = match data.effect {
+            DiskFate::Keep => "keep".to_owned(),
+            DiskFate::RetainUntil(_) => "retain".to_owned(),
+            DiskFate::Delete => "delete".to_owned(),
+            DiskFate::Make => "make".to_owned(),
+            DiskFate::Remake => "remake".to_owned(),
+            DiskFate::Grow(size) => format!("grow {}", size.0),
+            DiskFate::Reattach => "reattach".to_owned(),
+        };
+        let _ = write!(key, "|disk {} {fate}", data.disk);
+    }
+    for field in &action.fields {
+        let _ = write!(key, "|{}={}", field.path, field.after.as_deref().unwrap_or("-"));
+    }
+    key
+}
+
+/// The effects hash of a plan: `vp1-` and 13 characters (65 bits of a SHA-256) over the sorted effect keys of
+/// the actions that are not blocked.
+pub(crate) fn effects_hash(actions: &[Action], any_host: bool) -> String {
+    const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz"; // Crockford's base 32, lower case
+    let mut keys: Vec<String> = actions.iter().filter(|a| !a.is_blocked()).map(|a| effect_key(a, any_host)).collect();
+    keys.sort_unstable();
+    let mut hash = Sha256::new();
+    for key in &keys {
+        hash.update(key.as_bytes());
+        hash.update(b"\n");
+    }
+    let hash = hash.finalize();
+    let mut bits: u128 = 0;
+    for byte in &hash[..9] {
+        bits = (bits << 8) | u128::from(*byte);
+    }
+    let mut text = String::from("vp1-");
+    for index in 0..13u32 {
+        let digit = (bits >> (72 - 5 * (index + 1))) & 31;
+        text.push(char::from(ALPHABET[usize::try_from(digit).unwrap_or(0)]));
+    }
+    text
+}

@@ -1,0 +1,194 @@
+//! The plan while it is being made: actions with their footprints on hosts, notes, and helpers to write them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::digest;
+use super::place::{Need, Placer};
+use super::steps::{Op, Step};
+use super::target::{Addresses, Target, build};
+use super::types::{
+    Action, ActionId, Block, BlockedBy, Cause, Class, Downtime, Impact, Note, NoteKind, Reason, Risk, Verb,
+};
+use super::world::World;
+use super::{PlanInput, types::DataEffect};
+use crate::model::{Address, Host, Name, Origin, Power, Removal, RunState, Vm, VmObs};
+
+/// What an action changes on a host's account.
+#[derive(Clone, Debug)]
+pub(crate) struct Footprint<'a> {
+    pub(crate) host: &'a Name,
+    pub(crate) before: Need,
+    pub(crate) after: Need,
+}
+
+/// The plan in the making.
+pub(crate) struct Draft<'a> {
+    pub(crate) input: &'a PlanInput<'a>,
+    pub(crate) world: World<'a>,
+    pub(crate) placer: Placer<'a>,
+    pub(crate) addresses: Addresses,
+    /// VMs that should exist: those described and not removed.
+    pub(crate) wanted: BTreeMap<&'a Name, &'a Vm>,
+    pub(crate) actions: Vec<Action>,
+    /// What each action changes, by the action's number.
+    pub(crate) footprints: BTreeMap<usize, Footprint<'a>>,
+    pub(crate) notes: Vec<Note>,
+    pub(crate) risks: Vec<Risk>,
+    /// VMs with an action.
+    pub(crate) touched: BTreeSet<&'a Name>,
+    digests: BTreeMap<(usize, RunState), String>,
+}
+
+impl<'a> Draft<'a> {
+    pub(crate) fn new(input: &'a PlanInput<'a>, trace: Option<Name>) -> Self {
+        let world = World::new(input.desired, input.observed);
+        let placer = Placer::new(input.desired, &world, trace);
+        let addresses = Addresses::new(input.desired, &world);
+        let removals = &input.desired.removals;
+        let gone = |vm: &Vm| removals.iter().any(|r| covers(r, &vm.name, &vm.group));
+        let wanted = input.desired.vms.iter().filter(|(_, vm)| removals.is_empty() || !gone(vm)).collect();
+        Self {
+            input,
+            world,
+            placer,
+            addresses,
+            wanted,
+            actions: Vec::new(),
+            footprints: BTreeMap::new(),
+            notes: Vec::new(),
+            risks: Vec::new(),
+            touched: BTreeSet::new(),
+            digests: BTreeMap::new(),
+        }
+    }
+
+    /// Digest of what a VM's document asks for; computed once for all VMs that share a specification.
+    pub(crate) fn digest(&mut self, vm: &Vm) -> String {
+        let key = (std::sync::Arc::as_ptr(&vm.spec).addr(), vm.run);
+        let desired = self.input.desired;
+        self.digests.entry(key).or_insert_with(|| digest::spec_digest(desired, vm)).clone()
+    }
+
+    /// A VM's target on a host.
+    pub(crate) fn target(
+        &mut self,
+        vm: &'a Vm,
+        host: &'a Host,
+        incarnation: u32,
+        existing: Option<&VmObs>,
+    ) -> Result<Target<'a>, String> {
+        let digest = self.digest(vm);
+        build(self.input.desired, &self.world, &mut self.addresses, digest, vm, host, incarnation, existing)
+    }
+
+    /// Whether it should run, what was asked by hand included.
+    pub(crate) fn effective_run(&self, vm: &Vm) -> (RunState, bool) {
+        match self.input.demand.holds.get(&vm.name) {
+            Some(hold) if hold.run != vm.run => (hold.run, true),
+            _ => (vm.run, false),
+        }
+    }
+
+    /// Adds a note.
+    pub(crate) fn note(&mut self, vm: &Name, kind: NoteKind, text: impl Into<String>, origin: Option<Origin>) {
+        self.notes.push(Note { subject: Address::Vm(vm.clone()), kind, text: text.into(), origin });
+    }
+
+    /// Adds an action with its footprint.
+    pub(crate) fn push(&mut self, action: Action, footprint: Option<Footprint<'a>>) {
+        if let Some(footprint) = footprint {
+            self.footprints.insert(self.actions.len(), footprint);
+        }
+        self.actions.push(action);
+    }
+
+    /// The pause that covers a VM, if one is in force.
+    pub(crate) fn pause(&self, vm: &Name, group: &str) -> Option<Block> {
+        let now = self.input.now;
+        let covering = self.input.desired.pauses.iter().filter(|p| p.until > now);
+        let mut covering = covering.filter(|p| covers_address(&p.scope, vm, group));
+        covering.next().map(|p| Block {
+            by: BlockedBy::Window,
+            text: format!("paused by {}: {}", p.who, p.reason),
+            unblock: format!("it ends by itself, or remove {} ({})", p.name, p.origin),
+        })
+    }
+
+    /// Estimated time from start to ready: the median of past boots of the image, else the policy's worst case.
+    pub(crate) fn boot_estimate(&self, target: &Target<'_>) -> (u64, u32) {
+        let past = target.stamp.image.as_ref().and_then(|d| self.input.observed.store.boot_millis.get(d.as_str()));
+        if let Some(past) = past.filter(|p| !p.is_empty()) {
+            let mut sorted = past.clone();
+            sorted.sort_unstable();
+            return (sorted[sorted.len() / 2], u32::try_from(sorted.len()).unwrap_or(u32::MAX));
+        }
+        let worst = target.vm.spec.ready.as_ref().map_or(60_000, |p| p.within.0);
+        (worst, 0)
+    }
+
+    /// Downtime of a stop and start: the boot, and where it is only the worst case, the stop's deadline too.
+    pub(crate) fn restart_estimate(&self, target: &Target<'_>) -> Downtime {
+        let (boot, samples) = self.boot_estimate(target);
+        let stop = if samples == 0 { target.vm.spec.stop.deadline.0 } else { 0 };
+        Downtime::Estimate { millis: boot + stop, samples }
+    }
+}
+
+/// An action without steps, to be filled in.
+pub(crate) fn action(vm: &Name, verb: Verb, cause: Cause, reason: Reason, class: Class, downtime: Downtime) -> Action {
+    let subject = Address::Vm(vm.clone());
+    Action {
+        id: ActionId::new(&subject, verb, None),
+        subject,
+        verb,
+        cause,
+        reason,
+        impact: Impact { class, downtime, data: Vec::<DataEffect>::new() },
+        from: None,
+        to: None,
+        fields: Vec::new(),
+        after: Vec::new(),
+        wave: 0,
+        blocked: Vec::new(),
+        steps: Vec::new(),
+    }
+}
+
+/// A reason with one origin.
+pub(crate) fn reason(code: &str, text: impl Into<String>, origins: impl IntoIterator<Item = Origin>) -> Reason {
+    Reason { code: code.to_owned(), text: text.into(), origins: origins.into_iter().collect(), trigger: None }
+}
+
+/// Steps on one host.
+pub(crate) fn on(host: &Name, ops: impl IntoIterator<Item = Op>) -> Vec<Step> {
+    ops.into_iter().map(|op| Step { host: host.clone(), op }).collect()
+}
+
+/// Whether a Removal names a VM: itself, its service or module, or the whole fleet.
+pub(crate) fn covers(removal: &Removal, vm: &Name, group: &str) -> bool {
+    covers_address(&removal.target, vm, group)
+}
+
+/// Whether an address takes a VM in.
+pub(crate) fn covers_address(address: &Address, vm: &Name, group: &str) -> bool {
+    match address {
+        Address::Fleet(_) => true,
+        Address::Vm(name) => name == vm,
+        Address::Service(owner) | Address::Module(owner) => {
+            group.strip_prefix(owner.as_str()).is_some_and(|rest| rest.starts_with('/'))
+        }
+        Address::Host(_) | Address::Image(_) | Address::Network(_) => false,
+    }
+}
+
+/// What an observed VM takes of its host now.
+pub(crate) fn need_now(vm: &VmObs) -> Need {
+    let shape = vm.live.as_ref().unwrap_or(&vm.config);
+    // The promise counts, not the balloon's momentary value: a guest that still boots holds its maximum.
+    let memory = vm.config.memory.min(shape.max_memory);
+    match vm.power {
+        Power::Running | Power::Paused | Power::ShuttingDown => Need::sized(shape.cpus.min(vm.config.cpus), memory, RunState::Started),
+        Power::Stopped | Power::Crashed => Need::sized(0, memory, RunState::Stopped),
+        Power::Suspended => Need::default(),
+    }
+}

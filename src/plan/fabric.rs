@@ -1,0 +1,232 @@
+//! What VMs stand on: images in a host's store, bridges. Made because a VM needs them, removed when none does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::draft::{Draft, reason};
+use super::steps::{Op, Step};
+use super::target::image_path;
+use super::types::{Action, ActionId, Block, BlockedBy, Cause, Class, Downtime, Impact, Verb};
+use super::world::HostView;
+use crate::model::{Address, Host, Image, Name, Network};
+
+impl<'a> Draft<'a> {
+    /// Adds the actions that put images and bridges where this plan's VMs need them, and lets the VMs wait for them.
+    pub(crate) fn foundations(&mut self) {
+        let desired = self.input.desired;
+        let mut images: BTreeMap<(&'a Name, &'a Name), Vec<usize>> = BTreeMap::new();
+        let mut networks: BTreeMap<(&'a Name, &'a Name), Vec<usize>> = BTreeMap::new();
+        for (number, act) in self.actions.iter().enumerate() {
+            let (Address::Vm(name), Some(to), false) = (&act.subject, &act.to, act.is_blocked()) else { continue };
+            let (Some(vm), Some((host, _))) = (self.wanted.get(name), desired.hosts.get_key_value(to)) else { continue };
+            let builds = matches!(act.verb, Verb::Create | Verb::Restore | Verb::Recreate)
+                || act.fields.iter().any(|f| f.path == "image.boot");
+            if let Some(image) = vm.spec.image.as_ref().filter(|_| builds)
+                && let Some((key, _)) = desired.images.get_key_value(image)
+            {
+                images.entry((key, host)).or_default().push(number);
+            }
+            let runs = act.steps.iter().any(|s| matches!(s.op, Op::Start { .. } | Op::Define { .. }));
+            for nic in vm.spec.nics.values().filter(|_| runs) {
+                if let Some((key, _)) = desired.networks.get_key_value(&nic.network) {
+                    networks.entry((key, host)).or_default().push(number);
+                }
+            }
+        }
+        for ((image, host), needed_by) in images {
+            let (Some(image), Some(host)) = (desired.images.get(image), desired.hosts.get(host)) else { continue };
+            self.fetch(image, host, &needed_by);
+        }
+        for ((network, host), needed_by) in networks {
+            let (Some(network), Some(host)) = (desired.networks.get(network), desired.hosts.get(host)) else { continue };
+            self.connect(network, host, &needed_by);
+        }
+        self.standing_bridges();
+        self.unneeded();
+    }
+
+    fn fetch(&mut self, image: &'a Image, host: &'a Host, needed_by: &[usize]) {
+        let stored = self.world.hosts.get(&host.name).and_then(|v| v.known()).map(|k| &k.images);
+        let there = |digest: &crate::model::Digest| stored.is_some_and(|s| s.contains_key(digest));
+        let missing: Vec<_> = image.files().into_iter().filter(|f| !there(&f.digest)).collect();
+        if missing.is_empty() {
+            return;
+        }
+        let subject = Address::Image(image.name.clone());
+        let trigger = needed_by.first().map(|n| self.actions[*n].id.clone());
+        let text = format!("{} of {} file(s) are not in {}'s store", missing.len(), image.files().len(), host.name);
+        let steps = missing.into_iter().map(|file| Op::PutImage { file: file.clone(), path: image_path(host, file) });
+        let mut act = plain(subject, Verb::Fetch, &host.name, steps);
+        act.reason = reason("image_missing", text, Some(image.origin.clone()));
+        act.reason.trigger = trigger;
+        act.cause = self.cause_of(needed_by);
+        self.let_wait(needed_by, &act.id);
+        self.push(act, None);
+    }
+
+    fn connect(&mut self, network: &'a Network, host: &'a Host, needed_by: &[usize]) {
+        let Some(view) = self.world.hosts.get(&host.name).copied() else { return };
+        let bridge = view.known().and_then(|k| k.bridges.get(network.bridge.as_ref()));
+        if !network.create_bridge {
+            if bridge.is_none() && matches!(view, HostView::Known(_)) {
+                let text = format!("bridge {} of network/{} is not on host/{}", network.bridge, network.name, host.name);
+                let unblock = "make the bridge on the host, or set `bridge: {create: true}`".to_owned();
+                for number in needed_by {
+                    let block = Block { by: BlockedBy::Policy, text: text.clone(), unblock: unblock.clone() };
+                    self.actions[*number].blocked.push(block);
+                }
+            }
+            return;
+        }
+        let Some(op) = self.make_bridge(network, host) else { return };
+        let act = self.connect_action(network, host, op, needed_by);
+        self.let_wait(needed_by, &act.id);
+        self.push(act, None);
+    }
+
+    fn connect_action(&self, network: &Network, host: &Host, op: Op, needed_by: &[usize]) -> Action {
+        let mut act = plain(Address::Network(network.name.clone()), Verb::Connect, &host.name, [op]);
+        act.reason = reason("bridge_missing", format!("bridge {} is not up on {}", network.bridge, host.name), Some(network.origin.clone()));
+        act.reason.trigger = needed_by.first().map(|n| self.actions[*n].id.clone());
+        act.cause = self.cause_of(needed_by);
+        act
+    }
+
+    /// The step that makes a bridge as it should be, if it is not.
+    fn make_bridge(&self, network: &Network, host: &Host) -> Option<Op> {
+        let known = self.world.hosts.get(&host.name)?.known();
+        let bridge = known.and_then(|k| k.bridges.get(network.bridge.as_ref()));
+        let prefix = network.subnet.map_or(32, |s| s.prefix_len());
+        let address = network.host_address.map(|a| format!("{a}/{prefix}"));
+        let whole = bridge.is_some_and(|b| b.up && address.as_ref().is_none_or(|a| b.addresses.contains(a)));
+        let fleet = self.input.desired.fleet.name.clone();
+        (!whole).then(|| Op::MakeBridge { bridge: network.bridge.as_ref().to_owned(), address, fleet })
+    }
+
+    /// Bridges under running VMs that somebody took down or changed: made again.
+    fn standing_bridges(&mut self) {
+        let desired = self.input.desired;
+        let mut needed: BTreeSet<(&'a Name, &'a Name)> = BTreeSet::new();
+        for vm in self.wanted.values() {
+            let Some((host, _)) = self.world.place(&vm.name) else { continue };
+            for nic in vm.spec.nics.values() {
+                if let Some((network, _)) = desired.networks.get_key_value(&nic.network) {
+                    needed.insert((network, host));
+                }
+            }
+        }
+        for (network, host) in needed {
+            let (Some(network), Some(host)) = (desired.networks.get(network), desired.hosts.get(host)) else { continue };
+            let id = ActionId::new(&Address::Network(network.name.clone()), Verb::Connect, Some(&host.name));
+            if !network.create_bridge || self.actions.iter().any(|a| a.id == id) {
+                continue;
+            }
+            if let Some(op) = self.make_bridge(network, host) {
+                let mut act = self.connect_action(network, host, op, &[]);
+                act.cause = Cause::Drift;
+                self.push(act, None);
+            }
+        }
+    }
+
+    /// Bridges of ours that no VM needs any more, and the images of a fleet that is removed.
+    fn unneeded(&mut self) {
+        let desired = self.input.desired;
+        let whole_fleet = desired.removals.iter().find(|r| matches!(r.target, Address::Fleet(_)));
+        let mut last: BTreeMap<&Name, Vec<ActionId>> = BTreeMap::new();
+        let mut staying: BTreeSet<&Name> = BTreeSet::new();
+        for act in &self.actions {
+            if let (Verb::Destroy, Some(host)) = (act.verb, &act.from) {
+                if act.is_blocked() {
+                    staying.insert(act.subject.name());
+                }
+                last.entry(host).or_default().push(act.id.clone());
+            }
+        }
+        let mut new = Vec::new();
+        for (host, view) in &self.world.hosts {
+            let Some(known) = view.known() else { continue };
+            let stays = |name: &&Name| staying.contains(*name) || self.wanted.contains_key(*name);
+            let here: Vec<_> = known.vms.iter().filter(|(name, _)| stays(name)).collect();
+            for (bridge, obs) in known.bridges.iter().filter(|(_, b)| b.ours) {
+                let network = desired.networks.values().find(|n| n.bridge.as_ref() == bridge);
+                let used_here = here.iter().any(|(_, vm)| {
+                    vm.live.iter().chain([&vm.config]).any(|s| s.nics.values().any(|n| n.bridge == *bridge))
+                });
+                let coming = self.actions.iter().any(|a| {
+                    !a.is_blocked() && a.to.as_ref() == Some(*host) && a.steps.iter().any(|s| makes_on(&s.op, bridge))
+                });
+                let waiting = network.is_some_and(|n| {
+                    self.wanted.values().any(|vm| vm.spec.nics.values().any(|nic| nic.network == n.name)) && desired.hosts.len() == 1
+                });
+                if used_here || coming || waiting {
+                    continue;
+                }
+                let _ = obs;
+                let name = network.map_or_else(|| desired.fleet.name.clone(), |n| n.name.clone());
+                let fleet = desired.fleet.name.clone();
+                let op = Op::RemoveBridge { bridge: bridge.clone(), fleet };
+                let mut act = plain(Address::Network(name), Verb::Disconnect, host, [op]);
+                act.reason = reason("bridge_unused", format!("no VM needs bridge {bridge} on {host} any more"), None);
+                act.after = last.get(*host).cloned().unwrap_or_default();
+                new.push(act);
+            }
+            if let Some(removal) = whole_fleet
+                && here.is_empty()
+            {
+                for image in desired.images.values() {
+                    let stored = image.files().into_iter().filter_map(|f| known.images.get(&f.digest).map(|s| (f, s)));
+                    let ops: Vec<Op> = stored
+                        .map(|(f, s)| Op::DropImage { digest: f.digest.clone(), path: s.path.clone() })
+                        .collect();
+                    if ops.is_empty() {
+                        continue;
+                    }
+                    let mut act = plain(Address::Image(image.name.clone()), Verb::Drop, host, ops);
+                    act.reason = reason("removal", format!("Removal {}: {}", removal.name, removal.reason), Some(removal.origin.clone()));
+                    act.after = last.get(*host).cloned().unwrap_or_default();
+                    new.push(act);
+                }
+            }
+        }
+        for act in new {
+            self.push(act, None);
+        }
+    }
+
+    fn let_wait(&mut self, needed_by: &[usize], id: &ActionId) {
+        for number in needed_by {
+            self.actions[*number].after.push(id.clone());
+        }
+    }
+
+    fn cause_of(&self, needed_by: &[usize]) -> Cause {
+        needed_by.iter().map(|n| self.actions[*n].cause).min().unwrap_or(Cause::Change)
+    }
+}
+
+fn makes_on(op: &Op, bridge: &str) -> bool {
+    match op {
+        Op::Define { domain, .. } => domain.nics.iter().any(|n| n.bridge == bridge),
+        Op::MakeBridge { bridge: made, .. } => made == bridge,
+        _ => false,
+    }
+}
+
+/// An action on something that is not a VM.
+fn plain(subject: Address, verb: Verb, host: &Name, ops: impl IntoIterator<Item = Op>) -> Action {
+    Action {
+        id: ActionId::new(&subject, verb, Some(host)),
+        subject,
+        verb,
+        cause: Cause::Change,
+        reason: reason("", "", None),
+        impact: Impact { class: Class::None, downtime: Downtime::None, data: Vec::new() },
+        from: None,
+        to: Some(host.clone()),
+        fields: Vec::new(),
+        after: Vec::new(),
+        wave: 0,
+        blocked: Vec::new(),
+        steps: ops.into_iter().map(|op| Step { host: host.clone(), op }).collect(),
+    }
+}

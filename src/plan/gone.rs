@@ -1,0 +1,235 @@
+//! What exists and should not: VMs that end, disks whose time is over, leftovers of a crash.
+
+use std::collections::BTreeSet;
+
+use super::draft::{Draft, Footprint, action, covers, need_now, on, reason};
+use super::place::Need;
+use super::steps::Op;
+use super::types::{Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, NoteKind, Verb};
+use super::world::Disk;
+use crate::model::{Address, Name, OnRemove, Power, Protection, Removal, RemovalData, Timestamp, VmObs};
+
+impl<'a> Draft<'a> {
+    /// The Removal that names a VM most closely: itself before its service before the fleet.
+    fn removal(&self, vm: &Name, group: &str) -> Option<&'a Removal> {
+        let rank = |r: &&Removal| match r.target {
+            Address::Vm(_) => 0,
+            Address::Fleet(_) => 2,
+            _ => 1,
+        };
+        self.input.desired.removals.iter().filter(|r| covers(r, vm, group)).min_by_key(rank)
+    }
+
+    /// A stamped VM that should not exist ends, or says why it stays.
+    pub(crate) fn unwanted(&mut self, name: &'a Name, host: &'a Name, obs: &'a VmObs, empty_repository: bool) {
+        self.touched.insert(name);
+        let removal = self.removal(name, &obs.stamp.group);
+        let now = self.input.now;
+        let adopted = obs.stamp.adopted.is_some();
+        let mine = self.world.disks.get(name).map(Vec::as_slice).unwrap_or_default();
+        let disks: Vec<Disk<'a>> = mine.iter().filter(|(h, _)| *h == host).map(|(_, d)| *d).collect();
+        let has_data = disks.iter().any(|d| is_data(d, obs)) || adopted;
+        let mut data = Vec::new();
+        let mut after = Vec::new();
+        for disk in &disks {
+            let stamp = &disk.obs.stamp;
+            let fate = match (is_data(disk, obs), removal.map(|r| r.data), stamp.on_remove) {
+                (false, _, _) => DiskFate::Delete,
+                (true, Some(RemovalData::Delete), _) => DiskFate::Delete,
+                (true, Some(RemovalData::Retain(span)), _) => DiskFate::RetainUntil(Timestamp(now.0 + span.as_secs())),
+                (true, None, OnRemove::Retain(span)) => DiskFate::RetainUntil(Timestamp(now.0 + span.as_secs())),
+                (true, None, OnRemove::Delete) => DiskFate::Delete,
+            };
+            after.push(match fate {
+                DiskFate::RetainUntil(until) => Op::RetainDisk { path: disk.path.to_owned(), until },
+                _ => Op::DeleteDisk { path: disk.path.to_owned(), vm: name.clone() },
+            });
+            if stamp.disk != "seed" && (stamp.disk != "root" || obs.stamp.persistent_root) {
+                data.push(DataEffect { disk: stamp.disk.clone(), effect: fate, bytes: disk.obs.size });
+            }
+        }
+        let loses = data.iter().any(|d| d.effect == DiskFate::Delete);
+        let class = if loses { Class::DestroyData } else { Class::DestroyKeep };
+        let why = match removal {
+            Some(r) => reason("removal", format!("Removal {}: {}", r.name, r.reason), Some(r.origin.clone())),
+            None => reason("vanished", format!("{} is not in the repository any more", obs.stamp.group), None),
+        };
+        let mut act = action(name, Verb::Destroy, Cause::Change, why, class, Downtime::Permanent);
+        act.from = Some(host.clone());
+        act.impact.data = data;
+        let mut ops = Vec::new();
+        if obs.power == Power::Suspended {
+            // Its memory goes with it: that is what ending means.
+        } else if obs.power.is_active() {
+            ops.push(Op::Stop { vm: name.clone(), uuid: obs.uuid, policy: obs.stamp.stop });
+        }
+        ops.push(Op::Undefine { vm: name.clone(), uuid: obs.uuid, drop_save: true });
+        ops.extend(after);
+        ops.push(Op::Unrecord { vm: name.clone() });
+        act.steps = on(host, ops);
+        act.blocked.extend(self.ending_blocks(name, obs, removal, has_data, empty_repository));
+        act.blocked.extend(self.pause(name, &obs.stamp.group));
+        if removal.is_some_and(|_| self.input.desired.vms.contains_key(name)) {
+            let origin = self.input.desired.vms.get(name).map(|vm| vm.origin.clone());
+            let text = "it is described and removed: the Removal wins; take its document out too";
+            self.note(name, NoteKind::Hint, text, origin);
+        }
+        let before = need_now(obs);
+        self.push(act, Some(Footprint { host, before, after: Need::default() }));
+    }
+
+    /// Placement records of VMs that are gone in every other way.
+    pub(crate) fn stale_records(&mut self) {
+        let records = self.world.records;
+        for (name, record) in records {
+            let known = self.world.hosts.get(&record.host).is_some_and(|h| h.known().is_some());
+            let somewhere = self.world.vms.contains_key(name) || self.world.disks.contains_key(name);
+            if !known || somewhere || self.wanted.contains_key(name) {
+                continue;
+            }
+            let why = reason("leftover", "left over: the VM that it records is gone", None);
+            let mut act = action(name, Verb::Expire, Cause::Drift, why, Class::None, Downtime::None);
+            act.from = Some(record.host.clone());
+            act.steps = on(&record.host, [Op::Unrecord { vm: name.clone() }]);
+            self.push(act, None);
+        }
+    }
+
+    fn ending_blocks(
+        &self,
+        name: &Name,
+        obs: &VmObs,
+        removal: Option<&Removal>,
+        has_data: bool,
+        empty_repository: bool,
+    ) -> Vec<Block> {
+        let mut blocks = Vec::new();
+        let itself = removal.is_some_and(|r| matches!(&r.target, Address::Vm(n) if n == name));
+        if obs.stamp.protect >= Protection::Destroy && !itself {
+            blocks.push(Block {
+                by: BlockedBy::Protection,
+                text: format!("it carries protect: {}", format!("{:?}", obs.stamp.protect).to_lowercase()),
+                unblock: format!("write a Removal that names vm/{name} itself"),
+            });
+        }
+        if has_data && removal.is_none() {
+            blocks.push(Block {
+                by: BlockedBy::Policy,
+                text: "it has persistent disks and no Removal names it".to_owned(),
+                unblock: format!("write a Removal with target vm/{name}, or bring its document back"),
+            });
+        }
+        if empty_repository && removal.is_none() {
+            blocks.push(Block {
+                by: BlockedBy::Limit,
+                text: "the repository describes no VM at all, and this fleet has some: refused".to_owned(),
+                unblock: "bring the documents back, or write a Removal with target fleet/<id>".to_owned(),
+            });
+        }
+        blocks
+    }
+
+    /// Disks of ours that no domain has: kept for a time, deleted after it, or left by a crash.
+    pub(crate) fn orphans(&mut self) {
+        let used = self.used_paths();
+        let now = self.input.now;
+        let ending = self.ending();
+        let names: Vec<&'a Name> = self.world.disks.keys().copied().collect();
+        for name in names {
+            let wanted = self.wanted.contains_key(name);
+            let placed = self.world.place(name);
+            if (wanted && placed.is_none()) || ending.contains(name) {
+                // What a creation will take, or a destruction deletes, is not an orphan.
+                continue;
+            }
+            let removal = self.removal(name, "");
+            let delete_all = removal.is_some_and(|r| r.data == RemovalData::Delete);
+            let mut by_host: std::collections::BTreeMap<&'a Name, (Vec<Op>, Vec<DataEffect>)> = Default::default();
+            let disks: Vec<(&'a Name, Disk<'a>)> = self.world.disks.get(name).cloned().unwrap_or_default();
+            for (host, disk) in disks {
+                if used.contains(&(host, disk.path)) {
+                    continue;
+                }
+                let stamp = &disk.obs.stamp;
+                let due = match (stamp.expires, stamp.on_remove) {
+                    _ if delete_all && placed.is_none() => Some(None),
+                    (Some(until), _) if until <= now => Some(None),
+                    (Some(_), _) => None,
+                    (None, OnRemove::Delete) => Some(None),
+                    (None, OnRemove::Retain(span)) => Some(Some(Timestamp(now.0 + span.as_secs()))),
+                };
+                let Some(until) = due else {
+                    if let Some(until) = stamp.expires {
+                        let text = format!("disk {} is kept for {} more", stamp.disk, days(until.since(now)));
+                        self.note(name, NoteKind::LeftAlone, text, None);
+                    }
+                    continue;
+                };
+                let (ops, data) = by_host.entry(host).or_default();
+                let path = disk.path.to_owned();
+                let (op, effect) = match until {
+                    Some(until) => (Op::RetainDisk { path, until }, DiskFate::RetainUntil(until)),
+                    None => (Op::DeleteDisk { path, vm: name.clone() }, DiskFate::Delete),
+                };
+                ops.push(op);
+                if stamp.disk != "seed" {
+                    data.push(DataEffect { disk: stamp.disk.clone(), effect, bytes: disk.obs.size });
+                }
+            }
+            for (host, (mut ops, data)) in by_host {
+                let kept = disks_due(&data);
+                let (class, cause, why) = if kept {
+                    let origin = removal.map(|r| r.origin.clone());
+                    (Class::DestroyData, Cause::Expiry, reason("expired", "data that was kept without a VM: its time is over", origin))
+                } else {
+                    (Class::None, Cause::Drift, reason("leftover", "left over: no VM uses it", None))
+                };
+                if !wanted && placed.is_none() {
+                    ops.push(Op::Unrecord { vm: name.clone() });
+                }
+                let mut act = action(name, Verb::Expire, cause, why, class, Downtime::None);
+                act.id = super::types::ActionId::new(&act.subject, Verb::Expire, Some(host));
+                act.from = Some(host.clone());
+                act.impact.data = data;
+                act.steps = on(host, ops);
+                self.push(act, None);
+            }
+        }
+    }
+
+    /// VMs whose disks an action of this plan deletes or exchanges already.
+    fn ending(&self) -> BTreeSet<Name> {
+        let exchanges = |a: &&super::types::Action| matches!(a.verb, Verb::Destroy | Verb::Recreate);
+        self.actions.iter().filter(exchanges).map(|a| a.subject.name().clone()).collect()
+    }
+
+    /// Paths that a domain has, or that this plan attaches.
+    fn used_paths(&self) -> BTreeSet<(&'a Name, &'a str)> {
+        let mut used = BTreeSet::new();
+        for (host, obs) in self.world.vms.values().flatten() {
+            let shapes = obs.live.iter().chain([&obs.config]);
+            for shape in shapes.flat_map(|s| s.disks.values()) {
+                used.insert((*host, shape.path.as_str()));
+            }
+        }
+        used
+    }
+}
+
+/// Whether deleting these means that somebody's data goes.
+fn disks_due(data: &[DataEffect]) -> bool {
+    data.iter().any(|d| d.effect == DiskFate::Delete && d.disk != "root")
+}
+
+/// Whether a disk holds what its VM's users made.
+fn is_data(disk: &Disk<'_>, obs: &VmObs) -> bool {
+    match disk.obs.stamp.disk.as_str() {
+        "seed" => false,
+        "root" => obs.stamp.persistent_root,
+        _ => true,
+    }
+}
+
+fn days(seconds: u64) -> String {
+    if seconds >= 86_400 { format!("{} d", seconds.div_ceil(86_400)) } else { format!("{} h", seconds.div_ceil(3600)) }
+}

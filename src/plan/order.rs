@@ -1,0 +1,264 @@
+//! Order: who waits for whom. Dependencies start first and stop last; room is made before it is needed; what a
+//! blocked action would have given is not counted on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use petgraph::graph::{DiGraph, NodeIndex};
+
+use super::draft::Draft;
+use super::place::Need;
+use super::steps::{Op, Step};
+use super::types::{Action, ActionId, Block, BlockedBy, Downtime, Verb};
+use crate::model::{Name, Power, RunState};
+
+/// Whether an action ends with its VM running.
+fn starts(act: &Action) -> bool {
+    act.steps.iter().any(|s| matches!(s.op, Op::AwaitReady { .. }))
+}
+
+/// Whether an action ends with its VM not running.
+fn stops(act: &Action) -> bool {
+    matches!(act.verb, Verb::Stop | Verb::Suspend | Verb::Destroy)
+}
+
+impl Draft<'_> {
+    /// Adds the edges of the start graph: a VM starts when what it depends on is ready, and stops before it.
+    pub(crate) fn start_order(&mut self) {
+        let desired = self.input.desired;
+        let by_vm: BTreeMap<Name, Vec<usize>> = {
+            let mut map: BTreeMap<Name, Vec<usize>> = BTreeMap::new();
+            for (number, act) in self.actions.iter().enumerate() {
+                if act.subject.kind() == "vm" {
+                    map.entry(act.subject.name().clone()).or_default().push(number);
+                }
+            }
+            map
+        };
+        let find = |map: &BTreeMap<Name, Vec<usize>>, actions: &[Action], vm: &Name, what: fn(&Action) -> bool| {
+            map.get(vm).into_iter().flatten().copied().find(|n| what(&actions[*n]))
+        };
+        let vms: Vec<(Name, Arc<str>)> = by_vm
+            .keys()
+            .map(|name| {
+                let group = desired.vms.get(name).map(|vm| vm.group.clone());
+                let stamped = || self.world.place(name).map(|(_, obs)| obs.stamp.group.clone());
+                (name.clone(), group.or_else(stamped).unwrap_or_else(|| Arc::from("")))
+            })
+            .collect();
+        for (name, key) in vms {
+            let Some(group) = desired.groups.get(&key) else { continue };
+            for (dependency, origin) in &group.depends_on {
+                let members = desired.groups.get(dependency).map(|g| g.vms.as_slice()).unwrap_or_default();
+                for member in members {
+                    if let Some(stop) = find(&by_vm, &self.actions, member, stops)
+                        && let Some(mine) = find(&by_vm, &self.actions, &name, stops)
+                    {
+                        let id = self.actions[mine].id.clone();
+                        self.actions[stop].after.push(id);
+                    }
+                    let Some(mine) = find(&by_vm, &self.actions, &name, starts) else { continue };
+                    if let Some(theirs) = find(&by_vm, &self.actions, member, |a| starts(a) || is_blocked_start(a)) {
+                        let id = self.actions[theirs].id.clone();
+                        self.actions[mine].after.push(id);
+                        continue;
+                    }
+                    self.await_running(mine, member, origin);
+                }
+            }
+        }
+    }
+
+    /// A dependency that nothing is done to: it runs, then its readiness is awaited first; or it stays stopped, then
+    /// what depends on it cannot start.
+    fn await_running(&mut self, mine: usize, member: &Name, origin: &crate::model::Origin) {
+        let desired = self.input.desired;
+        let Some(vm) = desired.vms.get(member) else { return };
+        let (want, by_hand) = self.effective_run(vm);
+        if want != RunState::Started || !self.wanted.contains_key(member) {
+            let how = if by_hand { "held by hand" } else { "by its document" };
+            let state = format!("{want:?}").to_lowercase();
+            self.actions[mine].blocked.push(Block {
+                by: BlockedBy::Dependency,
+                text: format!("it depends on vm/{member}, which is {state} {how} ({origin})"),
+                unblock: format!("start vm/{member}"),
+            });
+            return;
+        }
+        let Some((host, obs)) = self.world.place(member) else {
+            let text = format!("it depends on vm/{member}, which is not there");
+            self.actions[mine].blocked.push(Block {
+                by: BlockedBy::Dependency,
+                text,
+                unblock: format!("see vm/{member}"),
+            });
+            return;
+        };
+        if obs.power != Power::Running {
+            return;
+        }
+        let address = obs.stamp.nics.values().find_map(|n| n.address);
+        let op = Op::AwaitReady { vm: member.clone(), uuid: obs.uuid, probe: vm.spec.ready.clone(), address };
+        let step = Step { host: host.clone(), op };
+        let act = &mut self.actions[mine];
+        // Before the start itself; disks and definition need not wait.
+        let at = act.steps.iter().position(|s| matches!(s.op, Op::Start { .. })).unwrap_or(0);
+        if !act.steps.contains(&step) {
+            act.steps.insert(at, step);
+        }
+    }
+
+    /// Adds edges so that no host is over its capacity at any step: what does not fit beside what is there now
+    /// waits for what leaves.
+    pub(crate) fn make_room(&mut self) {
+        let mut by_host: BTreeMap<&Name, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
+        for (number, print) in &self.footprints {
+            if self.actions[*number].is_blocked() {
+                continue;
+            }
+            let (give, take) = by_host.entry(print.host).or_default();
+            if exceeds(print.after, print.before) {
+                take.push(*number);
+            } else if exceeds(print.before, print.after) {
+                give.push(*number);
+            }
+        }
+        for (host, (give, take)) in by_host {
+            let Some(room) = self.placer.room(host) else { continue };
+            let now = self.used_now(host);
+            let mut free = minus(room.capacity, now);
+            if give.is_empty() {
+                continue;
+            }
+            let gives: Vec<ActionId> = give.iter().map(|n| self.actions[*n].id.clone()).collect();
+            for number in take {
+                let print = &self.footprints[&number];
+                let need = minus(print.after, print.before);
+                if exceeds(need, free) {
+                    let own = self.actions[number].id.clone();
+                    let mut waits: Vec<ActionId> = gives.iter().filter(|id| **id != own).cloned().collect();
+                    self.actions[number].after.append(&mut waits);
+                } else {
+                    free = minus(free, need);
+                }
+            }
+        }
+    }
+
+    /// What a host has promised now.
+    pub(crate) fn used_now(&self, host: &Name) -> Need {
+        let mut used = Need::default();
+        let Some(known) = self.world.hosts.get(host).and_then(|v| v.known()) else { return used };
+        for foreign in known.unmanaged.iter().filter(|u| u.power.is_active()) {
+            used.cpus += u64::from(foreign.shape.cpus);
+            used.memory += foreign.shape.memory.0;
+        }
+        for vm in known.vms.values() {
+            let need = super::draft::need_now(vm);
+            used.cpus += need.cpus;
+            used.memory += need.memory;
+            used.slots += need.slots;
+        }
+        used
+    }
+
+    /// Blocks what waits for something blocked, numbers the waves, sorts the actions, and finds the critical path.
+    pub(crate) fn settle(&mut self) -> (Vec<ActionId>, Option<u64>) {
+        for act in &mut self.actions {
+            act.after.sort_unstable();
+            act.after.dedup();
+        }
+        let mut graph: DiGraph<usize, ()> = DiGraph::with_capacity(self.actions.len(), self.actions.len());
+        let nodes: Vec<NodeIndex> = (0..self.actions.len()).map(|n| graph.add_node(n)).collect();
+        let numbers: BTreeMap<&ActionId, usize> = self.actions.iter().enumerate().map(|(n, a)| (&a.id, n)).collect();
+        let edges: Vec<(usize, usize)> = self
+            .actions
+            .iter()
+            .enumerate()
+            .flat_map(|(to, act)| act.after.iter().map(move |id| (id, to)))
+            .filter_map(|(id, to)| numbers.get(id).map(|from| (*from, to)))
+            .collect();
+        for (from, to) in &edges {
+            graph.add_edge(nodes[*from], nodes[*to], ());
+        }
+        drop(numbers);
+        // `config` refuses cycles of dependencies, and room is only ever waited for by what starts: the graph is
+        // acyclic. `check` proves it for every plan.
+        let order: Vec<usize> = petgraph::algo::toposort(&graph, None)
+            .map(|sorted| sorted.into_iter().map(|node| graph[node]).collect())
+            .unwrap_or_else(|_| (0..self.actions.len()).collect());
+        let mut before: Vec<Vec<usize>> = vec![Vec::new(); self.actions.len()];
+        for (from, to) in edges {
+            before[to].push(from);
+        }
+        let mut ends: Vec<(u64, Option<usize>)> = vec![(0, None); self.actions.len()];
+        for &number in &order {
+            let cause = before[number].iter().copied().find(|n| self.actions[*n].is_blocked());
+            if let Some(by) = cause.filter(|_| !self.actions[number].is_blocked()) {
+                let id = self.actions[by].id.clone();
+                self.actions[number].blocked.push(Block {
+                    by: BlockedBy::Dependency,
+                    text: format!("it waits for {id}, which is blocked"),
+                    unblock: format!("see {id}"),
+                });
+            }
+            let wave = 1 + before[number].iter().map(|n| self.actions[*n].wave).max().unwrap_or(0);
+            self.actions[number].wave = wave;
+            let longest = before[number].iter().copied().max_by_key(|n| (ends[*n].0, std::cmp::Reverse(*n)));
+            let start = longest.map_or(0, |n| ends[n].0);
+            ends[number] = (start + duration(&self.actions[number]), longest);
+        }
+        let path = self.critical(&ends);
+        for act in self.actions.iter_mut().filter(|a| a.is_blocked()) {
+            act.steps.clear();
+        }
+        self.actions.sort_by(|a, b| (a.wave, &a.id).cmp(&(b.wave, &b.id)));
+        path
+    }
+
+    fn critical(&self, ends: &[(u64, Option<usize>)]) -> (Vec<ActionId>, Option<u64>) {
+        let open = |n: &usize| !self.actions[*n].is_blocked();
+        let Some(last) = (0..self.actions.len()).filter(open).max_by_key(|n| (ends[*n].0, std::cmp::Reverse(*n))) else {
+            return (Vec::new(), None);
+        };
+        let total = ends[last].0;
+        let mut path = Vec::new();
+        let mut at = Some(last);
+        let mut seen = BTreeSet::new();
+        while let Some(number) = at.filter(|n| seen.insert(*n)) {
+            path.push(self.actions[number].id.clone());
+            at = ends[number].1;
+        }
+        path.reverse();
+        (path, (total > 0).then_some(total))
+    }
+}
+
+/// A start that is blocked still counts as what a dependent waits for.
+fn is_blocked_start(act: &Action) -> bool {
+    act.is_blocked()
+        && matches!(
+            act.verb,
+            Verb::Create | Verb::Restore | Verb::Start | Verb::Resume | Verb::Recreate | Verb::Reboot | Verb::Adopt
+        )
+}
+
+/// Estimated milliseconds of an action: its downtime's estimate, else nothing.
+fn duration(act: &Action) -> u64 {
+    match act.impact.downtime {
+        Downtime::Estimate { millis, .. } => millis,
+        Downtime::None | Downtime::Permanent | Downtime::UntilStarted => 0,
+    }
+}
+
+fn exceeds(a: Need, b: Need) -> bool {
+    a.cpus > b.cpus || a.memory > b.memory || a.slots > b.slots
+}
+
+fn minus(a: Need, b: Need) -> Need {
+    Need {
+        cpus: a.cpus.saturating_sub(b.cpus),
+        memory: a.memory.saturating_sub(b.memory),
+        slots: a.slots.saturating_sub(b.slots),
+    }
+}

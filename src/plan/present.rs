@@ -1,0 +1,472 @@
+//! VMs that exist and should: what is different, and what power they should have.
+
+use super::diff::{Diff, diff};
+use super::draft::{Draft, Footprint, action, need_now, on, reason};
+use super::place::Need;
+use super::steps::{NewDisk, Op};
+use super::target::Target;
+use super::types::{
+    Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, FieldChange, NoteKind, Reason, Verb,
+};
+use crate::model::{Field, Name, OnRemove, Origin, Owner, Power, Protection, RunState, Span, Timestamp, Vm, VmObs};
+
+/// What a VM's power needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Nothing,
+    Start,
+    Resume,
+    Stop,
+    Suspend,
+}
+
+impl<'a> Draft<'a> {
+    /// Decides about a VM that was seen in one place.
+    pub(crate) fn present(&mut self, vm: &'a Vm, host: &'a Name, obs: &'a VmObs) {
+        let desired = self.input.desired;
+        let Some(host_doc) = desired.hosts.get(host) else { return };
+        let target = match self.target(vm, host_doc, obs.stamp.incarnation, Some(obs)) {
+            Ok(target) => target,
+            Err(text) => return self.blocked_update(vm, obs, host, BlockedBy::MissingCapacity, text, "widen the network's range"),
+        };
+        let mut diff = diff(&target, obs, host, &self.world);
+        self.fix_retention(&mut diff);
+        let (want, by_hand) = self.effective_run(vm);
+        let turn = self.turn(vm, obs, want);
+        let restart = self.input.demand.restarts.contains_key(&vm.name) && obs.power == Power::Running;
+        self.shrinks(vm, host, &diff);
+        let before = need_now(obs);
+        let after = Need::of(vm, want);
+        let applied = obs.stamp.spec == target.stamp.spec;
+        let field_cause = if applied { Cause::Drift } else { Cause::Change };
+
+        if diff.image {
+            self.recreate(&target, obs, &mut diff, want, before, after);
+            self.touched.insert(&vm.name);
+            return;
+        }
+        let waits = !diff.waiting.is_empty() && diff.fields.is_empty();
+        let reboot_now = obs.power == Power::Running
+            && turn == Turn::Nothing
+            && (diff.class() == Class::Reboot
+                || restart
+                || (waits && vm.spec.update == crate::model::UpdatePolicy::Reboot));
+        if waits && !reboot_now && turn == Turn::Nothing {
+            let list: Vec<&str> = diff.waiting.iter().map(|f| f.path()).collect();
+            let text = format!("{} take effect at its next stop and start", list.join(", "));
+            self.note(&vm.name, NoteKind::RestartPending, text, None);
+        }
+        if turn == Turn::Nothing && !reboot_now && diff.fields.is_empty() && !diff.restamp {
+            return;
+        }
+        self.touched.insert(&vm.name);
+        let cause = match turn {
+            Turn::Nothing if restart => Cause::Demand,
+            Turn::Nothing if waits => Cause::Pending,
+            Turn::Nothing => field_cause,
+            _ if by_hand => Cause::Demand,
+            _ => field_cause,
+        };
+        let (verb, class, downtime) = match turn {
+            Turn::Start => (Verb::Start, Class::None, Downtime::None),
+            Turn::Resume => (Verb::Resume, Class::None, Downtime::None),
+            Turn::Stop => (Verb::Stop, Class::Cold, Downtime::UntilStarted),
+            Turn::Suspend => (Verb::Suspend, Class::Cold, Downtime::UntilStarted),
+            Turn::Nothing if reboot_now => (Verb::Reboot, Class::Reboot, self.restart_estimate(&target)),
+            Turn::Nothing if diff.class() == Class::Staged => (Verb::Stage, Class::Staged, Downtime::None),
+            Turn::Nothing => (Verb::Update, diff.class().max(Class::Live), Downtime::None),
+        };
+        let why = self.why(vm, obs, turn, restart, waits, by_hand, applied, &diff);
+        let mut act = action(&vm.name, verb, cause, why, class, downtime);
+        act.from = Some(host.clone());
+        act.to = Some(host.clone());
+        if matches!(turn, Turn::Start | Turn::Stop | Turn::Suspend | Turn::Resume) {
+            let path = Field::Run.path().to_owned();
+            let word = |r: RunState| format!("{r:?}").to_lowercase();
+            let keep = (cause == Cause::Drift).then(|| format!("run: {}", power_as_run(obs.power)));
+            act.fields.push(FieldChange {
+                field: Field::Run,
+                path,
+                before: Some(power_as_run(obs.power).to_owned()),
+                after: Some(word(want)),
+                class,
+                origin: vm.spec.origins.of(Field::Run).cloned(),
+                keep,
+            });
+        }
+        act.fields.extend(keep_only_drift(std::mem::take(&mut diff.fields), field_cause));
+        act.impact.data = std::mem::take(&mut diff.data);
+        let ops = self.power_steps(&target, obs, turn, reboot_now, diff);
+        act.impact.data.extend(root_reset_effect(&ops));
+        act.steps = on(host, ops);
+        if let Some(block) = self.pause(&vm.name, &vm.group) {
+            act.blocked.push(block);
+        }
+        let disturbs = matches!(verb, Verb::Stop | Verb::Suspend | Verb::Reboot);
+        if disturbs && obs.stamp.protect == Protection::All {
+            act.blocked.push(protected(obs));
+            self.restamp_protection(&target, obs, host);
+        }
+        self.push(act, Some(Footprint { host, before, after }));
+    }
+
+    /// Which way its power goes.
+    fn turn(&mut self, vm: &Vm, obs: &VmObs, want: RunState) -> Turn {
+        match (want, obs.power) {
+            (RunState::Started, Power::Running)
+            | (RunState::Stopped, Power::Stopped | Power::Crashed)
+            | (RunState::Suspended, Power::Suspended) => Turn::Nothing,
+            (RunState::Started, Power::Paused | Power::Suspended) => Turn::Resume,
+            (RunState::Started, Power::Stopped | Power::Crashed) => Turn::Start,
+            (RunState::Stopped, Power::Running | Power::Paused | Power::ShuttingDown | Power::Suspended) => Turn::Stop,
+            (RunState::Suspended, Power::Running | Power::Paused) => Turn::Suspend,
+            (RunState::Started | RunState::Suspended, Power::ShuttingDown) => {
+                self.note(&vm.name, NoteKind::Waiting, "it is shutting down", None);
+                Turn::Nothing
+            }
+            (RunState::Suspended, Power::Stopped | Power::Crashed) => {
+                let text = "suspended is wanted, but it is stopped: only a running VM can be suspended";
+                self.note(&vm.name, NoteKind::LeftAlone, text, vm.spec.origins.of(Field::Run).cloned());
+                Turn::Nothing
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the facts that a sentence is made from")]
+    fn why(
+        &self,
+        vm: &Vm,
+        obs: &VmObs,
+        turn: Turn,
+        restart: bool,
+        waits: bool,
+        by_hand: bool,
+        applied: bool,
+        diff: &Diff,
+    ) -> Reason {
+        let run_origin = || vm.spec.origins.of(Field::Run).cloned().or_else(|| Some(vm.origin.clone()));
+        if turn != Turn::Nothing {
+            if by_hand {
+                let hold = self.input.demand.holds.get(&vm.name);
+                let who = hold.map_or("somebody", |h| &h.who);
+                return reason("by_hand", format!("asked by {who}, until withdrawn"), None);
+            }
+            let text = match (turn, obs.power) {
+                (Turn::Start, Power::Crashed) => "it crashed and should run",
+                (Turn::Start, _) if applied => "it was stopped from outside and should run",
+                (Turn::Start, _) => "it should run",
+                (Turn::Resume, Power::Paused) => "it is paused and should run",
+                (Turn::Resume, _) => "it is suspended and should run",
+                (Turn::Stop, _) => "it should be stopped",
+                (Turn::Suspend, _) => "it should be suspended",
+                (Turn::Nothing, _) => "",
+            };
+            return reason("run", text, run_origin());
+        }
+        if restart {
+            let who = self.input.demand.restarts.get(&vm.name).map_or("somebody", |h| &h.who);
+            return reason("restart_by_hand", format!("a restart was asked by {who}"), None);
+        }
+        if waits {
+            let list: Vec<&str> = diff.waiting.iter().map(|f| f.path()).collect();
+            return reason("restart_pending", format!("{} wait for a restart, and update is reboot", list.join(", ")), None);
+        }
+        let mut origins: Vec<Origin> = diff.fields.iter().filter_map(|f| f.origin.clone()).collect();
+        origins.dedup();
+        if diff.fields.is_empty() {
+            return reason("stamp", "what was applied is written down again", Some(vm.origin.clone()));
+        }
+        let worst = diff.fields.iter().min_by_key(|f| f.class);
+        let text = worst.map_or(String::new(), |f| {
+            let (before, after) = (f.before.as_deref().unwrap_or("none"), f.after.as_deref().unwrap_or("none"));
+            let more = diff.fields.len() - 1;
+            let tail = if more > 0 { format!(", and {more} more") } else { String::new() };
+            format!("{} {before} -> {after}{tail}: {}", f.path, super::impact::why(f.field))
+        });
+        let code = if applied { "drift" } else { "fields" };
+        Reason { code: code.to_owned(), text, origins, trigger: None }
+    }
+
+    /// The steps of a change of power, of fields, or of both.
+    fn power_steps(&self, target: &Target<'_>, obs: &VmObs, turn: Turn, reboot: bool, diff: Diff) -> Vec<Op> {
+        let (vm, uuid) = (target.vm.name.clone(), obs.uuid);
+        let Diff { edits, before, live, after, restamp, .. } = diff;
+        let stop = Op::Stop { vm: vm.clone(), uuid, policy: target.vm.spec.stop };
+        let edit = (!edits.is_empty() || restamp).then(|| Op::Edit {
+            vm: vm.clone(),
+            uuid,
+            edits,
+            stamp: target.stamp.clone(),
+        });
+        let mut ops = before;
+        match turn {
+            Turn::Nothing if reboot => {
+                ops.push(stop);
+                ops.extend(edit);
+                // What would have been done on the running guest is done on the stopped one: disks only, the rest is edited.
+                ops.extend(live.into_iter().filter(|op| matches!(op, Op::GrowDisk { .. })));
+                ops.extend(self.reset_root(target, obs));
+                ops.extend(target.start());
+            }
+            Turn::Nothing => {
+                ops.extend(live);
+                ops.extend(edit);
+            }
+            Turn::Start => {
+                ops.extend(edit);
+                ops.extend(live.into_iter().filter(|op| matches!(op, Op::GrowDisk { .. })));
+                ops.extend(self.reset_root(target, obs));
+                ops.extend(target.start());
+            }
+            Turn::Resume => {
+                ops.extend(edit);
+                ops.extend(target.start());
+            }
+            Turn::Stop => {
+                if obs.power == Power::Suspended {
+                    ops.push(Op::Start { vm, uuid });
+                }
+                ops.push(stop);
+                ops.extend(edit);
+                ops.extend(live.into_iter().filter(|op| matches!(op, Op::GrowDisk { .. })));
+            }
+            Turn::Suspend => {
+                ops.extend(edit);
+                ops.push(Op::Suspend { vm, uuid });
+            }
+        }
+        ops.extend(after);
+        ops
+    }
+
+    /// A non-persistent VM of a module returns to its image before each start.
+    fn reset_root(&self, target: &Target<'_>, obs: &VmObs) -> Vec<Op> {
+        let module = matches!(target.vm.owner, Owner::Module { .. });
+        if !module || target.vm.spec.persistent_root || obs.power == Power::Suspended {
+            return Vec::new();
+        }
+        let Some(Op::MakeDisk(mut disk)) = target.make_root() else { return Vec::new() };
+        let Some(root) = obs.config.disks.get("root") else { return Vec::new() };
+        disk.path.clone_from(&root.path);
+        let delete = Op::DeleteDisk { path: disk.path.clone(), vm: target.vm.name.clone() };
+        vec![delete, Op::MakeDisk(disk)]
+    }
+
+    /// The root disk is made anew in the next incarnation, beside the old one, which goes last.
+    fn recreate(
+        &mut self,
+        target: &Target<'a>,
+        obs: &'a VmObs,
+        diff: &mut Diff,
+        want: RunState,
+        before: Need,
+        after: Need,
+    ) {
+        let (vm, host) = (target.vm, target.host);
+        let applied = obs.stamp.spec == target.stamp.spec;
+        let cause = if applied { Cause::Drift } else { Cause::Change };
+        let class = if obs.stamp.persistent_root { Class::RecreateData } else { Class::Recreate };
+        let origin = vm.spec.origins.of(Field::Image).cloned();
+        let why = reason("image_immutable", format!("the image is another one: {}", super::impact::why(Field::Image)), origin);
+        let incarnation = self.next_incarnation(target, obs);
+        // The new incarnation keeps MACs and addresses, and gets its own UUID.
+        let fresh = match self.target_next(vm, host, incarnation, obs) {
+            Ok(fresh) => fresh,
+            Err(text) => return self.blocked_update(vm, obs, &host.name, BlockedBy::MissingCapacity, text, "widen the network's range"),
+        };
+        let downtime = if obs.power.is_active() { self.restart_estimate(&fresh) } else { Downtime::None };
+        let mut act = action(&vm.name, Verb::Recreate, cause, why, class, downtime);
+        act.from = Some(host.name.clone());
+        act.to = Some(host.name.clone());
+        act.fields = keep_only_drift(std::mem::take(&mut diff.fields), cause);
+        let old_root = obs.config.disks.get("root").map(|d| d.path.clone());
+        let mut ops: Vec<Op> = fresh.make_root().into_iter().chain(fresh.make_seed()).collect();
+        let mut data = Vec::new();
+        let bytes = old_root.as_deref().and_then(|p| self.size_of(vm, &host.name, p));
+        let fate = if class == Class::RecreateData { DiskFate::Remake } else { DiskFate::Make };
+        data.push(DataEffect { disk: "root".to_owned(), effect: fate, bytes: bytes.unwrap_or_default() });
+        let mut grows = Vec::new();
+        for name in vm.spec.disks.keys() {
+            let found = self.world.disk(&vm.name, &host.name, name.as_str());
+            let (steps, effect) = fresh.data_disk(name, found);
+            ops.extend(steps);
+            data.extend(effect);
+            let size = vm.spec.disks.get(name).map(|d| d.size);
+            if let (Some(disk), Some(size)) = (found, size)
+                && disk.obs.size < size
+            {
+                let path = disk.path.to_owned();
+                grows.push(Op::GrowDisk { vm: vm.name.clone(), uuid: fresh.domain.uuid, path, size });
+            }
+        }
+        ops.push(fresh.record());
+        if obs.power == Power::Suspended {
+            ops.push(Op::Start { vm: vm.name.clone(), uuid: obs.uuid });
+        }
+        ops.push(Op::Stop { vm: vm.name.clone(), uuid: obs.uuid, policy: vm.spec.stop });
+        ops.push(Op::Undefine { vm: vm.name.clone(), uuid: obs.uuid, drop_save: false });
+        ops.push(Op::Define { domain: fresh.domain.clone(), stamp: fresh.stamp.clone() });
+        ops.append(&mut grows);
+        if want == RunState::Started {
+            ops.extend(fresh.start());
+        }
+        for disk in ["root", "seed"] {
+            let Some(old) = obs.config.disks.get(disk) else { continue };
+            let ours = self.world.disks.get(&vm.name).is_some_and(|all| all.iter().any(|(_, d)| d.path == old.path));
+            if ours {
+                ops.push(Op::DeleteDisk { path: old.path.clone(), vm: vm.name.clone() });
+            }
+        }
+        act.impact.data = data;
+        act.steps = on(&host.name, ops);
+        act.blocked.extend(self.pause(&vm.name, &vm.group));
+        if obs.stamp.protect >= Protection::Recreate {
+            act.blocked.push(protected(obs));
+            self.restamp_protection(target, obs, &host.name);
+        }
+        self.push(act, Some(Footprint { host: &host.name, before, after }));
+    }
+
+    /// The incarnation that a recreate makes: one more than any that left a disk, unless a crash left the very
+    /// disk that is wanted now.
+    fn next_incarnation(&self, target: &Target<'_>, obs: &VmObs) -> u32 {
+        let current = obs.stamp.incarnation;
+        let disks = self.world.disks.get(&target.vm.name).map(Vec::as_slice).unwrap_or_default();
+        let wanted = target.stamp.image.as_ref().map(|d| d.as_str());
+        let prepared = disks.iter().map(|(_, d)| &d.obs.stamp).find(|s| s.disk == "root" && s.incarnation > current);
+        match prepared {
+            Some(stamp) if stamp.made_from.as_deref() == wanted => stamp.incarnation,
+            _ => 1 + disks.iter().map(|(_, d)| d.obs.stamp.incarnation).max().unwrap_or(0).max(current),
+        }
+    }
+
+    /// The target of the next incarnation: MACs and addresses stay, the UUID is its own.
+    fn target_next(&mut self, vm: &'a Vm, host: &'a crate::model::Host, incarnation: u32, obs: &VmObs) -> Result<Target<'a>, String> {
+        let mut next = obs.clone();
+        let fleet = &self.input.desired.fleet.name;
+        next.uuid = crate::model::domain_uuid(fleet, &vm.name, incarnation);
+        next.domain = crate::model::domain_name(fleet, &vm.name);
+        next.stamp.adopted = None;
+        self.target(vm, host, incarnation, Some(&next))
+    }
+
+    fn size_of(&self, vm: &Vm, host: &Name, path: &str) -> Option<crate::model::Bytes> {
+        let mut all = self.world.disks.get(&vm.name)?.iter();
+        all.find(|(h, d)| *h == host && d.path == path).map(|(_, d)| d.obs.size)
+    }
+
+    /// A protection that the YAML lowers is lowered first: what it blocked can follow in the next pass.
+    fn restamp_protection(&mut self, target: &Target<'_>, obs: &VmObs, host: &Name) {
+        if obs.stamp.protect == target.stamp.protect {
+            return;
+        }
+        let origin = target.vm.spec.origins.of(Field::Protect).cloned();
+        let why = reason("protect", "its protection is another one; what it blocked can follow", origin);
+        let mut act = action(&target.vm.name, Verb::Update, Cause::Change, why, Class::None, Downtime::None);
+        let mut stamp = obs.stamp.clone();
+        stamp.protect = target.stamp.protect;
+        let edit = Op::Edit { vm: target.vm.name.clone(), uuid: obs.uuid, edits: Vec::new(), stamp };
+        act.from = Some(host.clone());
+        act.to = Some(host.clone());
+        act.steps = on(host, [edit]);
+        self.push(act, None);
+    }
+
+    /// Something stops every change of a VM that exists.
+    fn blocked_update(&mut self, vm: &'a Vm, obs: &VmObs, host: &Name, by: BlockedBy, text: String, unblock: &str) {
+        let why = reason("blocked", text.clone(), Some(vm.origin.clone()));
+        let mut act = action(&vm.name, Verb::Update, Cause::Change, why, Class::None, Downtime::None);
+        act.from = Some(host.clone());
+        act.to = Some(host.clone());
+        act.blocked.push(Block { by, text, unblock: unblock.to_owned() });
+        let _ = obs;
+        self.touched.insert(&vm.name);
+        self.push(act, None);
+    }
+
+    /// A disk is never shrunk: said as a blocked action, so that it is seen.
+    fn shrinks(&mut self, vm: &'a Vm, host: &Name, diff: &Diff) {
+        for (disk, now, wanted) in &diff.shrinks {
+            let field = if disk == "root" { Field::RootSize } else { Field::DiskSize };
+            let path = if disk == "root" { "rootSize".to_owned() } else { format!("disks.{disk}.size") };
+            let origin = vm.spec.origins.of(field).cloned();
+            let why = reason("shrink", format!("{path} {now} -> {wanted}: a disk is never shrunk"), origin.clone());
+            let mut act = action(&vm.name, Verb::Shrink, Cause::Change, why, Class::DestroyData, Downtime::None);
+            act.from = Some(host.clone());
+            act.to = Some(host.clone());
+            act.fields.push(FieldChange {
+                field,
+                path: path.clone(),
+                before: Some(now.exact()),
+                after: Some(wanted.exact()),
+                class: Class::DestroyData,
+                origin,
+                keep: Some(format!("{path}: {}", now.exact())),
+            });
+            act.blocked.push(Block {
+                by: BlockedBy::Policy,
+                text: format!("{disk} holds {now} and {wanted} is wanted: a disk is never shrunk"),
+                unblock: format!("write {path}: {}, or make a new disk and move the data", now.exact()),
+            });
+            self.touched.insert(&vm.name);
+            self.push(act, None);
+        }
+    }
+
+    /// Fills in until when a disk that leaves its VM is kept.
+    fn fix_retention(&self, diff: &mut Diff) {
+        let now = self.input.now;
+        for op in &mut diff.after {
+            if let Op::RetainDisk { path, until } = op {
+                let disk = self.world.disks.values().flatten().find(|(_, d)| d.path == path).map(|(_, d)| d.obs);
+                let keep = match disk.map(|d| d.stamp.on_remove) {
+                    Some(OnRemove::Delete) => Span(0),
+                    Some(OnRemove::Retain(span)) => span,
+                    None => Span::secs(7 * 86_400),
+                };
+                *until = Timestamp(now.0 + keep.as_secs());
+                let until = *until;
+                for data in &mut diff.data {
+                    if disk.is_some_and(|d| d.stamp.disk == data.disk) {
+                        data.effect = DiskFate::RetainUntil(until);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Values to keep make sense for drift only.
+fn keep_only_drift(mut fields: Vec<FieldChange>, cause: Cause) -> Vec<FieldChange> {
+    if cause != Cause::Drift {
+        fields.iter_mut().for_each(|f| f.keep = None);
+    }
+    fields
+}
+
+fn root_reset_effect(ops: &[Op]) -> Option<DataEffect> {
+    ops.iter().find_map(|op| match op {
+        Op::MakeDisk(NewDisk { stamp, size, .. }) if stamp.disk == "root" => {
+            Some(DataEffect { disk: "root".to_owned(), effect: DiskFate::Make, bytes: size.unwrap_or_default() })
+        }
+        _ => None,
+    })
+}
+
+fn protected(obs: &VmObs) -> Block {
+    let level = format!("{:?}", obs.stamp.protect).to_lowercase();
+    Block {
+        by: BlockedBy::Protection,
+        text: format!("it carries protect: {level}"),
+        unblock: "lower `protect` in a commit of its own and apply that first".to_owned(),
+    }
+}
+
+fn power_as_run(power: Power) -> &'static str {
+    match power {
+        Power::Running | Power::Paused | Power::ShuttingDown => "started",
+        Power::Stopped | Power::Crashed => "stopped",
+        Power::Suspended => "suspended",
+    }
+}
+

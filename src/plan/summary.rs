@@ -1,0 +1,127 @@
+//! What a reviewer wants to know beside the actions: room on hosts, and risks by stable code.
+
+use super::draft::Draft;
+use super::place::Need;
+use super::types::{DiskFate, HostRoom, Risk, Verb};
+use super::world::HostView;
+use crate::model::{Address, Bytes, Name};
+
+/// Every risk that a plan can flag: code, title, what it means. Codes are never given another meaning.
+pub const RISKS: &[(&str, &str, &str)] = &[
+    ("R101", "the only replica is away", "A VM that is stopped, rebooted or recreated is the only one of its group: what it serves is away meanwhile."),
+    ("R102", "a placement rule is broken", "VMs that exist break a rule about spreading or separation. They are not moved for it by themselves; new ones are placed by the rule."),
+    ("R201", "data is deleted", "A disk that holds data is deleted by this plan and cannot be had back."),
+    ("R401", "observed state is old", "A host was observed more than 30 minutes ago: what is planned for it may be out of date."),
+    ("R402", "a host is Unknown", "A host did not answer. Its VMs stay its own: nothing of them is started elsewhere."),
+    ("R501", "no room for a host's failure", "After this plan the other hosts could not take what runs on this one."),
+];
+
+/// Observed state older than this is flagged, in seconds.
+const OLD: u64 = 30 * 60;
+
+impl Draft<'_> {
+    /// Hosts before and after.
+    pub(crate) fn host_rooms(&self) -> Vec<HostRoom> {
+        let before: Vec<Need> = self.placer.rooms.iter().map(|r| self.used_now(&r.host.name)).collect();
+        let after: Vec<Need> = self.placer.rooms.iter().map(|r| r.used).collect();
+        let capacity: Vec<Need> = self.placer.rooms.iter().map(|r| r.capacity).collect();
+        let (free_before, free_after) = (total_free(&capacity, &before), total_free(&capacity, &after));
+        let mut rooms = Vec::with_capacity(after.len());
+        for (number, room) in self.placer.rooms.iter().enumerate() {
+            let view = self.world.hosts.get(&room.host.name).copied().unwrap_or(HostView::Assumed);
+            let (cpus, memory_mib, slots) = room.triples(before[number]);
+            let known = view.known();
+            let holds = |used: &[Need], free: &Need| {
+                used.len() > 1 && takes(minus(*free, free_of(capacity[number], used[number])), used[number])
+            };
+            rooms.push(HostRoom {
+                host: room.host.name.clone(),
+                known: !matches!(view, HostView::Unknown | HostView::Lost),
+                cpus,
+                memory_mib,
+                slots,
+                free: known.map_or(Bytes(0), |k| k.slots_free),
+                n_plus_one: (holds(&before, &free_before), holds(&after, &free_after)),
+                unmanaged: known.map_or(0, |k| u32::try_from(k.unmanaged.len()).unwrap_or(u32::MAX)),
+            });
+        }
+        rooms
+    }
+
+    /// Flags risks.
+    pub(crate) fn assess(&mut self, hosts: &[HostRoom]) {
+        let mut risks = Vec::new();
+        let mut flag = |code: &str, subject: Address, text: String| {
+            risks.push(Risk { code: code.to_owned(), subject, text });
+        };
+        let desired = self.input.desired;
+        for act in self.actions.iter().filter(|a| !a.is_blocked()) {
+            let vm = desired.vms.get(act.subject.name()).filter(|_| act.subject.kind() == "vm");
+            let alone = vm.and_then(|vm| desired.groups.get(&vm.group)).is_some_and(|g| g.vms.len() == 1);
+            if alone && matches!(act.verb, Verb::Reboot | Verb::Recreate) {
+                let group = vm.map_or("", |v| &v.group);
+                flag("R101", act.subject.clone(), format!("{} is the only one of {group}", act.subject));
+            }
+            let deleted = act.impact.data.iter().find(|d| d.effect == DiskFate::Delete || d.effect == DiskFate::Remake);
+            if let Some(data) = deleted {
+                flag("R201", act.subject.clone(), format!("disk {} ({}) is lost for good", data.disk, data.bytes));
+            }
+        }
+        for (key, group) in &desired.groups {
+            for text in self.placer.broken(key, group) {
+                let owner = key.split('/').next().and_then(|n| Name::new(n).ok());
+                let subject = match owner {
+                    Some(name) if desired.modules.contains_key(&name) => Address::Module(name),
+                    Some(name) => Address::Service(name),
+                    None => continue,
+                };
+                flag("R102", subject, text);
+            }
+        }
+        for (name, age) in super::ages(self.input) {
+            match age {
+                Some(age) if age > OLD => {
+                    flag("R401", Address::Host(name), format!("observed {} min ago", age / 60));
+                }
+                Some(_) => {}
+                None => {
+                    let why = self.world.faults.get(&name).cloned().unwrap_or_else(|| "declared lost".to_owned());
+                    flag("R402", Address::Host(name), why);
+                }
+            }
+        }
+        for room in hosts {
+            let worse = room.n_plus_one.0 && !room.n_plus_one.1;
+            if worse {
+                let text = format!("the others could take what runs on {} before, and cannot after", room.host);
+                flag("R501", Address::Host(room.host.clone()), text);
+            }
+        }
+        self.risks.append(&mut risks);
+    }
+}
+
+/// Free room of one host.
+fn free_of(capacity: Need, used: Need) -> Need {
+    Need {
+        cpus: capacity.cpus.saturating_sub(used.cpus),
+        memory: capacity.memory.saturating_sub(used.memory),
+        slots: capacity.slots.saturating_sub(used.slots),
+    }
+}
+
+/// Free room of all hosts together. N+1 is judged on sums: what it says "no" to does certainly not fit.
+fn total_free(capacity: &[Need], used: &[Need]) -> Need {
+    capacity.iter().zip(used).fold(Need::default(), |sum, (c, u)| {
+        let free = free_of(*c, *u);
+        Need { cpus: sum.cpus + free.cpus, memory: sum.memory + free.memory, slots: sum.slots + free.slots }
+    })
+}
+
+fn minus(a: Need, b: Need) -> Need {
+    Need { cpus: a.cpus - b.cpus, memory: a.memory - b.memory, slots: a.slots - b.slots }
+}
+
+fn takes(free: Need, need: Need) -> bool {
+    free.cpus >= need.cpus && free.memory >= need.memory && free.slots >= need.slots
+}

@@ -1,0 +1,305 @@
+//! What a VM should be on its host, down to every path, UUID, MAC and address.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::digest;
+use super::steps::{DiskFrom, DomainDisk, DomainNic, DomainSpec, KernelBoot, NewDisk, Op, Seed, SeedNic};
+use super::types::{DataEffect, DiskFate};
+use super::world::{Disk, HostView, World};
+use crate::model::{
+    Acceleration, Boot, Desired, DiskStamp, Host, Identity, Image, ImageFile, Mac, Name, NicStamp, OnRemove,
+    PlacementRecord, Source, Stamp, Vm, VmObs, disk_file_name, domain_name, domain_uuid, nic_mac, tap_name,
+};
+
+/// Addresses that are taken, and the next ones to give.
+#[derive(Debug, Default)]
+pub(crate) struct Addresses {
+    taken: BTreeSet<Ipv4Addr>,
+    next: BTreeMap<Name, u32>,
+}
+
+impl Addresses {
+    /// All addresses that anything may hold: stamps, placement records, and those that documents fix.
+    pub(crate) fn new(desired: &Desired, world: &World<'_>) -> Self {
+        let stamped = world.vms.values().flatten().flat_map(|(_, vm)| vm.stamp.nics.values()).filter_map(|n| n.address);
+        let recorded = world.records.values().flat_map(|r| r.addresses.values().copied());
+        let fixed = desired.vms.values().flat_map(|vm| vm.spec.nics.values()).filter_map(|n| n.address);
+        Self { taken: stamped.chain(recorded).chain(fixed).collect(), next: BTreeMap::new() }
+    }
+
+    /// The lowest free address of a network's range.
+    fn give(&mut self, network: &Name, range: (Ipv4Addr, Ipv4Addr)) -> Option<Ipv4Addr> {
+        let first = u32::from(range.0);
+        let cursor = self.next.entry(network.clone()).or_insert(first);
+        while *cursor <= u32::from(range.1) {
+            let address = Ipv4Addr::from(*cursor);
+            *cursor += 1;
+            if self.taken.insert(address) {
+                return Some(address);
+            }
+        }
+        None
+    }
+}
+
+/// A VM as it should be, in one incarnation on one host.
+#[derive(Debug)]
+pub(crate) struct Target<'a> {
+    pub(crate) vm: &'a Vm,
+    pub(crate) host: &'a Host,
+    pub(crate) image: Option<&'a Image>,
+    pub(crate) stamp: Stamp,
+    pub(crate) seed: Option<Seed>,
+    pub(crate) domain: DomainSpec,
+}
+
+/// Where the store of a host keeps an image's file.
+pub(crate) fn image_path(host: &Host, file: &ImageFile) -> String {
+    let (Source::Path(whole) | Source::Url(whole)) = &file.source;
+    let name = whole.rsplit('/').next().unwrap_or("image");
+    let safe: String =
+        name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')).take(80).collect();
+    format!("{}/{}-{safe}", host.images_dir, file.digest.short())
+}
+
+/// The path of a VM's disk in its slot.
+pub(crate) fn disk_path(fleet: &Name, host: &Host, vm: &Name, incarnation: u32, disk: &str) -> String {
+    let extension = if disk == "seed" { "iso" } else { "qcow2" };
+    format!("{}/{}", host.slots_dir, disk_file_name(fleet, vm, incarnation, disk, extension))
+}
+
+/// Whether a VM gets software emulation or KVM on a host.
+fn acceleration(host: &Host, view: HostView<'_>) -> Acceleration {
+    match host.acceleration {
+        Acceleration::Auto => view.known().and_then(|k| k.acceleration).unwrap_or(Acceleration::Auto),
+        fixed => fixed,
+    }
+}
+
+/// Builds the target of a VM.
+///
+/// # Errors
+/// The sentence of a block: an address that cannot be given.
+pub(crate) fn build<'a>(
+    desired: &'a Desired,
+    world: &World<'_>,
+    addresses: &mut Addresses,
+    spec_digest: String,
+    vm: &'a Vm,
+    host: &'a Host,
+    incarnation: u32,
+    existing: Option<&VmObs>,
+) -> Result<Target<'a>, String> {
+    let fleet = &desired.fleet.name;
+    let spec = &vm.spec;
+    let image = spec.image.as_ref().and_then(|name| desired.images.get(name));
+    let view = world.hosts.get(&host.name).copied().unwrap_or(HostView::Assumed);
+    let mut nics = BTreeMap::new();
+    let mut domain_nics = Vec::new();
+    let mut seed_nics = BTreeMap::new();
+    let mut routed = false;
+    for (nic_name, nic) in &spec.nics {
+        let Some(network) = desired.networks.get(&nic.network) else { continue };
+        let stamped = existing.and_then(|e| e.stamp.nics.get(nic_name));
+        let recorded = world.records.get(&vm.name).and_then(|r| r.addresses.get(nic_name)).copied();
+        let fits = |a: &Ipv4Addr| network.subnet.is_none_or(|s| s.contains(a));
+        let kept = stamped.and_then(|s| s.address).or(recorded).filter(fits);
+        let address = match (nic.address, network.range, kept) {
+            (Some(fixed), _, _) => Some(fixed),
+            (None, None, _) => None,
+            (None, Some(_), Some(kept)) => Some(kept),
+            (None, Some(range), None) => Some(
+                addresses
+                    .give(&nic.network, range)
+                    .ok_or_else(|| format!("network/{} has no address left in {}-{}", nic.network, range.0, range.1))?,
+            ),
+        };
+        let mac: Mac = stamped.map_or_else(|| nic_mac(fleet, &vm.name, nic_name), |s| s.mac);
+        let prefix = network.subnet.map_or(32, |s| s.prefix_len());
+        let gateway = network.gateway.filter(|_| !routed);
+        routed |= gateway.is_some();
+        seed_nics.insert(
+            nic_name.clone(),
+            SeedNic { mac, address: address.map(|a| format!("{a}/{prefix}")), gateway, dns: network.dns.clone() },
+        );
+        nics.insert(nic_name.clone(), NicStamp { mac, address });
+        domain_nics.push(DomainNic {
+            name: nic_name.clone(),
+            mac,
+            bridge: network.bridge.as_ref().to_owned(),
+            tap: tap_name(fleet, &vm.name, nic_name),
+        });
+    }
+    let uuid = existing.map_or_else(|| domain_uuid(fleet, &vm.name, incarnation), |e| e.uuid);
+    let seed = image.filter(|i| i.identity == Identity::CloudInit).map(|_| Seed {
+        instance: uuid,
+        hostname: vm.name.clone(),
+        nics: seed_nics,
+        user_data: spec.cloud_init.user_data.clone(),
+        ssh_keys: spec.cloud_init.ssh_keys.clone(),
+    });
+    let stamp = Stamp {
+        fleet: fleet.clone(),
+        vm: vm.name.clone(),
+        incarnation,
+        protect: spec.protect,
+        spec: spec_digest,
+        image: image.map(|i| i.disk.digest.clone()),
+        image_name: image.map(|i| i.name.clone()),
+        seed: seed.as_ref().map(digest::of).unwrap_or_default(),
+        nics,
+        group: vm.group.clone(),
+        ready: spec.ready.clone(),
+        stop: spec.stop,
+        persistent_root: spec.persistent_root,
+        adopted: existing.and_then(|e| e.stamp.adopted.clone()),
+    };
+    let kernel = image.and_then(|i| match &i.boot {
+        Boot::Disk => None,
+        Boot::Kernel { kernel, initrd, command_line } => Some(KernelBoot {
+            kernel: image_path(host, kernel),
+            initrd: initrd.as_ref().map(|f| image_path(host, f)),
+            command_line: command_line.as_ref().to_owned(),
+        }),
+    });
+    let mut disks = vec![domain_disk("root", disk_path(fleet, host, &vm.name, incarnation, "root"), 0)];
+    if seed.is_some() {
+        disks.push(domain_disk("seed", disk_path(fleet, host, &vm.name, incarnation, "seed"), 1));
+    }
+    for (number, name) in (2u8..).zip(spec.disks.keys()) {
+        let path = data_path(desired, world, host, vm, incarnation, name);
+        disks.push(domain_disk(name.as_str(), path, number));
+    }
+    let domain = DomainSpec {
+        vm: vm.name.clone(),
+        domain: existing.map_or_else(|| domain_name(fleet, &vm.name), |e| e.domain.clone()),
+        uuid,
+        cpus: spec.cpus,
+        max_cpus: spec.max_cpus,
+        memory: spec.memory,
+        max_memory: spec.max_memory,
+        machine: spec.machine.as_ref().to_owned(),
+        firmware: spec.firmware,
+        acceleration: acceleration(host, view),
+        display: spec.display,
+        kernel,
+        disks,
+        nics: domain_nics,
+        console: format!("{}/{}.console", host.slots_dir, domain_name(fleet, &vm.name)),
+    };
+    Ok(Target { vm, host, image, stamp, seed, domain })
+}
+
+/// The disk of a name at a number: `vda` is 0.
+pub(crate) fn domain_disk(name: &str, path: String, number: u8) -> DomainDisk {
+    let format = if name == "seed" { crate::model::ImageFormat::Raw } else { crate::model::ImageFormat::Qcow2 };
+    DomainDisk { name: name.to_owned(), path, target: target_device(number), format, readonly: name == "seed" }
+}
+
+/// `vda`, `vdb`, …, `vdz`, `vdaa`, as Linux counts.
+pub(crate) fn target_device(number: u8) -> String {
+    let letter = |n: u8| char::from(b'a' + n);
+    if number < 26 { format!("vd{}", letter(number)) } else { format!("vd{}{}", letter(number / 26 - 1), letter(number % 26)) }
+}
+
+/// A data disk is where it is, else where this incarnation makes it.
+fn data_path(desired: &Desired, world: &World<'_>, host: &Host, vm: &Vm, incarnation: u32, disk: &Name) -> String {
+    world.disk(&vm.name, &host.name, disk.as_str()).map_or_else(
+        || disk_path(&desired.fleet.name, host, &vm.name, incarnation, disk.as_str()),
+        |found| found.path.to_owned(),
+    )
+}
+
+impl Target<'_> {
+    /// The path of one of its disks.
+    pub(crate) fn path(&self, disk: &str) -> Option<&str> {
+        self.domain.disks.iter().find(|d| d.name == disk).map(|d| d.path.as_str())
+    }
+
+    /// A stamp for one of its disks.
+    pub(crate) fn disk_stamp(&self, disk: &str, made_from: Option<String>, epoch: u64, incarnation: u32) -> DiskStamp {
+        let on_remove = match disk {
+            "seed" => OnRemove::Delete,
+            "root" if self.stamp.persistent_root => OnRemove::Retain(crate::model::Span::secs(7 * 86_400)),
+            "root" => OnRemove::Delete,
+            name => self.vm.spec.disks.get(name).map_or(OnRemove::Delete, |d| d.on_remove),
+        };
+        DiskStamp {
+            fleet: self.stamp.fleet.clone(),
+            vm: self.stamp.vm.clone(),
+            disk: disk.to_owned(),
+            incarnation,
+            epoch,
+            expires: None,
+            made_from,
+            on_remove,
+        }
+    }
+
+    /// The step that writes the placement record.
+    pub(crate) fn record(&self) -> Op {
+        let addresses = self.stamp.nics.iter().filter_map(|(n, s)| s.address.map(|a| (n.clone(), a))).collect();
+        let record =
+            PlacementRecord { host: self.host.name.clone(), incarnation: self.stamp.incarnation, addresses };
+        Op::Record { vm: self.vm.name.clone(), record }
+    }
+
+    /// The step that makes the root disk.
+    pub(crate) fn make_root(&self) -> Option<Op> {
+        let image = self.image?;
+        let from = DiskFrom::Image { path: image_path(self.host, &image.disk), format: image.format, method: image.clone };
+        let made_from = Some(image.disk.digest.as_str().to_owned());
+        Some(Op::MakeDisk(NewDisk {
+            path: self.path("root")?.to_owned(),
+            stamp: self.disk_stamp("root", made_from, 1, self.stamp.incarnation),
+            from,
+            size: self.vm.spec.root_size,
+        }))
+    }
+
+    /// The step that makes or exchanges the seed.
+    pub(crate) fn make_seed(&self) -> Option<Op> {
+        let seed = self.seed.clone()?;
+        let path = self.path("seed")?.to_owned();
+        let stamp = self.disk_stamp("seed", Some(self.stamp.seed.clone()), 1, self.stamp.incarnation);
+        Some(Op::MakeSeed { path, stamp, seed, replace: true })
+    }
+
+    /// The steps that make a data disk, or take one that is there again; and what that means for its data.
+    pub(crate) fn data_disk(&self, name: &Name, found: Option<Disk<'_>>) -> (Vec<Op>, Option<DataEffect>) {
+        let Some(wanted) = self.vm.spec.disks.get(name) else { return (Vec::new(), None) };
+        let effect = |effect, bytes| Some(DataEffect { disk: name.as_str().to_owned(), effect, bytes });
+        match found {
+            None => {
+                let path = self.path(name.as_str()).unwrap_or_default().to_owned();
+                let stamp = self.disk_stamp(name.as_str(), None, 1, self.stamp.incarnation);
+                let disk = NewDisk { path, stamp, from: DiskFrom::Blank, size: Some(wanted.size) };
+                (vec![Op::MakeDisk(disk)], effect(DiskFate::Make, wanted.size))
+            }
+            Some(disk) => {
+                let old = &disk.obs.stamp;
+                let mut steps = Vec::new();
+                let stamp = self.disk_stamp(name.as_str(), None, old.epoch + 1, old.incarnation);
+                if old.expires.is_some() || old.on_remove != stamp.on_remove {
+                    steps.push(Op::StampDisk { path: disk.path.to_owned(), stamp });
+                }
+                (steps, effect(DiskFate::Reattach, disk.obs.size))
+            }
+        }
+    }
+
+    /// The address that probes go to: the first interface's.
+    pub(crate) fn address(&self) -> Option<Ipv4Addr> {
+        self.stamp.nics.values().find_map(|n| n.address)
+    }
+
+    /// The steps that start it and wait until it is ready.
+    pub(crate) fn start(&self) -> [Op; 2] {
+        let (vm, uuid) = (self.vm.name.clone(), self.domain.uuid);
+        [
+            Op::Start { vm: vm.clone(), uuid },
+            Op::AwaitReady { vm, uuid, probe: self.vm.spec.ready.clone(), address: self.address() },
+        ]
+    }
+}
