@@ -46,6 +46,7 @@ pub mod execute;
 pub mod model;
 pub mod observe;
 pub mod plan;
+pub mod reconcile;
 pub mod render;
 pub mod sim;
 pub mod store;

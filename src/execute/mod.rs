@@ -3,6 +3,12 @@
 //! *Takes* a [`Plan`](crate::plan::Plan), an [`Actuator`] and a [`Journal`]. *Gives* what was done, what was not and why.
 //! *Never* decides anything that the plan could have decided.
 
+mod machine;
+mod run;
+
+pub use machine::{HostLimits, Machine, Outcome};
+pub use run::{Deaf, Event, Listener, Report, Run, StopFlag, run};
+
 use crate::model::{LockHolder, Name};
 use crate::observe::Boxed;
 use crate::plan::{ActionId, Step};

@@ -4,9 +4,7 @@ use super::draft::{Draft, Footprint, action, on, reason};
 use super::place::Need;
 use super::steps::Op;
 use super::target::Target;
-use super::types::{
-    Action, Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, NoteKind, Reason, Verb,
-};
+use super::types::{Action, Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, NoteKind, Reason, Verb};
 use super::world::{Disk, HostView};
 use crate::model::{Host, HostObs, Name, NicStamp, RunState, Unmanaged, Vm};
 
@@ -23,7 +21,11 @@ impl<'a> Draft<'a> {
     pub(crate) fn absent(&mut self, vm: &'a Vm) {
         self.touched.insert(&vm.name);
         if let Some(adoption) = self.input.desired.adoptions.iter().find(|a| a.vm == vm.name) {
-            return self.adopt(vm, adoption.uuid, reason("adoption", adoption.reason.as_ref(), Some(adoption.origin.clone())));
+            return self.adopt(
+                vm,
+                adoption.uuid,
+                reason("adoption", adoption.reason.as_ref(), Some(adoption.origin.clone())),
+            );
         }
         let only = match self.whereabouts(vm) {
             Whereabouts::Free(only) => only,
@@ -88,9 +90,11 @@ impl<'a> Draft<'a> {
         } else if let Some(host) = self.world.dark.first() {
             return dark(host, fault(host));
         }
-        let data = |d: &Disk<'_>| d.obs.stamp.disk != "seed" && (d.obs.stamp.disk != "root" || self.root_is_whole(vm, d));
+        let data =
+            |d: &Disk<'_>| d.obs.stamp.disk != "seed" && (d.obs.stamp.disk != "root" || self.root_is_whole(vm, d));
         let disks = self.world.disks.get(&vm.name).map(Vec::as_slice).unwrap_or_default();
-        let newest = disks.iter().filter(|(_, d)| data(d)).max_by_key(|(_, d)| (d.obs.stamp.epoch, d.obs.stamp.incarnation));
+        let newest =
+            disks.iter().filter(|(_, d)| data(d)).max_by_key(|(_, d)| (d.obs.stamp.epoch, d.obs.stamp.incarnation));
         Whereabouts::Free(newest.map(|(host, _)| *host))
     }
 
@@ -98,7 +102,9 @@ impl<'a> Draft<'a> {
     fn root_is_whole(&self, vm: &Vm, disk: &Disk<'_>) -> bool {
         let image = vm.spec.image.as_ref().and_then(|name| self.input.desired.images.get(name));
         let stamp = &disk.obs.stamp;
-        stamp.disk == "root" && stamp.expires.is_none() && stamp.made_from.as_deref() == image.map(|i| i.disk.digest.as_str())
+        stamp.disk == "root"
+            && stamp.expires.is_none()
+            && stamp.made_from.as_deref() == image.map(|i| i.disk.digest.as_str())
     }
 
     /// The incarnation to make, and whether its root disk is there already.
@@ -128,7 +134,11 @@ impl<'a> Draft<'a> {
         if !whole {
             ops.extend(target.make_root());
         } else {
-            data.push(DataEffect { disk: "root".to_owned(), effect: DiskFate::Reattach, bytes: crate::model::Bytes(0) });
+            data.push(DataEffect {
+                disk: "root".to_owned(),
+                effect: DiskFate::Reattach,
+                bytes: crate::model::Bytes(0),
+            });
         }
         ops.extend(target.make_seed());
         let mut kept = whole;
@@ -143,7 +153,11 @@ impl<'a> Draft<'a> {
             {
                 let path = disk.path.to_owned();
                 grows.push(Op::GrowDisk { vm: vm.name.clone(), uuid: target.domain.uuid, path, size: wanted.size });
-                data.push(DataEffect { disk: name.to_string(), effect: DiskFate::Grow(wanted.size), bytes: disk.obs.size });
+                data.push(DataEffect {
+                    disk: name.to_string(),
+                    effect: DiskFate::Grow(wanted.size),
+                    bytes: disk.obs.size,
+                });
             }
         }
         ops.push(Op::Define { domain: target.domain.clone(), stamp: target.stamp.clone() });
@@ -152,7 +166,12 @@ impl<'a> Draft<'a> {
             RunState::Started => ops.extend(target.start()),
             RunState::Stopped => {}
             RunState::Suspended => {
-                self.note(&vm.name, NoteKind::LeftAlone, "suspended is wanted: it is made stopped, never having run", None);
+                self.note(
+                    &vm.name,
+                    NoteKind::LeftAlone,
+                    "suspended is wanted: it is made stopped, never having run",
+                    None,
+                );
             }
         }
         let recorded = self.world.records.contains_key(&vm.name);
@@ -180,7 +199,8 @@ impl<'a> Draft<'a> {
     fn new_text(&self, vm: &Vm, kept: bool) -> String {
         let group = self.input.desired.groups.get(&vm.group);
         let members = group.map_or(1, |g| g.vms.len());
-        let place = if members > 1 { format!("new, one of {members} of {}", vm.group) } else { format!("new, {}", vm.group) };
+        let place =
+            if members > 1 { format!("new, one of {members} of {}", vm.group) } else { format!("new, {}", vm.group) };
         if kept { format!("{place}; data disks that were kept are attached again") } else { place }
     }
 

@@ -30,7 +30,12 @@ pub fn check(plan: &Plan) -> Vec<String> {
             }
         }
         if act.is_blocked() != act.steps.is_empty() {
-            wrong.push(format!("{} is {}blocked and has {} steps", act.id, if act.is_blocked() { "" } else { "not " }, act.steps.len()));
+            wrong.push(format!(
+                "{} is {}blocked and has {} steps",
+                act.id,
+                if act.is_blocked() { "" } else { "not " },
+                act.steps.len()
+            ));
         }
         if !seen.insert(&act.id) {
             wrong.push(format!("{} is in the plan twice", act.id));

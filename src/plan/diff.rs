@@ -74,7 +74,14 @@ struct Differ<'t, 'a> {
 }
 
 impl Differ<'_, '_> {
-    fn change(&mut self, field: Field, path: &str, before: Option<String>, after: Option<String>, growth: bool) -> Class {
+    fn change(
+        &mut self,
+        field: Field,
+        path: &str,
+        before: Option<String>,
+        after: Option<String>,
+        growth: bool,
+    ) -> Class {
         let spec = &self.target.vm.spec;
         let raw = impact::class(field, when(self.obs.power, growth));
         let class = impact::with_policy(raw, field, spec.update);
@@ -121,7 +128,8 @@ impl Differ<'_, '_> {
             }
         };
         if !same {
-            let before = config.kernel.as_ref().map(|k| format!("{k} {}", config.command_line.as_deref().unwrap_or("")));
+            let before =
+                config.kernel.as_ref().map(|k| format!("{k} {}", config.command_line.as_deref().unwrap_or("")));
             let after = wanted.map(|k| format!("{} {}", k.kernel, k.command_line));
             self.change(Field::Image, "image.boot", before, after, false);
             // A kernel is read at start: it costs a restart, not the root disk.
@@ -188,7 +196,8 @@ impl Differ<'_, '_> {
         if self.text(Field::Firmware, firmware(config.firmware), firmware(domain.firmware)) {
             self.diff.edits.push(Edit::Firmware(domain.firmware));
         }
-        let show = |d: Option<crate::model::Display>| d.map_or("default".to_owned(), |d| format!("{}x{}", d.width, d.height));
+        let show =
+            |d: Option<crate::model::Display>| d.map_or("default".to_owned(), |d| format!("{}x{}", d.width, d.height));
         let ours_to_say = !(adopted && config.display.is_none());
         if ours_to_say && self.text(Field::Display, show(config.display), show(Some(domain.display))) {
             self.diff.edits.push(Edit::Display(domain.display));
@@ -298,7 +307,9 @@ impl Differ<'_, '_> {
             return;
         }
         if !self.diff.fields.iter().any(|f| f.field == Field::Nics) {
-            let short = |d: &String| Some(if d.is_empty() { "none".to_owned() } else { format!("seed {}", &d[..8.min(d.len())]) });
+            let short = |d: &String| {
+                Some(if d.is_empty() { "none".to_owned() } else { format!("seed {}", &d[..8.min(d.len())]) })
+            };
             self.change(Field::CloudInit, "cloudInit", short(old), short(new), false);
             if let Some(field) = self.diff.fields.last_mut() {
                 field.keep = None;
@@ -347,7 +358,10 @@ impl Differ<'_, '_> {
         note(Field::Firmware, live.firmware != config.firmware);
         note(Field::Display, live.display != config.display && !adopted);
         note(Field::Acceleration, live.acceleration != config.acceleration);
-        note(Field::Image, (&live.kernel, &live.initrd, &live.command_line) != (&config.kernel, &config.initrd, &config.command_line));
+        note(
+            Field::Image,
+            (&live.kernel, &live.initrd, &live.command_line) != (&config.kernel, &config.initrd, &config.command_line),
+        );
         note(Field::Disks, !live.disks.keys().eq(config.disks.keys()));
         note(Field::Nics, !same_nics(live, config));
     }

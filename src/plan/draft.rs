@@ -187,7 +187,9 @@ pub(crate) fn need_now(vm: &VmObs) -> Need {
     // The promise counts, not the balloon's momentary value: a guest that still boots holds its maximum.
     let memory = vm.config.memory.min(shape.max_memory);
     match vm.power {
-        Power::Running | Power::Paused | Power::ShuttingDown => Need::sized(shape.cpus.min(vm.config.cpus), memory, RunState::Started),
+        Power::Running | Power::Paused | Power::ShuttingDown => {
+            Need::sized(shape.cpus.min(vm.config.cpus), memory, RunState::Started)
+        }
         Power::Stopped | Power::Crashed => Need::sized(0, memory, RunState::Stopped),
         Power::Suspended => Need::default(),
     }

@@ -17,7 +17,9 @@ impl<'a> Draft<'a> {
         let mut networks: BTreeMap<(&'a Name, &'a Name), Vec<usize>> = BTreeMap::new();
         for (number, act) in self.actions.iter().enumerate() {
             let (Address::Vm(name), Some(to), false) = (&act.subject, &act.to, act.is_blocked()) else { continue };
-            let (Some(vm), Some((host, _))) = (self.wanted.get(name), desired.hosts.get_key_value(to)) else { continue };
+            let (Some(vm), Some((host, _))) = (self.wanted.get(name), desired.hosts.get_key_value(to)) else {
+                continue;
+            };
             let builds = matches!(act.verb, Verb::Create | Verb::Restore | Verb::Recreate)
                 || act.fields.iter().any(|f| f.path == "image.boot");
             if let Some(image) = vm.spec.image.as_ref().filter(|_| builds)
@@ -37,7 +39,9 @@ impl<'a> Draft<'a> {
             self.fetch(image, host, &needed_by);
         }
         for ((network, host), needed_by) in networks {
-            let (Some(network), Some(host)) = (desired.networks.get(network), desired.hosts.get(host)) else { continue };
+            let (Some(network), Some(host)) = (desired.networks.get(network), desired.hosts.get(host)) else {
+                continue;
+            };
             self.connect(network, host, &needed_by);
         }
         self.standing_bridges();
@@ -68,7 +72,8 @@ impl<'a> Draft<'a> {
         let bridge = view.known().and_then(|k| k.bridges.get(network.bridge.as_ref()));
         if !network.create_bridge {
             if bridge.is_none() && matches!(view, HostView::Known(_)) {
-                let text = format!("bridge {} of network/{} is not on host/{}", network.bridge, network.name, host.name);
+                let text =
+                    format!("bridge {} of network/{} is not on host/{}", network.bridge, network.name, host.name);
                 let unblock = "make the bridge on the host, or set `bridge: {create: true}`".to_owned();
                 for number in needed_by {
                     let block = Block { by: BlockedBy::Policy, text: text.clone(), unblock: unblock.clone() };
@@ -85,7 +90,11 @@ impl<'a> Draft<'a> {
 
     fn connect_action(&self, network: &Network, host: &Host, op: Op, needed_by: &[usize]) -> Action {
         let mut act = plain(Address::Network(network.name.clone()), Verb::Connect, &host.name, [op]);
-        act.reason = reason("bridge_missing", format!("bridge {} is not up on {}", network.bridge, host.name), Some(network.origin.clone()));
+        act.reason = reason(
+            "bridge_missing",
+            format!("bridge {} is not up on {}", network.bridge, host.name),
+            Some(network.origin.clone()),
+        );
         act.reason.trigger = needed_by.first().map(|n| self.actions[*n].id.clone());
         act.cause = self.cause_of(needed_by);
         act
@@ -115,7 +124,9 @@ impl<'a> Draft<'a> {
             }
         }
         for (network, host) in needed {
-            let (Some(network), Some(host)) = (desired.networks.get(network), desired.hosts.get(host)) else { continue };
+            let (Some(network), Some(host)) = (desired.networks.get(network), desired.hosts.get(host)) else {
+                continue;
+            };
             let id = ActionId::new(&Address::Network(network.name.clone()), Verb::Connect, Some(&host.name));
             if !network.create_bridge || self.actions.iter().any(|a| a.id == id) {
                 continue;
@@ -156,7 +167,8 @@ impl<'a> Draft<'a> {
                     !a.is_blocked() && a.to.as_ref() == Some(*host) && a.steps.iter().any(|s| makes_on(&s.op, bridge))
                 });
                 let waiting = network.is_some_and(|n| {
-                    self.wanted.values().any(|vm| vm.spec.nics.values().any(|nic| nic.network == n.name)) && desired.hosts.len() == 1
+                    self.wanted.values().any(|vm| vm.spec.nics.values().any(|nic| nic.network == n.name))
+                        && desired.hosts.len() == 1
                 });
                 if used_here || coming || waiting {
                     continue;
@@ -175,14 +187,17 @@ impl<'a> Draft<'a> {
             {
                 for image in desired.images.values() {
                     let stored = image.files().into_iter().filter_map(|f| known.images.get(&f.digest).map(|s| (f, s)));
-                    let ops: Vec<Op> = stored
-                        .map(|(f, s)| Op::DropImage { digest: f.digest.clone(), path: s.path.clone() })
-                        .collect();
+                    let ops: Vec<Op> =
+                        stored.map(|(f, s)| Op::DropImage { digest: f.digest.clone(), path: s.path.clone() }).collect();
                     if ops.is_empty() {
                         continue;
                     }
                     let mut act = plain(Address::Image(image.name.clone()), Verb::Drop, host, ops);
-                    act.reason = reason("removal", format!("Removal {}: {}", removal.name, removal.reason), Some(removal.origin.clone()));
+                    act.reason = reason(
+                        "removal",
+                        format!("Removal {}: {}", removal.name, removal.reason),
+                        Some(removal.origin.clone()),
+                    );
                     act.after = last.get(*host).cloned().unwrap_or_default();
                     new.push(act);
                 }

@@ -180,7 +180,11 @@ impl<'a> Draft<'a> {
                 let kept = disks_due(&data);
                 let (class, cause, why) = if kept {
                     let origin = removal.map(|r| r.origin.clone());
-                    (Class::DestroyData, Cause::Expiry, reason("expired", "data that was kept without a VM: its time is over", origin))
+                    (
+                        Class::DestroyData,
+                        Cause::Expiry,
+                        reason("expired", "data that was kept without a VM: its time is over", origin),
+                    )
                 } else {
                     (Class::None, Cause::Drift, reason("leftover", "left over: no VM uses it", None))
                 };

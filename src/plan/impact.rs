@@ -90,14 +90,18 @@ fn row(field: Field) -> ImpactRow {
 /// Why a field costs what it costs.
 pub const fn why(field: Field) -> &'static str {
     match field {
-        Field::Image => "the root disk is a clone of the image: another image is another root disk; data disks are kept",
+        Field::Image => {
+            "the root disk is a clone of the image: another image is another root disk; data disks are kept"
+        }
         Field::Cpus => "processors are hot-plugged up to `maxCpus`; QEMU takes none away from a running guest",
         Field::MaxCpus | Field::MaxMemory => "QEMU fixes the maximum when it starts",
         Field::Memory => "the balloon grows up to `maxMemory`; memory is not taken from a running guest",
         Field::DiskSize | Field::RootSize => "disks grow under a running guest and are never shrunk",
         Field::Disks => "a disk comes or goes with the definition that QEMU starts with",
         Field::Nics => "interfaces and planned addresses are read at start",
-        Field::Machine | Field::Firmware | Field::Display | Field::Acceleration => "virtual hardware is fixed when QEMU starts",
+        Field::Machine | Field::Firmware | Field::Display | Field::Acceleration => {
+            "virtual hardware is fixed when QEMU starts"
+        }
         Field::CloudInit => "cloud-init runs user data on a new instance only: a running VM sees it after a recreate",
         Field::Protect => "only our own stamp is written",
         Field::Ready | Field::DependsOn => "asked from outside; the guest is not touched",

@@ -13,8 +13,8 @@
 
 mod absent;
 pub mod check;
-pub mod digest;
 mod diff;
+pub mod digest;
 mod draft;
 mod fabric;
 mod gone;
@@ -201,7 +201,8 @@ impl Draft<'_> {
             .map(|n| (self.actions[*n].subject.name().clone(), *n))
             .collect();
         let mut growing = Vec::new();
-        let places: Vec<_> = self.world.vms.iter().flat_map(|(name, all)| all.iter().map(move |(h, o)| (*name, *h, *o))).collect();
+        let places: Vec<_> =
+            self.world.vms.iter().flat_map(|(name, all)| all.iter().map(move |(h, o)| (*name, *h, *o))).collect();
         for (name, host, obs) in places {
             let now = need_now(obs);
             let print = by_subject.get(name).and_then(|n| self.footprints.get(n));

@@ -218,7 +218,8 @@ impl Draft<'_> {
 
     fn critical(&self, ends: &[(u64, Option<usize>)]) -> (Vec<ActionId>, Option<u64>) {
         let open = |n: &usize| !self.actions[*n].is_blocked();
-        let Some(last) = (0..self.actions.len()).filter(open).max_by_key(|n| (ends[*n].0, std::cmp::Reverse(*n))) else {
+        let Some(last) = (0..self.actions.len()).filter(open).max_by_key(|n| (ends[*n].0, std::cmp::Reverse(*n)))
+        else {
             return (Vec::new(), None);
         };
         let total = ends[last].0;

@@ -198,8 +198,9 @@ impl<'a> Placer<'a> {
         }
         let Some((_, number)) = best else {
             let why = |n: usize| {
-                self.reject(n, vm, group, only, need)
-                    .unwrap_or_else(|| format!("has one of {} already, and {} hosts are wanted", vm.group, group.min_hosts))
+                self.reject(n, vm, group, only, need).unwrap_or_else(|| {
+                    format!("has one of {} already, and {} hosts are wanted", vm.group, group.min_hosts)
+                })
             };
             return Err((0..self.rooms.len()).map(|n| (&self.rooms[n].host.name, why(n))).collect());
         };
@@ -293,7 +294,8 @@ impl<'a> Placer<'a> {
         let room = &self.rooms[number];
         self.by_score.remove(&(Reverse(room.score), number));
         let free = room.free();
-        let part = |free: u64, of: u64| i64::try_from(u128::from(free) * 1_000_000 / u128::from(of.max(1))).unwrap_or(0);
+        let part =
+            |free: u64, of: u64| i64::try_from(u128::from(free) * 1_000_000 / u128::from(of.max(1))).unwrap_or(0);
         let cost = part(room.host.cost_cpu_hour_milli, self.dearest);
         let parts = [
             part(free.memory, room.capacity.memory),
@@ -317,7 +319,8 @@ impl<'a> Placer<'a> {
         }
         if let Some(most) = group.max_per_host {
             for (number, count) in hosts.iter().filter(|(_, count)| **count > most) {
-                broken.push(format!("{} has {count} of {key}, at most {most} are wanted", self.rooms[*number].host.name));
+                broken
+                    .push(format!("{} has {count} of {key}, at most {most} are wanted", self.rooms[*number].host.name));
             }
         }
         for other in self.apart.get(key).into_iter().flatten().filter(|other| *key < **other) {
@@ -354,9 +357,8 @@ fn capacity(host: &Host, view: HostView<'_>) -> Need {
     let known = view.known();
     let cpus = host.cpus.or(known.map(|k| k.cpus)).unwrap_or(u32::from(u16::MAX));
     let memory = host.memory.or(known.map(|k| k.memory)).unwrap_or(Bytes::gib(1 << 20));
-    let scale = |value: u64, milli: u32| {
-        u64::try_from(u128::from(value) * u128::from(milli) / 1000).unwrap_or(u64::MAX)
-    };
+    let scale =
+        |value: u64, milli: u32| u64::try_from(u128::from(value) * u128::from(milli) / 1000).unwrap_or(u64::MAX);
     Need {
         cpus: scale(u64::from(cpus.saturating_sub(host.reserve_cpus)), host.overcommit_cpu_milli),
         memory: scale(memory.0.saturating_sub(host.reserve_memory.0), host.overcommit_memory_milli),

@@ -27,7 +27,16 @@ impl<'a> Draft<'a> {
         let Some(host_doc) = desired.hosts.get(host) else { return };
         let target = match self.target(vm, host_doc, obs.stamp.incarnation, Some(obs)) {
             Ok(target) => target,
-            Err(text) => return self.blocked_update(vm, obs, host, BlockedBy::MissingCapacity, text, "widen the network's range"),
+            Err(text) => {
+                return self.blocked_update(
+                    vm,
+                    obs,
+                    host,
+                    BlockedBy::MissingCapacity,
+                    text,
+                    "widen the network's range",
+                );
+            }
         };
         let mut diff = diff(&target, obs, host, &self.world);
         self.fix_retention(&mut diff);
@@ -169,7 +178,11 @@ impl<'a> Draft<'a> {
         }
         if waits {
             let list: Vec<&str> = diff.waiting.iter().map(|f| f.path()).collect();
-            return reason("restart_pending", format!("{} wait for a restart, and update is reboot", list.join(", ")), None);
+            return reason(
+                "restart_pending",
+                format!("{} wait for a restart, and update is reboot", list.join(", ")),
+                None,
+            );
         }
         let mut origins: Vec<Origin> = diff.fields.iter().filter_map(|f| f.origin.clone()).collect();
         origins.dedup();
@@ -267,12 +280,25 @@ impl<'a> Draft<'a> {
         let cause = if applied { Cause::Drift } else { Cause::Change };
         let class = if obs.stamp.persistent_root { Class::RecreateData } else { Class::Recreate };
         let origin = vm.spec.origins.of(Field::Image).cloned();
-        let why = reason("image_immutable", format!("the image is another one: {}", super::impact::why(Field::Image)), origin);
+        let why = reason(
+            "image_immutable",
+            format!("the image is another one: {}", super::impact::why(Field::Image)),
+            origin,
+        );
         let incarnation = self.next_incarnation(target, obs);
         // The new incarnation keeps MACs and addresses, and gets its own UUID.
         let fresh = match self.target_next(vm, host, incarnation, obs) {
             Ok(fresh) => fresh,
-            Err(text) => return self.blocked_update(vm, obs, &host.name, BlockedBy::MissingCapacity, text, "widen the network's range"),
+            Err(text) => {
+                return self.blocked_update(
+                    vm,
+                    obs,
+                    &host.name,
+                    BlockedBy::MissingCapacity,
+                    text,
+                    "widen the network's range",
+                );
+            }
         };
         let downtime = if obs.power.is_active() { self.restart_estimate(&fresh) } else { Downtime::None };
         let mut act = action(&vm.name, Verb::Recreate, cause, why, class, downtime);
@@ -341,7 +367,13 @@ impl<'a> Draft<'a> {
     }
 
     /// The target of the next incarnation: MACs and addresses stay, the UUID is its own.
-    fn target_next(&mut self, vm: &'a Vm, host: &'a crate::model::Host, incarnation: u32, obs: &VmObs) -> Result<Target<'a>, String> {
+    fn target_next(
+        &mut self,
+        vm: &'a Vm,
+        host: &'a crate::model::Host,
+        incarnation: u32,
+        obs: &VmObs,
+    ) -> Result<Target<'a>, String> {
         let mut next = obs.clone();
         let fleet = &self.input.desired.fleet.name;
         next.uuid = crate::model::domain_uuid(fleet, &vm.name, incarnation);
@@ -469,4 +501,3 @@ fn power_as_run(power: Power) -> &'static str {
         Power::Suspended => "suspended",
     }
 }
-

@@ -247,7 +247,8 @@ pub enum DiskFrom {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Seed {
-    /// `instance-id`: the domain's UUID, so that a recreate is a new instance.
+    /// `instance-id`: version 5 of the domain's UUID and its interfaces, so that a recreate, and other addresses, are
+    /// a new instance to cloud-init.
     pub instance: Uuid,
     /// `local-hostname`.
     pub hostname: Name,

@@ -8,10 +8,22 @@ use crate::model::{Address, Bytes, Name};
 
 /// Every risk that a plan can flag: code, title, what it means. Codes are never given another meaning.
 pub const RISKS: &[(&str, &str, &str)] = &[
-    ("R101", "the only replica is away", "A VM that is stopped, rebooted or recreated is the only one of its group: what it serves is away meanwhile."),
-    ("R102", "a placement rule is broken", "VMs that exist break a rule about spreading or separation. They are not moved for it by themselves; new ones are placed by the rule."),
+    (
+        "R101",
+        "the only replica is away",
+        "A VM that is stopped, rebooted or recreated is the only one of its group: what it serves is away meanwhile.",
+    ),
+    (
+        "R102",
+        "a placement rule is broken",
+        "VMs that exist break a rule about spreading or separation. They are not moved for it by themselves; new ones are placed by the rule.",
+    ),
     ("R201", "data is deleted", "A disk that holds data is deleted by this plan and cannot be had back."),
-    ("R401", "observed state is old", "A host was observed more than 30 minutes ago: what is planned for it may be out of date."),
+    (
+        "R401",
+        "observed state is old",
+        "A host was observed more than 30 minutes ago: what is planned for it may be out of date.",
+    ),
     ("R402", "a host is Unknown", "A host did not answer. Its VMs stay its own: nothing of them is started elsewhere."),
     ("R501", "no room for a host's failure", "After this plan the other hosts could not take what runs on this one."),
 ];

@@ -105,16 +105,15 @@ pub(crate) fn build<'a>(
         let recorded = world.records.get(&vm.name).and_then(|r| r.addresses.get(nic_name)).copied();
         let fits = |a: &Ipv4Addr| network.subnet.is_none_or(|s| s.contains(a));
         let kept = stamped.and_then(|s| s.address).or(recorded).filter(fits);
-        let address = match (nic.address, network.range, kept) {
-            (Some(fixed), _, _) => Some(fixed),
-            (None, None, _) => None,
-            (None, Some(_), Some(kept)) => Some(kept),
-            (None, Some(range), None) => Some(
-                addresses
-                    .give(&nic.network, range)
-                    .ok_or_else(|| format!("network/{} has no address left in {}-{}", nic.network, range.0, range.1))?,
-            ),
-        };
+        let address =
+            match (nic.address, network.range, kept) {
+                (Some(fixed), _, _) => Some(fixed),
+                (None, None, _) => None,
+                (None, Some(_), Some(kept)) => Some(kept),
+                (None, Some(range), None) => Some(addresses.give(&nic.network, range).ok_or_else(|| {
+                    format!("network/{} has no address left in {}-{}", nic.network, range.0, range.1)
+                })?),
+            };
         let mac: Mac = stamped.map_or_else(|| nic_mac(fleet, &vm.name, nic_name), |s| s.mac);
         let prefix = network.subnet.map_or(32, |s| s.prefix_len());
         let gateway = network.gateway.filter(|_| !routed);
@@ -132,8 +131,10 @@ pub(crate) fn build<'a>(
         });
     }
     let uuid = existing.map_or_else(|| domain_uuid(fleet, &vm.name, incarnation), |e| e.uuid);
+    // cloud-init reads network-config once an instance: other addresses are another instance.
+    let instance = uuid::Uuid::new_v5(&uuid, digest::of(&seed_nics).as_bytes());
     let seed = image.filter(|i| i.identity == Identity::CloudInit).map(|_| Seed {
-        instance: uuid,
+        instance,
         hostname: vm.name.clone(),
         nics: seed_nics,
         user_data: spec.cloud_init.user_data.clone(),
@@ -200,7 +201,11 @@ pub(crate) fn domain_disk(name: &str, path: String, number: u8) -> DomainDisk {
 /// `vda`, `vdb`, …, `vdz`, `vdaa`, as Linux counts.
 pub(crate) fn target_device(number: u8) -> String {
     let letter = |n: u8| char::from(b'a' + n);
-    if number < 26 { format!("vd{}", letter(number)) } else { format!("vd{}{}", letter(number / 26 - 1), letter(number % 26)) }
+    if number < 26 {
+        format!("vd{}", letter(number))
+    } else {
+        format!("vd{}{}", letter(number / 26 - 1), letter(number % 26))
+    }
 }
 
 /// A data disk is where it is, else where this incarnation makes it.
@@ -240,15 +245,15 @@ impl Target<'_> {
     /// The step that writes the placement record.
     pub(crate) fn record(&self) -> Op {
         let addresses = self.stamp.nics.iter().filter_map(|(n, s)| s.address.map(|a| (n.clone(), a))).collect();
-        let record =
-            PlacementRecord { host: self.host.name.clone(), incarnation: self.stamp.incarnation, addresses };
+        let record = PlacementRecord { host: self.host.name.clone(), incarnation: self.stamp.incarnation, addresses };
         Op::Record { vm: self.vm.name.clone(), record }
     }
 
     /// The step that makes the root disk.
     pub(crate) fn make_root(&self) -> Option<Op> {
         let image = self.image?;
-        let from = DiskFrom::Image { path: image_path(self.host, &image.disk), format: image.format, method: image.clone };
+        let from =
+            DiskFrom::Image { path: image_path(self.host, &image.disk), format: image.format, method: image.clone };
         let made_from = Some(image.disk.digest.as_str().to_owned());
         Some(Op::MakeDisk(NewDisk {
             path: self.path("root")?.to_owned(),

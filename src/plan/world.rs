@@ -83,7 +83,9 @@ impl<'a> World<'a> {
                         HostView::Unknown
                     }
                     (_, Some(other)) => {
-                        world.faults.insert(name, format!("it is the same machine as host/{other} (UUID {})", seen.uuid));
+                        world
+                            .faults
+                            .insert(name, format!("it is the same machine as host/{other} (UUID {})", seen.uuid));
                         HostView::Unknown
                     }
                     _ => {

@@ -1,0 +1,188 @@
+//! The driver: takes ready steps from the machine, carries them out side by side, and writes the journal.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use super::machine::{HostLimits, Machine, Outcome};
+use super::{Actuator, Done, Journal, Progress, StepError};
+use crate::plan::{Action, ActionId, Plan};
+
+/// Asks an execution to stop between steps (SIGTERM, a newer commit).
+#[derive(Debug, Default)]
+pub struct StopFlag(AtomicBool);
+
+impl StopFlag {
+    /// No further step begins.
+    pub fn raise(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+    /// Whether it was raised.
+    pub fn is_raised(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// What happens during an execution, for progress bars, logs and counters.
+#[derive(Clone, Debug)]
+pub enum Event<'e> {
+    /// A step begins.
+    Begins {
+        /// Its action.
+        action: &'e Action,
+        /// Its number, from 0.
+        step: usize,
+    },
+    /// A step goes on: bytes, or milliseconds of a wait.
+    Advances {
+        /// Its action.
+        action: &'e Action,
+        /// Its number.
+        step: usize,
+        /// So far.
+        done: u64,
+        /// In all; 0 when unknown.
+        total: u64,
+    },
+    /// A step ended.
+    Ends {
+        /// Its action.
+        action: &'e Action,
+        /// Its number.
+        step: usize,
+        /// How.
+        result: &'e Result<Done, StepError>,
+    },
+    /// An action is over.
+    Over {
+        /// The action.
+        action: &'e Action,
+        /// How it ended.
+        outcome: &'e Outcome,
+    },
+}
+
+/// Hears events.
+pub trait Listener: Send + Sync {
+    /// One event.
+    fn hear(&self, event: &Event<'_>);
+}
+
+/// Hears nothing.
+pub struct Deaf;
+impl Listener for Deaf {
+    fn hear(&self, _: &Event<'_>) {}
+}
+
+/// How an execution ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// How each action ended, in the plan's order.
+    pub outcomes: Vec<(ActionId, Outcome)>,
+}
+
+impl Report {
+    /// Whether every action of the plan was carried out.
+    pub fn is_complete(&self) -> bool {
+        self.outcomes.iter().all(|(_, o)| *o == Outcome::Done)
+    }
+    /// Whether a step failed.
+    pub fn has_failures(&self) -> bool {
+        self.outcomes.iter().any(|(_, o)| matches!(o, Outcome::Failed { .. }))
+    }
+    /// Whether the only failures are such that observing and planning again may mend them.
+    pub fn may_retry(&self) -> bool {
+        let mut failures = self.outcomes.iter().filter_map(|(_, o)| match o {
+            Outcome::Failed { error, .. } => Some(error),
+            _ => None,
+        });
+        self.has_failures() && failures.all(StepError::retry)
+    }
+}
+
+/// Everything that an execution needs.
+pub struct Run<'r> {
+    /// What to do.
+    pub plan: &'r Plan,
+    /// Who does it.
+    pub actuator: &'r dyn Actuator,
+    /// Where it is written down first.
+    pub journal: &'r dyn Journal,
+    /// How much at once.
+    pub limits: HostLimits,
+    /// Only these actions; `None`: all that are not blocked.
+    pub approved: Option<&'r BTreeSet<ActionId>>,
+    /// Who listens.
+    pub listener: &'r dyn Listener,
+    /// Who may stop it.
+    pub stop: &'r StopFlag,
+}
+
+/// Carries a plan out.
+pub async fn run(run: Run<'_>) -> Report {
+    let mut machine = Machine::new(run.plan, run.limits, run.approved);
+    let mut flying = FuturesUnordered::new();
+    loop {
+        if run.stop.is_raised() {
+            machine.stop();
+        }
+        for (action, step) in machine.take_ready() {
+            flying.push(one(&run, action, step));
+        }
+        let Some((action, step, result)) = flying.next().await else { break };
+        let act = &run.plan.actions[action];
+        run.listener.hear(&Event::Ends { action: act, step, result: &result });
+        match result {
+            Ok(_) => {
+                machine.succeeded(action, step);
+                if step + 1 == act.steps.len() {
+                    run.listener.hear(&Event::Over { action: act, outcome: &Outcome::Done });
+                }
+            }
+            Err(error) => {
+                let outcome = Outcome::Failed { step, error: error.clone() };
+                machine.failed(action, step, error);
+                run.listener.hear(&Event::Over { action: act, outcome: &outcome });
+            }
+        }
+    }
+    Report { outcomes: machine.outcomes() }
+}
+
+struct Passing<'r> {
+    run: &'r Run<'r>,
+    action: &'r Action,
+    step: usize,
+}
+
+impl Progress for Passing<'_> {
+    fn advance(&self, done: u64, total: u64) {
+        self.run.listener.hear(&Event::Advances { action: self.action, step: self.step, done, total });
+    }
+}
+
+async fn one<'r>(run: &'r Run<'r>, number: usize, index: usize) -> (usize, usize, Result<Done, StepError>) {
+    let action = &run.plan.actions[number];
+    let step = &action.steps[index];
+    run.listener.hear(&Event::Begins { action, step: index });
+    let entry = match run.journal.begin(&action.id, index, step) {
+        Ok(entry) => entry,
+        Err(text) => {
+            let error = StepError::failed(format!("the journal cannot be written, so nothing is done: {text}"));
+            return (number, index, Err(error));
+        }
+    };
+    let progress = Passing { run, action, step: index };
+    let result = run.actuator.perform(step, &progress).await;
+    let word = match &result {
+        Ok(Done::Changed) => "changed".to_owned(),
+        Ok(Done::Already) => "already".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    // The step is done whatever the journal says now: observation decides, the journal explains.
+    if let Err(text) = run.journal.end(entry, &word) {
+        tracing::warn!("the journal cannot be written: {text}");
+    }
+    (number, index, result)
+}

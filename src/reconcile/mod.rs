@@ -1,0 +1,254 @@
+//! One pass over all of it: observe, plan, carry out, observe again, verify.
+//!
+//! *Takes* desired state, an observer, an actuator, a ledger and an approval. *Gives* what was planned, what was done,
+//! and what is left. *Never* decides about a VM: that is the plan's.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::execute::{Actuator, HostLimits, Journal, Listener, LockError, Outcome, Report, Run, StopFlag, run};
+use crate::model::{Demand, Desired, LockHolder, Name, Observed, StoreState, Timestamp};
+use crate::observe::{Look, Observer};
+use crate::plan::{self, ActionId, Plan, PlanInput, Policy, Verb, effect_key};
+
+/// What outlives a pass: counters of limits, demand, times of boots, the journal. Implemented by `store` and in memory.
+pub trait Ledger: Journal {
+    /// Demand as it stands.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn demand(&self) -> Result<Demand, String>;
+    /// Counters and past boots. `stamps`: whether hosts carry stamps of this fleet.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn state(&self, stamps: bool, now: Timestamp) -> Result<StoreState, String>;
+    /// An action on a VM was carried out.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn carried_out(&self, verb: Verb, vm: &Name, now: Timestamp) -> Result<(), String>;
+    /// A plan was approved after the store had been lost, or a pass was complete: the store is whole again.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn whole(&self, revision: &str, now: Timestamp) -> Result<(), String>;
+}
+
+/// What may be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Approval {
+    /// Everything that the plan does not block: a person read it and said yes.
+    Everything,
+    /// Only if the plan's effects hash is this one.
+    Hash(String),
+    /// Only actions with these effect keys: less when the world moved on, never more.
+    Keys(BTreeSet<String>),
+    /// An unattended watch: what a reviewed commit asks for, and all healing that destroys nothing. What would
+    /// destroy something without a commit that asks for it waits for a person.
+    Unattended,
+}
+
+/// The world and all who take part in a pass.
+pub struct Cast<'c> {
+    /// Asks the world.
+    pub observer: &'c dyn Observer,
+    /// Changes the world.
+    pub actuator: &'c dyn Actuator,
+    /// Remembers.
+    pub ledger: &'c dyn Ledger,
+    /// Hears what happens.
+    pub listener: &'c dyn Listener,
+    /// May stop it between steps.
+    pub stop: &'c StopFlag,
+    /// The clock.
+    pub clock: &'c (dyn Fn() -> Timestamp + Send + Sync),
+    /// Who we are, for locks.
+    pub who: LockHolder,
+}
+
+/// How a pass ended.
+#[derive(Debug)]
+pub struct Passed {
+    /// What was planned first: what the person approved.
+    pub plan: Plan,
+    /// What was done, one report a round: a round more where the world was not as the plan saw it.
+    pub rounds: Vec<(Plan, Report)>,
+    /// What is still to do, from a fresh look.
+    pub left: Plan,
+    /// Hosts that somebody else acts on, with who: nothing was done there, nor anywhere.
+    pub held: Option<(Name, LockError)>,
+    /// Set when the approval did not fit the plan any more: nothing was done.
+    pub refused: Option<String>,
+    /// The last look, with readiness.
+    pub observed: Observed,
+}
+
+/// Most rounds of a pass: the first, and two more where outcomes were unknown or the world moved.
+const ROUNDS: usize = 3;
+
+/// Observes hosts and adds what the ledger knows.
+///
+/// # Errors
+/// When the ledger cannot be read.
+pub async fn observe(cast: &Cast<'_>, desired: &Desired, look: Look) -> Result<Observed, String> {
+    let mut observed = cast.observer.observe(desired, look).await;
+    let stamps = observed.hosts.values().filter_map(|h| h.known()).any(|h| !h.vms.is_empty() || !h.disks.is_empty());
+    observed.store = cast.ledger.state(stamps, (cast.clock)())?;
+    Ok(observed)
+}
+
+/// Plans against the world as it is.
+///
+/// # Errors
+/// When the ledger cannot be read.
+pub async fn plan_live(
+    cast: &Cast<'_>,
+    desired: &Desired,
+    base: Option<&Desired>,
+    policy: Policy,
+) -> Result<(Plan, Observed), String> {
+    let observed = observe(cast, desired, Look::default()).await?;
+    let demand = cast.ledger.demand()?;
+    let now = (cast.clock)();
+    let input = PlanInput { base, desired, demand: &demand, observed: &observed, source: "live", now, policy };
+    Ok((plan::plan(&input), observed))
+}
+
+/// One pass: takes the locks, observes, plans, carries out what the approval covers, observes again.
+///
+/// # Errors
+/// When the ledger fails or our own plan is unsound; nothing was done then.
+pub async fn apply(
+    cast: &Cast<'_>,
+    desired: &Desired,
+    base: Option<&Desired>,
+    approval: &Approval,
+) -> Result<Passed, String> {
+    let policy = Policy { store_loss_accepted: *approval != Approval::Unattended };
+    // The first look opens connections: a host that does not answer cannot be locked, nor changed.
+    let (first, observed) = plan_live(cast, desired, base, policy).await?;
+    let mut passed =
+        Passed { plan: first.clone(), rounds: Vec::new(), left: first, held: None, refused: None, observed };
+    let known: Vec<Name> =
+        passed.observed.hosts.iter().filter(|(_, h)| h.known().is_some()).map(|(n, _)| n.clone()).collect();
+    let mut locked = Vec::new();
+    for host in &known {
+        match cast.actuator.lock(host, &cast.who).await {
+            Ok(()) => locked.push(host.clone()),
+            Err(error) => {
+                passed.held = Some((host.clone(), error));
+                break;
+            }
+        }
+    }
+    let result =
+        if passed.held.is_none() { rounds(cast, desired, base, approval, policy, &mut passed).await } else { Ok(()) };
+    for host in &locked {
+        cast.actuator.unlock(host).await;
+    }
+    result.map(|()| passed)
+}
+
+async fn rounds(
+    cast: &Cast<'_>,
+    desired: &Desired,
+    base: Option<&Desired>,
+    approval: &Approval,
+    policy: Policy,
+    passed: &mut Passed,
+) -> Result<(), String> {
+    for round in 0..ROUNDS {
+        // Under the lock the world is looked at again: what was planned before may be done already.
+        let (plan, _) = plan_live(cast, desired, base, policy).await?;
+        let wrong = plan::check::check(&plan);
+        if let Some(first) = wrong.first() {
+            return Err(format!("our own plan is unsound, nothing was done: {first}"));
+        }
+        if round == 0 {
+            passed.plan = plan.clone();
+            if let Approval::Hash(hash) = approval
+                && plan.effects != *hash
+                && !plan.is_empty()
+            {
+                passed.refused = Some(format!("the effects are {} now, approved were {hash}", plan.effects));
+                passed.left = plan;
+                return Ok(());
+            }
+        }
+        let approved = approved(&plan, approval, desired, round, &passed.plan);
+        let limits = desired.fleet.limits;
+        let limits = HostLimits {
+            actions: usize::try_from(limits.actions_per_host.max(1)).unwrap_or(1),
+            starts: usize::try_from(limits.starts_per_host.max(1)).unwrap_or(1),
+        };
+        let report = run(Run {
+            plan: &plan,
+            actuator: cast.actuator,
+            journal: cast.ledger,
+            limits,
+            approved: approved.as_ref(),
+            listener: cast.listener,
+            stop: cast.stop,
+        })
+        .await;
+        note_done(cast, &plan, &report)?;
+        let again = report.may_retry() && !cast.stop.is_raised();
+        passed.rounds.push((plan, report));
+        if !again {
+            break;
+        }
+    }
+    let observed = observe(cast, desired, Look { probe: true }).await?;
+    let demand = cast.ledger.demand()?;
+    let now = (cast.clock)();
+    let input = PlanInput { base, desired, demand: &demand, observed: &observed, source: "live", now, policy };
+    passed.left = plan::plan(&input);
+    passed.observed = observed;
+    let failed = passed.rounds.last().is_some_and(|(_, r)| r.has_failures());
+    if *approval != Approval::Unattended || (!failed && passed.left.is_empty()) {
+        cast.ledger.whole(&desired.revision, now)?;
+    }
+    Ok(())
+}
+
+/// The actions that an approval covers; `None`: all.
+fn approved(
+    plan: &Plan,
+    approval: &Approval,
+    desired: &Desired,
+    round: usize,
+    first: &Plan,
+) -> Option<BTreeSet<ActionId>> {
+    let any_host = desired.fleet.approval_any_host;
+    let with_keys = |keys: &BTreeSet<String>| {
+        plan.actions.iter().filter(|a| keys.contains(&effect_key(a, any_host))).map(|a| a.id.clone()).collect()
+    };
+    match approval {
+        Approval::Everything | Approval::Hash(_) if round == 0 => None,
+        Approval::Everything | Approval::Hash(_) => {
+            // A later round finishes what was begun: nothing on a VM that the approved plan left alone, nothing worse.
+            let classes: BTreeMap<_, _> = first.actions.iter().map(|a| (a.subject.clone(), a.impact.class)).collect();
+            let ok = |a: &&plan::Action| {
+                let harmless = !(a.impact.class.is_destructive() || a.impact.class.is_disruptive());
+                classes.get(&a.subject).is_some_and(|c| harmless || a.impact.class >= *c) || a.subject.kind() != "vm"
+            };
+            Some(plan.actions.iter().filter(ok).map(|a| a.id.clone()).collect())
+        }
+        Approval::Keys(keys) => Some(with_keys(keys)),
+        Approval::Unattended => {
+            let ok = |a: &&plan::Action| !(a.impact.class.is_destructive() && a.cause == plan::Cause::Drift);
+            Some(plan.actions.iter().filter(ok).map(|a| a.id.clone()).collect())
+        }
+    }
+}
+
+fn note_done(cast: &Cast<'_>, plan: &Plan, report: &Report) -> Result<(), String> {
+    let now = (cast.clock)();
+    for (act, (_, outcome)) in plan.actions.iter().zip(&report.outcomes) {
+        let begun = matches!(outcome, Outcome::Done | Outcome::Failed { .. });
+        if begun && act.subject.kind() == "vm" {
+            cast.ledger.carried_out(act.verb, act.subject.name(), now)?;
+        }
+    }
+    Ok(())
+}
