@@ -198,3 +198,124 @@ impl<'p> Machine<'p> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Address;
+    use crate::plan::{Action, Block, BlockedBy, Cause, Class, Downtime, Impact, Inputs, Reason, Verb};
+
+    fn name(text: &str) -> Name {
+        Name::new(text).unwrap()
+    }
+
+    /// An action that makes a record, starts its VM and waits until it is ready.
+    fn start(vm: &str, after: &[&str]) -> Action {
+        let subject = Address::Vm(name(vm));
+        let uuid = uuid::Uuid::nil();
+        let step = |op| Step { host: name("h1"), op };
+        Action {
+            id: ActionId::new(&subject, Verb::Start, None),
+            subject,
+            verb: Verb::Start,
+            cause: Cause::Change,
+            reason: Reason { code: String::new(), text: String::new(), origins: Vec::new(), trigger: None },
+            impact: Impact { class: Class::None, downtime: Downtime::None, data: Vec::new() },
+            from: None,
+            to: Some(name("h1")),
+            fields: Vec::new(),
+            after: after.iter().map(|vm| ActionId::new(&Address::Vm(name(vm)), Verb::Start, None)).collect(),
+            wave: 1,
+            blocked: Vec::new(),
+            steps: vec![
+                step(Op::Unrecord { vm: name(vm) }),
+                step(Op::Start { vm: name(vm), uuid }),
+                step(Op::AwaitReady { vm: name(vm), uuid, probe: None, address: None }),
+            ],
+        }
+    }
+
+    fn plan(actions: Vec<Action>) -> Plan {
+        Plan {
+            format_version: crate::plan::FORMAT_VERSION.into(),
+            fleet: name("f"),
+            base: None,
+            head: String::new(),
+            inputs: Inputs { source: "none".into(), now: Default::default(), ages: Default::default() },
+            effects: String::new(),
+            actions,
+            notes: Vec::new(),
+            hosts: Vec::new(),
+            limits: Vec::new(),
+            risks: Vec::new(),
+            unchanged: 0,
+            critical_path: Vec::new(),
+            critical_millis: None,
+        }
+    }
+
+    const WIDE: HostLimits = HostLimits { actions: 9, starts: 9 };
+
+    #[test]
+    fn a_dependent_begins_when_what_it_needs_is_done() {
+        let plan = plan(vec![start("a", &[]), start("b", &["a"])]);
+        let mut machine = Machine::new(&plan, WIDE, None);
+        for step in 0..3 {
+            assert_eq!(machine.take_ready(), [(0, step)]);
+            assert_eq!(machine.take_ready(), [], "nothing twice");
+            machine.succeeded(0, step);
+        }
+        assert_eq!(machine.take_ready(), [(1, 0)]);
+    }
+
+    #[test]
+    fn a_failure_skips_all_that_wait_and_nothing_else() {
+        let plan = plan(vec![start("a", &[]), start("b", &["a"]), start("c", &["b"]), start("d", &[])]);
+        let mut machine = Machine::new(&plan, WIDE, None);
+        assert_eq!(machine.take_ready(), [(0, 0), (3, 0)]);
+        machine.failed(0, 0, StepError::failed("no"));
+        machine.succeeded(3, 0);
+        assert_eq!(machine.take_ready(), [(3, 1)]);
+        let outcomes: Vec<_> = machine.outcomes().into_iter().map(|(_, o)| o).collect();
+        assert!(matches!(outcomes[1], Outcome::Waits(_)) && matches!(outcomes[2], Outcome::Waits(_)));
+    }
+
+    #[test]
+    fn at_most_so_many_vms_of_a_host_are_starting() {
+        let plan = plan(vec![start("a", &[]), start("b", &[]), start("c", &[])]);
+        let mut machine = Machine::new(&plan, HostLimits { actions: 9, starts: 1 }, None);
+        for (action, step) in machine.take_ready() {
+            machine.succeeded(action, step);
+        }
+        assert_eq!(machine.take_ready(), [(0, 1)], "one start");
+        machine.succeeded(0, 1);
+        assert_eq!(machine.take_ready(), [(0, 2)], "and no other until it is ready");
+        machine.succeeded(0, 2);
+        assert_eq!(machine.take_ready(), [(1, 1)]);
+    }
+
+    #[test]
+    fn a_stop_ends_between_steps() {
+        let plan = plan(vec![start("a", &[]), start("b", &[])]);
+        let mut machine = Machine::new(&plan, WIDE, None);
+        assert_eq!(machine.take_ready().len(), 2);
+        machine.stop();
+        machine.succeeded(0, 0);
+        assert!(!machine.is_over(), "one step still runs");
+        machine.succeeded(1, 0);
+        assert!(machine.is_over() && machine.take_ready().is_empty());
+        assert_eq!(machine.outcomes()[0].1, Outcome::Stopped { steps: 1 });
+    }
+
+    #[test]
+    fn blocked_and_unapproved_actions_do_not_run() {
+        let mut blocked = start("a", &[]);
+        blocked.blocked.push(Block { by: BlockedBy::Limit, text: String::new(), unblock: String::new() });
+        let plan = plan(vec![blocked, start("b", &[]), start("c", &["b"])]);
+        let approved = BTreeSet::from([plan.actions[2].id.clone()]);
+        let mut machine = Machine::new(&plan, WIDE, Some(&approved));
+        assert!(machine.take_ready().is_empty() && machine.is_over());
+        let outcomes: Vec<_> = machine.outcomes().into_iter().map(|(_, o)| o).collect();
+        assert_eq!(outcomes[..2], [Outcome::Blocked, Outcome::NotApproved]);
+    }
+}

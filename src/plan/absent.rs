@@ -131,14 +131,11 @@ impl<'a> Draft<'a> {
         let mut ops = vec![target.record()];
         let mut data = Vec::new();
         let mut grows = Vec::new();
-        if !whole {
-            ops.extend(target.make_root());
+        if whole {
+            let root = self.world.disk(&vm.name, &host.name, "root").map(|d| d.obs.size).unwrap_or_default();
+            data.push(DataEffect { disk: "root".to_owned(), effect: DiskFate::Reattach, bytes: root });
         } else {
-            data.push(DataEffect {
-                disk: "root".to_owned(),
-                effect: DiskFate::Reattach,
-                bytes: crate::model::Bytes(0),
-            });
+            ops.extend(target.make_root());
         }
         ops.extend(target.make_seed());
         let mut kept = whole;
