@@ -42,6 +42,7 @@
 //! - Planning again after apply gives nothing.
 //! - There is no state file: everything that the next plan must know of the past is stamped on domains and disks.
 
+pub mod config;
 pub mod execute;
 pub mod model;
 pub mod observe;
@@ -49,5 +50,6 @@ pub mod plan;
 pub mod reconcile;
 pub mod render;
 pub mod sim;
+pub mod source;
 pub mod store;
 pub mod watch;

@@ -9,6 +9,7 @@ pub mod ids;
 pub mod observed;
 pub mod origin;
 pub mod quantity;
+pub mod snapshot;
 
 pub use demand::*;
 pub use desired::*;
@@ -16,3 +17,4 @@ pub use ids::{Address, Mac, Name, NameError, disk_file_name, domain_name, domain
 pub use observed::*;
 pub use origin::{Field, Origin, Origins};
 pub use quantity::{Bytes, QuantityError, Span, Timestamp};
+pub use snapshot::{Problem, ProblemKind, Snapshot, SourceFile};

@@ -1,0 +1,529 @@
+//! What the documents mean: hosts, images, networks and reviews; VMs come from `expand`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::expand;
+use super::leaf::{Addressing, ApprovalPlacement, Maintenance};
+use super::read::{Loc, listed, nearest};
+use super::repository::{Doc, Docs, Repository};
+use super::sink::{Mark, Sink};
+use super::spec::{FileSpec, FleetSpec, HostSpec, ImageSpec, NetworkSpec, WeightsSpec};
+use super::vm::RETAIN;
+use crate::model::{
+    Acceleration, Address, Adoption, Boot, Bytes, CloneMethod, Desired, Fleet, Host, HostLost, Identity, Image,
+    ImageFile, Limits, Name, Network, NetworkMode, OnRemove, Pause, Removal, RemovalData, Share, Snapshot, Source,
+    Weights,
+};
+
+/// Everything a repository means; `None` when there is no fleet at all. Whoever calls looks at the sink: with
+/// errors in it, what is returned is not complete.
+pub(crate) fn desired(repo: &Repository, snapshot: &Snapshot, sink: &mut Sink) -> Option<Desired> {
+    let fleet_doc = repo.fleet.values().min_by_key(|doc| doc.name.at);
+    let none = Vec::new();
+    let levels = fleet_doc.and_then(|doc| doc.spec.security_levels.as_ref()).unwrap_or(&none);
+    let levels: Vec<Name> = levels.iter().map(|level| level.value.clone()).collect();
+    let hosts = hosts(repo, &levels, sink);
+    let images = repo.images.iter().filter_map(|(name, doc)| Some((name.clone(), image(doc, sink)?))).collect();
+    let networks = networks(repo, sink);
+    let vms = expand::expand(repo, fleet_doc, &hosts, &networks, &levels, sink);
+    let mut out = Desired {
+        revision: snapshot.revision.clone(),
+        fleet: fleet(fleet_doc?, levels, sink),
+        hosts,
+        images,
+        networks,
+        services: vms.services,
+        modules: vms.modules,
+        groups: vms.groups,
+        vms: vms.vms,
+        removals: Vec::new(),
+        adoptions: Vec::new(),
+        lost: Vec::new(),
+        pauses: Vec::new(),
+    };
+    reviews(repo, &mut out, sink);
+    Some(out)
+}
+
+fn fleet(doc: &Doc<Box<FleetSpec>>, security_levels: Vec<Name>, sink: &mut Sink) -> Fleet {
+    if let Some(levels) = &doc.spec.security_levels {
+        for (index, level) in levels.iter().enumerate() {
+            if let Some(first) = levels[..index].iter().find(|l| l.value == level.value) {
+                let message = format!("the security level `{}` stands here twice", level.value);
+                sink.report("E0102", level.at, message).also(first.at, "first here");
+            }
+        }
+    }
+    let limits = doc.spec.limits.as_ref();
+    let share = |loc: Option<&Loc<Share>>, default| loc.map_or(default, |l| l.value);
+    Fleet {
+        name: doc.name.value.clone(),
+        security_levels,
+        limits: Limits {
+            destroy: share(limits.and_then(|l| l.destroy.as_ref()), Share::Count(3)),
+            recreate: share(limits.and_then(|l| l.recreate.as_ref()), Share::Count(3)),
+            reboot: share(limits.and_then(|l| l.reboot.as_ref()), Share::Percent(25)),
+            actions_per_host: limits.and_then(|l| l.actions_per_host.as_ref()).map_or(4, |n| n.value.0),
+            starts_per_host: limits.and_then(|l| l.starts_per_host.as_ref()).map_or(2, |n| n.value.0),
+        },
+        weights: weights(doc.spec.placement.as_ref().and_then(|p| p.weights.as_ref())),
+        approval_any_host: doc
+            .spec
+            .approval
+            .as_ref()
+            .and_then(|a| a.placement.as_ref())
+            .is_some_and(|p| p.value == ApprovalPlacement::Any),
+        origin: sink.origin(doc.name.at),
+    }
+}
+
+fn weights(spec: Option<&WeightsSpec>) -> Weights {
+    // A weight has at most three decimals and seven digits: an f64 holds it exactly.
+    #[expect(clippy::cast_precision_loss, reason = "at most 1_000_000_000, below 2^53")]
+    let float = |milli: u64| milli as f64 / 1000.0;
+    let of = |loc: Option<&Loc<super::leaf::Milli>>, default| loc.map_or(default, |m| float(m.value.0));
+    Weights {
+        memory: of(spec.and_then(|s| s.memory.as_ref()), 1.0),
+        cpu: of(spec.and_then(|s| s.cpu.as_ref()), 1.0),
+        slots: of(spec.and_then(|s| s.slots.as_ref()), 1.0),
+        cost: of(spec.and_then(|s| s.cost.as_ref()), 0.0),
+    }
+}
+
+/// Reports a name that no document of a kind has, unless it may be that of a document that could not be read.
+pub(crate) fn reference<T>(repo: &Repository, kind: &str, docs: &Docs<T>, name: &Loc<Name>, sink: &mut Sink) {
+    if docs.contains_key(&name.value) || repo.may_be_lost(kind, name.value.as_str()) {
+        return;
+    }
+    let near = nearest(name.value.as_str(), docs.keys().map(Name::as_str));
+    let none = near.is_none();
+    let word = kind.to_lowercase();
+    let report = sink.report("E0304", name.at, format!("no {word} `{}`", name.value)).suggest(near);
+    if none {
+        let names: Vec<_> = docs.keys().take(8).collect();
+        report.help(if names.is_empty() {
+            format!("there is no document of `kind: {kind}`")
+        } else {
+            format!("{word}s are {}{}", listed(&names), if docs.len() > 8 { " and more" } else { "" })
+        });
+    }
+}
+
+/// The index of a security level; reports one that the fleet does not have.
+pub(crate) fn level(levels: &[Name], name: &Loc<Name>, repo: &Repository, sink: &mut Sink) -> Option<u32> {
+    if let Some(index) = levels.iter().position(|l| *l == name.value) {
+        return u32::try_from(index).ok();
+    }
+    if !repo.fleet.is_empty() {
+        let near = nearest(name.value.as_str(), levels.iter().map(Name::as_str));
+        let message = format!("the fleet has no security level `{}`", name.value);
+        sink.report("E0304", name.at, message)
+            .suggest(near)
+            .help("levels are the Fleet's `securityLevels`, lowest first");
+    }
+    None
+}
+
+fn hosts(repo: &Repository, levels: &[Name], sink: &mut Sink) -> BTreeMap<Name, Host> {
+    let mut uuids: BTreeMap<uuid::Uuid, Mark> = BTreeMap::new();
+    let mut connections: BTreeMap<Arc<str>, Mark> = BTreeMap::new();
+    let mut out = BTreeMap::new();
+    for doc in repo.hosts.values() {
+        if let Some(uuid) = &doc.spec.uuid {
+            if let Some(first) = uuids.get(&uuid.value) {
+                let message = format!("two hosts with the UUID `{}`: one machine, one document", uuid.value);
+                sink.report("E0415", uuid.at, message).also(*first, "the first one");
+            } else {
+                uuids.insert(uuid.value, uuid.at);
+            }
+        }
+        if let Some(connection) = &doc.spec.connection {
+            // libvirt's test driver makes a world of its own for each connection.
+            let shared = !connection.value.starts_with("test:");
+            if let Some(first) = connections.get(&connection.value).filter(|_| shared) {
+                let message =
+                    format!("two hosts with the connection `{}`: one machine, one document", connection.value);
+                sink.report("E0415", connection.at, message).also(*first, "the first one");
+            } else {
+                connections.insert(connection.value.clone(), connection.at);
+            }
+        }
+        if let Some(host) = host(doc, levels, repo, sink) {
+            out.insert(doc.name.value.clone(), host);
+        }
+    }
+    out
+}
+
+fn host(doc: &Doc<Box<HostSpec>>, levels: &[Name], repo: &Repository, sink: &mut Sink) -> Option<Host> {
+    let spec = &doc.spec;
+    let connection = spec.connection.as_ref().filter(|c| connection(c, sink));
+    let cpus = |r: Option<&super::spec::ResourcesSpec>| r.and_then(|r| r.cpus.as_ref()).map(|c| c.value.0);
+    let memory = |r: Option<&super::spec::ResourcesSpec>| r.and_then(|r| r.memory.as_ref()).map(|m| m.value);
+    let milli = |loc: Option<&Loc<super::leaf::Milli>>, sink: &mut Sink| {
+        let Some(loc) = loc else { return 1000 };
+        if loc.value.0 == 0 {
+            sink.report("E0413", loc.at, "an overcommit of 0 leaves no room at all").help("1 is no overcommit");
+        }
+        u32::try_from(loc.value.0).unwrap_or(u32::MAX)
+    };
+    let overcommit = spec.overcommit.as_ref();
+    let overcommit_cpu_milli = milli(overcommit.and_then(|o| o.cpu.as_ref()), sink);
+    let overcommit_memory_milli = milli(overcommit.and_then(|o| o.memory.as_ref()), sink);
+    let storage = spec.storage.as_ref();
+    let images_dir = absolute(storage.and_then(|s| s.images.as_ref()), "/var/lib/stablehand/images", sink);
+    let slots_dir = absolute(storage.and_then(|s| s.slots.as_ref()), "/var/lib/stablehand/slots", sink);
+    let security = match &spec.security {
+        Some(name) => level(levels, name, repo, sink)?,
+        None => 0,
+    };
+    Some(Host {
+        name: doc.name.value.clone(),
+        connection: connection?.value.clone(),
+        uuid: spec.uuid.as_ref().map(|u| u.value),
+        labels: doc.labels.clone(),
+        site: spec.site.as_ref().map(|s| s.value.clone()),
+        slots: spec.slots.as_ref()?.value.0,
+        cpus: cpus(spec.capacity.as_ref()),
+        memory: memory(spec.capacity.as_ref()),
+        reserve_cpus: cpus(spec.reserve.as_ref()).unwrap_or(0),
+        reserve_memory: memory(spec.reserve.as_ref()).unwrap_or(Bytes(0)),
+        overcommit_cpu_milli,
+        overcommit_memory_milli,
+        images_dir,
+        slots_dir,
+        security,
+        cost_cpu_hour_milli: spec.cost.as_ref().and_then(|c| c.cpu_hour.as_ref()).map_or(0, |c| c.value.0),
+        acceleration: spec.acceleration.as_ref().map_or(Acceleration::Auto, |a| a.value),
+        cordoned: spec.maintenance.as_ref().is_some_and(|m| m.value == Maintenance::Cordon),
+        origin: sink.origin(doc.name.at),
+    })
+}
+
+/// Whether a connection URI is of a driver that we know; reports it when not.
+fn connection(uri: &Loc<Arc<str>>, sink: &mut Sink) -> bool {
+    const DRIVERS: [&str; 6] = ["qemu", "qemu+unix", "qemu+ssh", "qemu+tls", "qemu+tcp", "test"];
+    let Some((scheme, rest)) = uri.value.split_once("://") else {
+        let help = "like `qemu:///system`, or `qemu:///embed?root=/var/lib/stablehand/lab`";
+        sink.report("E0217", uri.at, format!("`{}` is not a libvirt connection URI", uri.value)).help(help);
+        return false;
+    };
+    if !DRIVERS.contains(&scheme) {
+        let near = nearest(scheme, DRIVERS.into_iter()).map(|s| format!("{s}://{rest}"));
+        let message = format!("`{scheme}` is not a libvirt driver that we use");
+        sink.report("E0217", uri.at, message).suggest(near).help(format!("use one of {}", listed(&DRIVERS)));
+        return false;
+    }
+    if let Some(embed) = rest.strip_prefix("/embed")
+        && !embed.strip_prefix("?root=").is_some_and(|root| root.starts_with('/'))
+    {
+        let help = "like `qemu:///embed?root=/var/lib/stablehand/lab`";
+        sink.report("E0421", uri.at, "an embedded connection names its root by an absolute path").help(help);
+        return false;
+    }
+    true
+}
+
+fn absolute(path: Option<&Loc<Arc<str>>>, default: &str, sink: &mut Sink) -> Arc<str> {
+    let Some(path) = path else {
+        return default.into();
+    };
+    let upwards = path.value.split('/').any(|part| part == "..");
+    if !path.value.starts_with('/') || upwards {
+        let message = format!("`{}` is not an absolute path", path.value);
+        sink.report("E0421", path.at, message).help("a folder on the host, beginning with `/` and without `..`");
+    }
+    path.value.trim_end_matches('/').into()
+}
+
+fn image(doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
+    let spec = &doc.spec;
+    let source = spec.source.as_ref().and_then(|s| source(s.at, s.path.as_ref(), s.url.as_ref(), s.flawed, sink));
+    let boot = match &spec.boot {
+        None => Some(Boot::Disk),
+        Some(boot) => {
+            let kernel = boot.kernel.as_ref().and_then(|file| image_file(file, sink));
+            let initrd = boot.initrd.as_ref().map(|file| image_file(file, sink));
+            let command_line = boot.command_line.as_ref().map_or_else(|| "".into(), |c| c.value.clone());
+            match (kernel, initrd) {
+                (Some(kernel), Some(Some(initrd))) => Some(Boot::Kernel { kernel, initrd: Some(initrd), command_line }),
+                (Some(kernel), None) => Some(Boot::Kernel { kernel, initrd: None, command_line }),
+                _ => None,
+            }
+        }
+    };
+    Some(Image {
+        name: doc.name.value.clone(),
+        disk: ImageFile { source: source?, digest: spec.digest.as_ref()?.value.clone() },
+        format: spec.format.as_ref()?.value,
+        boot: boot?,
+        identity: spec.identity.as_ref().map_or(Identity::CloudInit, |i| i.value),
+        clone: spec.clone.as_ref().map_or(CloneMethod::Overlay, |c| c.value),
+        origin: sink.origin(doc.name.at),
+    })
+}
+
+fn image_file(spec: &FileSpec, sink: &mut Sink) -> Option<ImageFile> {
+    let source = source(spec.at, spec.path.as_ref(), spec.url.as_ref(), spec.flawed, sink);
+    Some(ImageFile { source: source?, digest: spec.digest.as_ref()?.value.clone() })
+}
+
+/// A path or a URL, not both.
+fn source(
+    at: Mark,
+    path: Option<&Loc<Arc<str>>>,
+    url: Option<&Loc<Arc<str>>>,
+    flawed: bool,
+    sink: &mut Sink,
+) -> Option<Source> {
+    match (path, url) {
+        (Some(path), None) => Some(Source::Path(beside(&sink.path(path.at), &path.value))),
+        (None, Some(url)) => {
+            let known = ["https://", "http://", "file://"].iter().any(|scheme| url.value.starts_with(scheme));
+            if !known {
+                let help = "use `https://`, `http://` or `file://`";
+                sink.report("E0217", url.at, format!("`{}` is not a URL that can be fetched", url.value)).help(help);
+            }
+            known.then(|| Source::Url(url.value.clone()))
+        }
+        (Some(path), Some(url)) => {
+            let message = "`path` and `url` both say where the file is";
+            sink.report("E0218", url.at, message).also(path.at, "`path`").help("write one of them");
+            None
+        }
+        (None, None) => {
+            if !flawed {
+                sink.report("E0218", at, "neither `path` nor `url` says where the file is");
+            }
+            None
+        }
+    }
+}
+
+/// A path written in a file of the fleet, relative to the fleet's folder; an absolute one as it is.
+fn beside(file: &str, path: &str) -> Arc<str> {
+    if path.starts_with('/') {
+        return path.into();
+    }
+    let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut parts: Vec<&str> = Vec::new();
+    for part in folder.split('/').chain(path.split('/')) {
+        match part {
+            "" | "." => {}
+            ".." if parts.last().is_some_and(|last| *last != "..") => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/").into()
+}
+
+fn networks(repo: &Repository, sink: &mut Sink) -> BTreeMap<Name, Network> {
+    let mut bridges: BTreeMap<Arc<str>, Mark> = BTreeMap::new();
+    let mut out = BTreeMap::new();
+    for doc in repo.networks.values() {
+        if let Some(name) = doc.spec.bridge.as_ref().and_then(|b| b.name.as_ref()) {
+            if let Some(first) = bridges.get(&name.value) {
+                let message = format!("two networks on the bridge `{}`", name.value);
+                sink.report("E0411", name.at, message).also(*first, "the first one");
+            } else {
+                bridges.insert(name.value.clone(), name.at);
+            }
+        }
+        if let Some(network) = network(doc, sink) {
+            out.insert(doc.name.value.clone(), network);
+        }
+    }
+    out
+}
+
+fn network(doc: &Doc<Box<NetworkSpec>>, sink: &mut Sink) -> Option<Network> {
+    let spec = &doc.spec;
+    let bridge = spec.bridge.as_ref();
+    let name = bridge.and_then(|b| b.name.as_ref());
+    if let Some(name) = name {
+        bridge_name(name, sink);
+    }
+    let create_bridge = bridge.and_then(|b| b.create.as_ref()).is_some_and(|c| c.value);
+    let default = if create_bridge { NetworkMode::Isolated } else { NetworkMode::Routed };
+    let range = addresses(doc, sink);
+    Some(Network {
+        name: doc.name.value.clone(),
+        bridge: name?.value.clone(),
+        create_bridge,
+        mode: spec.mode.as_ref().map_or(default, |m| m.value),
+        subnet: spec.subnet.as_ref().map(|s| s.value),
+        host_address: spec.host_address.as_ref().map(|a| a.value),
+        gateway: spec.gateway.as_ref().map(|a| a.value),
+        dns: spec.dns.iter().flatten().map(|a| a.value).collect(),
+        range,
+        origin: sink.origin(doc.name.at),
+    })
+}
+
+fn bridge_name(name: &Loc<Arc<str>>, sink: &mut Sink) {
+    if name.value.len() > 15 {
+        let message = format!("the bridge name `{}` has {} characters", name.value, name.value.len());
+        sink.report("E0420", name.at, message).help("Linux takes at most 15 (IFNAMSIZ)");
+    } else if name.value.contains(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c))
+        || &*name.value == "."
+        || &*name.value == ".."
+    {
+        sink.report("E0420", name.at, format!("`{}` is not a name for a bridge", name.value))
+            .help("use a-z, 0-9, `-`, `_` and `.`");
+    }
+}
+
+/// The range that may be planned, when the network's addresses are; reports what contradicts the subnet.
+fn addresses(doc: &Doc<Box<NetworkSpec>>, sink: &mut Sink) -> Option<(std::net::Ipv4Addr, std::net::Ipv4Addr)> {
+    let spec = &doc.spec;
+    let within = [
+        ("hostAddress", spec.host_address.as_ref()),
+        ("gateway", spec.gateway.as_ref()),
+        ("range.from", spec.range.as_ref().and_then(|r| r.from.as_ref())),
+        ("range.to", spec.range.as_ref().and_then(|r| r.to.as_ref())),
+    ];
+    if let Some(subnet) = &spec.subnet {
+        for (field, address) in within.iter().filter_map(|(field, a)| a.map(|a| (field, a))) {
+            let usable = subnet.value.prefix_len() >= 31
+                || (address.value != subnet.value.network() && address.value != subnet.value.broadcast());
+            if !subnet.value.contains(&address.value) || !usable {
+                let message = format!("`{field}` {} is not a host's address in {}", address.value, subnet.value);
+                sink.report("E0405", address.at, message).also(subnet.at, "the subnet");
+            }
+        }
+    }
+    let external = spec.addressing.as_ref().filter(|a| a.value == Addressing::External);
+    if let (Some(external), Some(range)) = (external, &spec.range) {
+        let message = "a range of planned addresses contradicts `addressing: external`";
+        sink.report("E0409", range.at, message).also(external.at, "addresses are given by somebody else");
+        return None;
+    }
+    let planned = spec.addressing.as_ref().filter(|a| a.value == Addressing::Static);
+    for (field, missing) in [("range", spec.range.is_none()), ("subnet", spec.subnet.is_none())] {
+        if let Some(planned) = planned.filter(|_| missing && !doc.flawed) {
+            let message = format!("`addressing: static` needs a `{field}`");
+            sink.report("E0206", planned.at, message)
+                .help("or `addressing: external`, when a DHCP server gives addresses");
+        }
+    }
+    let range = spec.range.as_ref()?;
+    if planned.is_none() && spec.subnet.is_none() && !doc.flawed {
+        sink.report("E0206", range.at, "a `range` of planned addresses needs a `subnet`");
+    }
+    let (from, to) = (range.from.as_ref()?, range.to.as_ref()?);
+    if from.value > to.value {
+        let message = format!("the range ends at {} before it begins at {}", to.value, from.value);
+        sink.report("E0408", to.at, message).also(from.at, "`from`");
+        return None;
+    }
+    Some((from.value, to.value))
+}
+
+fn reviews(repo: &Repository, out: &mut Desired, sink: &mut Sink) {
+    for doc in repo.removals.values() {
+        let (Some(target), Some(reason)) = (&doc.spec.target, &doc.spec.reason) else {
+            continue;
+        };
+        removal_target(repo, out, target, sink);
+        let data = match doc.spec.data.as_ref().map_or(OnRemove::Retain(RETAIN), |keep| keep.value) {
+            OnRemove::Retain(span) => RemovalData::Retain(span),
+            OnRemove::Delete => RemovalData::Delete,
+        };
+        let (name, origin) = (doc.name.value.clone(), sink.origin(doc.name.at));
+        out.removals.push(Removal { name, target: target.value.clone(), data, reason: reason.value.clone(), origin });
+    }
+    let mut adopted: BTreeMap<String, Mark> = BTreeMap::new();
+    for doc in repo.adoptions.values() {
+        let (Some(vm), Some(uuid), Some(reason)) = (&doc.spec.vm, &doc.spec.uuid, &doc.spec.reason) else {
+            continue;
+        };
+        if !out.vms.contains_key(&vm.value) && sink.errors() == 0 {
+            let near = nearest(vm.value.as_str(), out.vms.keys().map(Name::as_str));
+            let message = format!("no VM `{}` in this fleet", vm.value);
+            sink.report("E0304", vm.at, message)
+                .suggest(near)
+                .help("an adopted VM needs a Service or Module that describes it");
+        }
+        for (what, key, at) in [("VM", vm.value.to_string(), vm.at), ("domain", uuid.value.to_string(), uuid.at)] {
+            match adopted.get(&key) {
+                Some(first) => drop(
+                    sink.report("E0417", at, format!("the {what} `{key}` is adopted twice")).also(*first, "first here"),
+                ),
+                None => drop(adopted.insert(key, at)),
+            }
+        }
+        let (name, origin) = (doc.name.value.clone(), sink.origin(doc.name.at));
+        let (vm, uuid) = (vm.value.clone(), uuid.value);
+        out.adoptions.push(Adoption { name, vm, uuid, reason: reason.value.clone(), origin });
+    }
+    for doc in repo.lost_hosts.values() {
+        let spec = &doc.spec;
+        let (Some(host), Some(evidence), Some(reason)) = (&spec.host, &spec.evidence, &spec.reason) else {
+            continue;
+        };
+        reference(repo, "Host", &repo.hosts, host, sink);
+        let (name, origin) = (doc.name.value.clone(), sink.origin(doc.name.at));
+        let (host, evidence) = (host.value.clone(), evidence.value.clone());
+        out.lost.push(HostLost { name, host, evidence, reason: reason.value.clone(), origin });
+    }
+    for doc in repo.pauses.values() {
+        let spec = &doc.spec;
+        let (Some(scope), Some(who), Some(reason), Some(until)) = (&spec.scope, &spec.who, &spec.reason, &spec.until)
+        else {
+            continue;
+        };
+        address_exists(repo, out, scope, sink);
+        let (name, origin) = (doc.name.value.clone(), sink.origin(doc.name.at));
+        let (who, reason) = (who.value.clone(), reason.value.clone());
+        out.pauses.push(Pause { name, scope: scope.value.clone(), who, reason, until: until.value, origin });
+    }
+}
+
+/// A Removal names what has left the YAML, so an unknown name is right; what still stands there is suspicious.
+fn removal_target(repo: &Repository, out: &Desired, target: &Loc<Address>, sink: &mut Sink) {
+    let name = target.value.name();
+    let stands = match &target.value {
+        Address::Vm(vm) => out.vms.contains_key(vm),
+        Address::Service(service) => repo.services.contains_key(service),
+        Address::Module(module) => repo.modules.contains_key(module),
+        Address::Fleet(fleet) => {
+            if *fleet != out.fleet.name {
+                let meant = format!("fleet/{}", out.fleet.name);
+                sink.report("E0304", target.at, format!("this is not the fleet `{fleet}`")).suggest(Some(meant));
+            }
+            false
+        }
+        Address::Host(_) | Address::Image(_) | Address::Network(_) => {
+            let message = format!("a Removal cannot name a {}", target.value.kind());
+            sink.report("E0416", target.at, message).help("name a vm, service, module or fleet");
+            false
+        }
+    };
+    if stands {
+        let message = format!("`{}` is still described here: the Removal of `{name}` has no effect yet", target.value);
+        sink.report("W0501", target.at, message).help("take what describes it out of the YAML in the same change");
+    }
+}
+
+/// Reports an address of a Pause that names nothing.
+fn address_exists(repo: &Repository, out: &Desired, scope: &Loc<Address>, sink: &mut Sink) {
+    let name = Loc { at: scope.at, value: scope.value.name().clone() };
+    match &scope.value {
+        Address::Host(_) => reference(repo, "Host", &repo.hosts, &name, sink),
+        Address::Image(_) => reference(repo, "Image", &repo.images, &name, sink),
+        Address::Network(_) => reference(repo, "Network", &repo.networks, &name, sink),
+        Address::Service(_) => reference(repo, "Service", &repo.services, &name, sink),
+        Address::Module(_) => reference(repo, "Module", &repo.modules, &name, sink),
+        Address::Fleet(fleet) if *fleet == out.fleet.name => {}
+        Address::Fleet(fleet) => {
+            let meant = format!("fleet/{}", out.fleet.name);
+            sink.report("E0304", scope.at, format!("this is not the fleet `{fleet}`")).suggest(Some(meant));
+        }
+        Address::Vm(vm) if sink.errors() == 0 && !out.vms.contains_key(vm) => {
+            let near = nearest(vm.as_str(), out.vms.keys().map(Name::as_str)).map(|vm| format!("vm/{vm}"));
+            sink.report("E0304", scope.at, format!("no VM `{vm}` in this fleet")).suggest(near);
+        }
+        Address::Vm(_) => {}
+    }
+}

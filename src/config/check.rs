@@ -1,0 +1,363 @@
+//! What only the whole can tell: cycles, rules of placement that no hosts can satisfy, addresses.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use petgraph::algo::tarjan_scc;
+use petgraph::graph::DiGraph;
+
+use super::expand::Expanded;
+use super::node::{self, Kind};
+use super::repository::Repository;
+use super::sink::{Mark, Sink};
+use super::spec::CloudInitSpec;
+use crate::model::{Group, Host, Name, Network, Origin, Placement, VmSpec};
+
+/// What the checks need of a group beside the group itself.
+pub(crate) struct GroupInfo {
+    /// Where the app or member was written.
+    pub(crate) at: Mark,
+    /// Where its rule of placement was written.
+    pub(crate) rule: Option<Mark>,
+    /// Its VMs' common part; `None` when it could not be made.
+    pub(crate) spec: Option<Arc<VmSpec>>,
+}
+
+/// Reports every cycle of the start order, with its whole path.
+pub(crate) fn cycles(groups: &BTreeMap<Arc<str>, Group>, infos: &BTreeMap<Arc<str>, GroupInfo>, sink: &mut Sink) {
+    let mut graph: DiGraph<&Arc<str>, &Origin> = DiGraph::new();
+    let nodes: BTreeMap<&Arc<str>, _> = groups.keys().map(|key| (key, graph.add_node(key))).collect();
+    for (key, group) in groups {
+        for (other, origin) in &group.depends_on {
+            if let (Some(from), Some(to)) = (nodes.get(key), nodes.get(other)) {
+                graph.add_edge(*from, *to, origin);
+            }
+        }
+    }
+    let mut said: BTreeSet<Vec<&Origin>> = BTreeSet::new();
+    for component in tarjan_scc(&graph) {
+        let members: BTreeSet<&str> = component.iter().map(|n| &**graph[*n]).collect();
+        let Some(first) = members.first().copied() else {
+            continue;
+        };
+        let path = shortest_cycle(first, &members, groups);
+        // Instances of one module have the same cycle: said once, at the same lines.
+        if path.is_empty() || !said.insert(path.iter().map(|(_, origin)| *origin).collect::<Vec<_>>()) {
+            continue;
+        }
+        let names: Vec<_> = path.iter().map(|(key, _)| *key).chain([first]).collect();
+        let message = format!("a cycle of `dependsOn`: {}", names.join(" → "));
+        let mark = |origin: &Origin| sink.mark_of(origin);
+        let marks: Vec<_> = path.iter().map(|(_, origin)| mark(origin)).collect();
+        let at = marks.first().copied().or_else(|| infos.get(first).map(|i| i.at)).unwrap_or_default();
+        let report = sink.report("E0305", at, message);
+        for (index, mark) in marks.iter().enumerate().skip(1) {
+            report.also(*mark, format!("`{}` waits for `{}`", names[index], names[index + 1]));
+        }
+        report.help("something has to start first: take one of these out");
+    }
+}
+
+/// The shortest way from a group back to itself inside its component, as (group, where it says the next); empty when there is none.
+fn shortest_cycle<'g>(
+    start: &str,
+    members: &BTreeSet<&str>,
+    groups: &'g BTreeMap<Arc<str>, Group>,
+) -> Vec<(&'g str, &'g Origin)> {
+    let Some((start, _)) = groups.get_key_value(start) else {
+        return Vec::new();
+    };
+    let mut came: BTreeMap<&str, (&str, &Origin)> = BTreeMap::new();
+    let mut queue = std::collections::VecDeque::from([&**start]);
+    while let Some(at) = queue.pop_front() {
+        for (next, origin) in groups.get(at).iter().flat_map(|g| &g.depends_on) {
+            if **next == **start {
+                let mut path = vec![(at, origin)];
+                let mut here = at;
+                while let Some((before, origin)) = came.get(here) {
+                    path.push((before, origin));
+                    here = before;
+                }
+                path.reverse();
+                return path;
+            }
+            if members.contains(&**next) && !came.contains_key(&**next) {
+                came.insert(next, (at, origin));
+                queue.push_back(next);
+            }
+        }
+    }
+    Vec::new()
+}
+
+/// Reports rules of placement that the hosts written here cannot satisfy, however empty they are.
+pub(crate) fn spreading(
+    groups: &BTreeMap<Arc<str>, Group>,
+    infos: &BTreeMap<Arc<str>, GroupInfo>,
+    hosts: &BTreeMap<Name, Host>,
+    repo: &Repository,
+    sink: &mut Sink,
+) {
+    // With a Host document missing that could not be read, a count of hosts means nothing.
+    if repo.may_be_lost_kind("Host") || hosts.len() != repo.hosts.len() {
+        return;
+    }
+    let mut cache: Vec<(&Placement, Vec<&Name>)> = Vec::new();
+    for (key, group) in groups {
+        let Some((info, spec)) = infos.get(key).and_then(|i| Some((i, i.spec.as_ref()?))) else {
+            continue;
+        };
+        if group.vms.is_empty() {
+            continue;
+        }
+        let at = info.rule.unwrap_or(info.at);
+        let eligible = match cache.iter().position(|(p, _)| **p == spec.placement) {
+            Some(index) => &cache[index].1,
+            None => {
+                cache.push((&spec.placement, eligible(&spec.placement, hosts)));
+                &cache[cache.len() - 1].1
+            }
+        };
+        let (vms, can) = (group.vms.len(), eligible.len());
+        if can == 0 {
+            let message = format!("no host may run `{key}`: {}", wanted(&spec.placement));
+            let help = if hosts.is_empty() {
+                "there is no document of `kind: Host`"
+            } else {
+                "compare `placement` with the hosts' labels and security levels"
+            };
+            sink.report("E0404", at, message).help(help);
+            continue;
+        }
+        if group.min_hosts as usize > can {
+            let message = format!("`{key}` wants {} hosts, but only {can} may run it", group.min_hosts);
+            sink.report("E0401", at, message).help("lower `minHosts`, or add hosts that its placement allows");
+        } else if group.min_hosts as usize > vms {
+            let message = format!("`{key}` wants {} hosts but has only {vms} VMs", group.min_hosts);
+            sink.report("E0401", at, message).help("lower `minHosts`, or raise `replicas.min`");
+        }
+        if let Some(most) = group.max_per_host
+            && (most as usize).saturating_mul(can) < vms
+        {
+            let message = format!("`{key}` has {vms} VMs, at most {most} on a host, and only {can} hosts may run it");
+            sink.report("E0402", at, message).help("raise `maxPerHost`, lower `replicas.min`, or add hosts");
+        }
+    }
+    separation(groups, infos, hosts, sink);
+}
+
+/// Groups that must not share hosts need hosts of their own: a matching of needs to hosts.
+fn separation(
+    groups: &BTreeMap<Arc<str>, Group>,
+    infos: &BTreeMap<Arc<str>, GroupInfo>,
+    hosts: &BTreeMap<Name, Host>,
+    sink: &mut Sink,
+) {
+    let mut said: BTreeSet<Vec<&str>> = BTreeSet::new();
+    for (key, group) in groups.iter().filter(|(_, g)| !g.separate_from.is_empty()) {
+        // The largest set around this group all of whose pairs are separate: exact for the lists people write.
+        let mut clique = vec![key];
+        for other in &group.separate_from {
+            let apart = |a: &Arc<str>, b: &Arc<str>| {
+                groups.get(a).is_some_and(|g| g.separate_from.contains(b))
+                    || groups.get(b).is_some_and(|g| g.separate_from.contains(a))
+            };
+            if clique.iter().all(|member| apart(member, other)) {
+                clique.push(other);
+            }
+        }
+        clique.sort();
+        if !said.insert(clique.iter().map(|k| &***k).collect()) {
+            continue;
+        }
+        let mut needs: Vec<(Vec<&Name>, usize)> = Vec::new();
+        for member in &clique {
+            let Some(spec) = infos.get(*member).and_then(|i| i.spec.as_ref()) else {
+                return;
+            };
+            let Some(group) = groups.get(*member) else {
+                return;
+            };
+            let vms = group.vms.len();
+            let by_rule = group.max_per_host.map_or(1, |most| vms.div_ceil(most.max(1) as usize));
+            let need = if vms == 0 { 0 } else { by_rule.max(group.min_hosts as usize).max(1) };
+            needs.push((eligible(&spec.placement, hosts), need.min(hosts.len() + 1)));
+        }
+        if !can_match(&needs) {
+            let at = infos.get(key).and_then(|i| i.rule).unwrap_or_default();
+            let total: usize = needs.iter().map(|(_, need)| need).sum();
+            let names: Vec<_> = clique.iter().map(|k| format!("`{k}`")).collect();
+            let message = format!(
+                "{} must not share a host: that takes {total} hosts of their own, which their placement does not give",
+                names.join(", ")
+            );
+            sink.report("E0403", at, message).help("add hosts, loosen `placement`, or take one out of `separate`");
+        }
+    }
+}
+
+/// Whether every need gets that many hosts of its own (augmenting paths).
+fn can_match(needs: &[(Vec<&Name>, usize)]) -> bool {
+    fn place<'h>(
+        slot: usize,
+        slots: &[&Vec<&'h Name>],
+        taken: &mut BTreeMap<&'h Name, usize>,
+        seen: &mut BTreeSet<&'h Name>,
+    ) -> bool {
+        for host in slots[slot] {
+            if !seen.insert(host) {
+                continue;
+            }
+            let free = match taken.get(host) {
+                None => true,
+                Some(other) => place(*other, slots, taken, seen),
+            };
+            if free {
+                taken.insert(host, slot);
+                return true;
+            }
+        }
+        false
+    }
+    let slots: Vec<&Vec<&Name>> = needs.iter().flat_map(|(hosts, need)| std::iter::repeat_n(hosts, *need)).collect();
+    let mut taken = BTreeMap::new();
+    (0..slots.len()).all(|slot| place(slot, &slots, &mut taken, &mut BTreeSet::new()))
+}
+
+fn eligible<'h>(placement: &Placement, hosts: &'h BTreeMap<Name, Host>) -> Vec<&'h Name> {
+    let fits = |host: &Host| {
+        placement.host.as_ref().is_none_or(|pinned| *pinned == host.name)
+            && placement.labels.iter().all(|(key, value)| host.labels.get(key) == Some(value))
+            && host.security >= placement.security
+    };
+    hosts.values().filter(|host| fits(host)).map(|host| &host.name).collect()
+}
+
+fn wanted(placement: &Placement) -> String {
+    let mut parts: Vec<String> =
+        placement.labels.iter().map(|(key, value)| format!("label `{key}: {value}`")).collect();
+    if let Some(host) = &placement.host {
+        parts.insert(0, format!("host `{host}`"));
+    }
+    if placement.security > 0 {
+        parts.push(format!("security level {} or above", placement.security));
+    }
+    if parts.is_empty() { "there is none".into() } else { format!("it wants {}", parts.join(", ")) }
+}
+
+/// Reports addresses outside their subnet or used twice, and ranges with too few addresses.
+pub(crate) fn addresses(
+    repo: &Repository,
+    networks: &BTreeMap<Name, Network>,
+    out: &Expanded,
+    infos: &BTreeMap<Arc<str>, GroupInfo>,
+    sink: &mut Sink,
+) {
+    let mut fixed: BTreeMap<(&Name, Ipv4Addr), Mark> = BTreeMap::new();
+    let mut planned: BTreeMap<&Name, u64> = BTreeMap::new();
+    for (key, group) in &out.groups {
+        let Some((info, spec)) = infos.get(key).and_then(|i| Some((i, i.spec.as_ref()?))) else {
+            continue;
+        };
+        for (nic_name, nic) in &spec.nics {
+            let Some(network) = networks.get(&nic.network) else {
+                continue;
+            };
+            let Some(address) = nic.address else {
+                if network.range.is_some() {
+                    *planned.entry(&network.name).or_default() += group.vms.len() as u64;
+                }
+                continue;
+            };
+            let at = info.at;
+            let what = format!("interface `{nic_name}` of `{key}`");
+            if group.vms.len() > 1 {
+                let message = format!("{what} fixes {address} for {} VMs", group.vms.len());
+                sink.report("E0406", at, message)
+                    .help("leave the address out: each gets its own from the network's range");
+                continue;
+            }
+            let taken = [(network.host_address, "the host's own"), (network.gateway, "the gateway's")];
+            if let Some((_, whose)) = taken.iter().find(|(a, _)| *a == Some(address)) {
+                sink.report("E0406", at, format!("{what} fixes {address}, which is {whose} on `{}`", network.name));
+            }
+            match &network.subnet {
+                None => {
+                    let message = format!("{what} fixes {address}, but the network `{}` has no subnet", network.name);
+                    sink.report("E0409", at, message).help("its addresses are given by somebody else: fix it there");
+                }
+                Some(subnet) if !subnet.contains(&address) => {
+                    let message =
+                        format!("{what} fixes {address}, which is not in {subnet} of network `{}`", network.name);
+                    let report = sink.report("E0405", at, message);
+                    if let Some(subnet) = repo.networks.get(&network.name).and_then(|d| d.spec.subnet.as_ref()) {
+                        report.also(subnet.at, "the subnet");
+                    }
+                }
+                Some(_) => {}
+            }
+            match fixed.get(&(&network.name, address)) {
+                Some(first) => drop(
+                    sink.report("E0406", at, format!("{what} fixes {address}, which is taken"))
+                        .also(*first, "taken here"),
+                ),
+                None => drop(fixed.insert((&network.name, address), at)),
+            }
+        }
+    }
+    for (name, wanted) in planned {
+        let Some(network) = networks.get(name) else {
+            continue;
+        };
+        let Some((from, to)) = network.range else {
+            continue;
+        };
+        let within = |a: Ipv4Addr| (from..=to).contains(&a);
+        let own = [network.host_address, network.gateway]
+            .into_iter()
+            .flatten()
+            .filter(|a| within(*a))
+            .collect::<BTreeSet<_>>();
+        let fixed = fixed.keys().filter(|(n, a)| *n == name && within(*a) && !own.contains(a)).count();
+        let room =
+            (u64::from(u32::from(to)) - u64::from(u32::from(from)) + 1).saturating_sub((own.len() + fixed) as u64);
+        if wanted > room {
+            let at = repo.networks.get(name).and_then(|d| d.spec.range.as_ref()).map_or_else(Mark::default, |r| r.at);
+            let message = format!("the range of network `{name}` has {room} addresses for {wanted} interfaces");
+            sink.report("E0407", at, message)
+                .help("widen the range; a VM that goes frees its address only when it is gone");
+        }
+    }
+}
+
+/// User data that says it is YAML must be YAML.
+pub(crate) fn cloud_init(spec: &CloudInitSpec, sink: &mut Sink) {
+    if let Some(text) = &spec.user_data
+        && text.value.starts_with("#cloud-config")
+    {
+        let mut inner = sink.inner();
+        let (documents, lost) = node::documents(&text.value, 0, &mut inner);
+        let first = inner.first_message();
+        let map = matches!(documents.as_slice(), [] | [node::Node { kind: Kind::Map(_), .. }]);
+        if let Some((line, message)) = first.filter(|_| !lost.is_empty()) {
+            let message = format!("line {line} of the cloud-config: {message}");
+            sink.report("E0221", text.at, message)
+                .help("it begins with `#cloud-config`, so the guest reads it as YAML");
+        } else if !map {
+            sink.report("E0221", text.at, "the cloud-config is not a map").help("like `packages: [nginx]`");
+        }
+    }
+    for key in spec.ssh_keys.iter().flatten() {
+        let kinds = ["ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"];
+        let shaped =
+            kinds.iter().any(|kind| key.value.starts_with(kind)) && key.value.split_whitespace().nth(1).is_some();
+        if key.value.contains("PRIVATE KEY") {
+            sink.report("E0217", key.at, "this is a private key")
+                .help("take it out of Git and out of use; the `.pub` file is meant");
+        } else if !shaped || key.value.contains('\n') {
+            sink.report("E0217", key.at, "this is not a public SSH key")
+                .help("one line of a `.pub` file, like `ssh-ed25519 AAAA… ann`");
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! The scalars of the YAML: names, quantities with units, addresses, words.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::read::{Accepts, Leaf, Wrong, nearest, words};
+use crate::model::quantity::{BYTE_UNITS, SPAN_UNITS};
+use crate::model::{
+    Acceleration, Address, Bytes, CloneMethod, Digest, Firmware, Identity, ImageFormat, Name, NetworkMode, Protection,
+    QuantityError, RunState, Share, Span, Timestamp, UpdatePolicy,
+};
+
+impl Leaf for Arc<str> {
+    const WHAT: &'static str = "text";
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        if text.is_empty() {
+            return Err(Wrong::new("E0217", "the text is empty"));
+        }
+        match text.chars().find(|c| c.is_control() && !matches!(c, '\n' | '\t' | '\r')) {
+            Some(c) => {
+                Err(Wrong::new("E0217", format!("the control character U+{:04X} has no place here", u32::from(c))))
+            }
+            None => Ok(text.into()),
+        }
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "string", "minLength": 1})
+    }
+}
+
+impl Leaf for Name {
+    const WHAT: &'static str = "a name";
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        Self::new(text).map_err(|error| {
+            let tidy: String = text
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+                .collect::<String>()
+                .trim_matches('-')
+                .to_owned();
+            let suggestion = Self::new(&tidy).is_ok().then_some(tidy);
+            Wrong::new("E0216", error.to_string()).suggest(suggestion)
+        })
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"})
+    }
+}
+
+/// What is wrong with a quantity, with what was probably meant.
+fn quantity(error: QuantityError, text: &str, units: &[(&str, u64)], usual: &str, what: &str) -> Wrong {
+    match error {
+        QuantityError::NoUnit(number) => {
+            let meant = format!("{number}{usual}");
+            Wrong::new("E0212", format!("`{number}` has no unit")).suggest(Some(meant))
+        }
+        QuantityError::UnknownUnit(unit) => {
+            let number = text.strip_suffix(&*unit).unwrap_or_default();
+            let names = units.iter().map(|(u, _)| *u);
+            let word = unit.trim();
+            // `8G` and `8Gi` are what other tools call GiB; `8GB` means something else and is not one of them.
+            let binary = match word.trim_end_matches(['i', 'I', 'b', 'B']) {
+                "k" | "K" => Some("KiB"),
+                "m" | "M" => Some("MiB"),
+                "g" | "G" => Some("GiB"),
+                "t" | "T" => Some("TiB"),
+                _ => None,
+            };
+            let span = match word {
+                "sec" | "secs" | "second" | "seconds" => Some("s"),
+                "min" | "mins" | "minute" | "minutes" => Some("m"),
+                "hour" | "hours" | "hr" => Some("h"),
+                "day" | "days" => Some("d"),
+                _ => None,
+            };
+            let usual = if usual == "s" { span } else { binary }.map(str::to_owned);
+            let meant = usual.or_else(|| nearest(word, names.clone())).map(|u| format!("{number}{u}"));
+            let help = format!("units are {}", names.collect::<Vec<_>>().join(", "));
+            Wrong::new("E0213", format!("unknown unit `{unit}`")).suggest(meant).help(help)
+        }
+        QuantityError::Malformed(text) => Wrong::new("E0214", format!("`{text}` is not {what}")),
+    }
+}
+
+impl Leaf for Bytes {
+    const WHAT: &'static str = "a number of bytes, like 512MiB";
+    const ACCEPTS: Accepts = Accepts::Any;
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        text.parse().map_err(|e| quantity(e, text, &BYTE_UNITS, "MiB", Self::WHAT))
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "string", "pattern": r"^[0-9]+(\.[0-9]{1,9})?([KMGT]i?B|B)$"})
+    }
+}
+
+impl Leaf for Span {
+    const WHAT: &'static str = "a length of time, like 30s";
+    const ACCEPTS: Accepts = Accepts::Any;
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        text.parse().map_err(|e| quantity(e, text, &SPAN_UNITS, "s", Self::WHAT))
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "string", "pattern": r"^[0-9]+(\.[0-9]{1,9})?(d|h|m|s|ms)$"})
+    }
+}
+
+/// A whole number between bounds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Int<const MIN: u32, const MAX: u32>(pub(crate) u32);
+
+impl<const MIN: u32, const MAX: u32> Leaf for Int<MIN, MAX> {
+    const WHAT: &'static str = "a whole number";
+    const ACCEPTS: Accepts = Accepts::Number;
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let range = || format!("use a number from {MIN} to {MAX}");
+        if !text.strip_prefix('-').unwrap_or(text).bytes().all(|b| b.is_ascii_digit()) {
+            return Err(Wrong::new("E0210", format!("expected a whole number, found `{text}`")).help(range()));
+        }
+        let fits = text.parse::<u32>().ok().filter(|n| (MIN..=MAX).contains(n));
+        fits.map(Self).ok_or_else(|| Wrong::new("E0211", format!("{text} is out of range")).help(range()))
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "integer", "minimum": MIN, "maximum": MAX})
+    }
+}
+
+/// A number from 0 to a million, kept in thousandths.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Milli(pub(crate) u64);
+
+impl Leaf for Milli {
+    const WHAT: &'static str = "a number";
+    const ACCEPTS: Accepts = Accepts::Number;
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+        let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
+        if whole.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > 3 {
+            let help = "use a number from 0 to 1000000 with at most three decimals";
+            return Err(Wrong::new("E0211", format!("`{text}` is out of range")).help(help));
+        }
+        let whole = whole.parse::<u64>().ok().filter(|n| *n <= 1_000_000);
+        let whole =
+            whole.ok_or_else(|| Wrong::new("E0211", format!("{text} is out of range")).help("at most 1000000"))?;
+        let fraction = format!("{fraction:0<3}").parse::<u64>().unwrap_or(0);
+        Ok(Self(whole * 1000 + fraction))
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "number", "minimum": 0, "maximum": 1_000_000})
+    }
+}
+
+impl Leaf for bool {
+    const WHAT: &'static str = "true or false";
+    const ACCEPTS: Accepts = Accepts::Bool;
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        Ok(text == "true")
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "boolean"})
+    }
+}
+
+impl Leaf for Share {
+    const WHAT: &'static str = "a number of VMs or a percentage, like 3 or 25%";
+    const ACCEPTS: Accepts = Accepts::Any;
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let wrong = || Wrong::new("E0214", format!("`{text}` is not {}", Self::WHAT));
+        match text.strip_suffix('%') {
+            Some(percent) => match percent.parse::<u8>() {
+                Ok(percent) if percent <= 100 => Ok(Self::Percent(percent)),
+                Ok(_) => Err(Wrong::new("E0211", format!("{text} is out of range")).help("from 0% to 100%")),
+                Err(_) => Err(wrong()),
+            },
+            None => text.parse().map(Self::Count).map_err(|_| wrong()),
+        }
+    }
+    fn leaf_schema() -> Value {
+        json!({"oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": "^(100|[1-9]?[0-9])%$"}]})
+    }
+}
+
+impl Leaf for Address {
+    const WHAT: &'static str = "an address, like vm/shop-web-1";
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        text.parse().map_err(|error| {
+            let kinds = ["fleet", "host", "image", "network", "service", "module", "vm"];
+            let near = text
+                .split_once('/')
+                .and_then(|(kind, name)| Some(format!("{}/{name}", nearest(kind, kinds.into_iter())?)));
+            Wrong::new("E0217", error).suggest(near)
+        })
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "string", "pattern": "^(fleet|host|image|network|service|module|vm)/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"})
+    }
+}
+
+impl Leaf for Digest {
+    const WHAT: &'static str = "a digest, like sha256:…";
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        Self::new(text).map_err(|error| Wrong::new("E0222", error).help("`sha256sum FILE` prints the digits"))
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "string", "pattern": "^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$"})
+    }
+}
+
+impl Leaf for Uuid {
+    const WHAT: &'static str = "a UUID";
+    const ACCEPTS: Accepts = Accepts::Any;
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let hyphenated = text.len() == 36;
+        Self::try_parse(text).ok().filter(|_| hyphenated).ok_or_else(|| {
+            Wrong::new("E0217", format!("`{text}` is not a UUID")).help("`virsh domuuid NAME` prints one")
+        })
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "string", "pattern": "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"})
+    }
+}
+
+impl Leaf for Ipv4Addr {
+    const WHAT: &'static str = "an IPv4 address";
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        text.parse()
+            .map_err(|_| Wrong::new("E0217", format!("`{text}` is not an IPv4 address")).help("like 10.83.0.10"))
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "string", "format": "ipv4"})
+    }
+}
+
+impl Leaf for ipnet::Ipv4Net {
+    const WHAT: &'static str = "a subnet, like 10.83.0.0/24";
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let net: Self = text.parse().map_err(|_| Wrong::new("E0217", format!("`{text}` is not {}", Self::WHAT)))?;
+        if net.network() != net.addr() {
+            let meant = net.trunc().to_string();
+            return Err(
+                Wrong::new("E0217", format!("`{text}` is an address with a prefix, not a subnet")).suggest(Some(meant))
+            );
+        }
+        Ok(net)
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "string", "pattern": r"^([0-9]{1,3}\.){3}[0-9]{1,3}/(3[0-2]|[12]?[0-9])$"})
+    }
+}
+
+impl Leaf for Timestamp {
+    const WHAT: &'static str = "a moment, like 2026-12-01T18:00:00Z";
+    const ACCEPTS: Accepts = Accepts::Any;
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let wrong = || {
+            Wrong::new("E0217", format!("`{text}` is not {}", Self::WHAT))
+                .help("date, time and zone, as RFC 3339 has it")
+        };
+        let moment: jiff::Timestamp = text.parse().map_err(|_| wrong())?;
+        u64::try_from(moment.as_second()).map(Self).map_err(|_| wrong())
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "string", "format": "date-time"})
+    }
+}
+
+words!(RunState, "a run state" {
+    "started" => Self::Started,
+    "stopped" => Self::Stopped,
+    "suspended" => Self::Suspended,
+});
+words!(Acceleration, "an acceleration" {
+    "auto" => Self::Auto,
+    "kvm" => Self::Kvm,
+    "tcg" => Self::Tcg,
+});
+words!(ImageFormat, "an image format" {
+    "qcow2" => Self::Qcow2,
+    "raw" => Self::Raw,
+});
+words!(Identity, "a way to learn an address" {
+    "cloud-init" => Self::CloudInit,
+    "none" => Self::None,
+} later {
+    "marker" : "comes with desktop images",
+});
+words!(CloneMethod, "a way to clone" {
+    "overlay" => Self::Overlay,
+    "copy" => Self::Copy,
+} later {
+    "reflink" : "comes in a later version",
+});
+words!(NetworkMode, "a network mode" {
+    "isolated" => Self::Isolated,
+    "routed" => Self::Routed,
+} later {
+    "nat" : "comes with network rules",
+});
+words!(Protection, "a protection" {
+    "none" => Self::None,
+    "destroy" => Self::Destroy,
+    "recreate" => Self::Recreate,
+    "all" => Self::All,
+});
+words!(Firmware, "a firmware" {
+    "bios" => Self::Bios,
+    "uefi" => Self::Uefi,
+} later {
+    "secure" : "comes in a later version",
+});
+words!(UpdatePolicy, "an update policy" {
+    "staged" => Self::Staged,
+    "reboot" => Self::Reboot,
+});
+
+/// How a network's addresses are given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Addressing {
+    /// Planned by us, given to the clone by its seed.
+    Static,
+    /// Given by somebody else's DHCP.
+    External,
+}
+words!(Addressing, "a way of addressing" {
+    "static" => Self::Static,
+    "external" => Self::External,
+} later {
+    "dhcp" : "comes with our own DHCP",
+});
+
+/// The shell of a host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LocalShell;
+words!(LocalShell, "a shell" {
+    "local" => Self,
+} later {
+    "ssh" : "comes with remote hosts",
+});
+
+/// The role of a host.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServerRole;
+words!(ServerRole, "a role" {
+    "server" => Self,
+} later {
+    "client" : "comes with power clients",
+});
+
+/// Maintenance of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Maintenance {
+    None,
+    Cordon,
+}
+words!(Maintenance, "a kind of maintenance" {
+    "none" => Self::None,
+    "cordon" => Self::Cordon,
+} later {
+    "drain" : "comes with moving VMs",
+});
+
+/// Whether an approval holds when a new VM lands on another host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ApprovalPlacement {
+    Exact,
+    Any,
+}
+words!(ApprovalPlacement, "a rule of approval" {
+    "exact" => Self::Exact,
+    "any" => Self::Any,
+});
