@@ -8,10 +8,10 @@ use super::leaf::{Addressing, ApprovalPlacement, Maintenance};
 use super::read::{Loc, listed, nearest};
 use super::repository::{Doc, Docs, Repository};
 use super::sink::{Mark, Sink};
-use super::spec::{FileSpec, FleetSpec, HostSpec, ImageSpec, NetworkSpec, WeightsSpec};
+use super::spec::{BootChoice, FileSpec, FleetSpec, HostSpec, ImageSpec, NetworkSpec, WeightsSpec};
 use super::vm::RETAIN;
 use crate::model::{
-    Acceleration, Address, Adoption, Boot, Bytes, CloneMethod, Desired, Fleet, Host, HostLost, Identity, Image,
+    Acceleration, Address, Adoption, Boot, Bytes, CloneMethod, Desired, Field, Fleet, Host, HostLost, Identity, Image,
     ImageFile, Limits, Name, Network, NetworkMode, OnRemove, Pause, Removal, RemovalData, Share, Snapshot, Source,
     Weights,
 };
@@ -241,8 +241,8 @@ fn image(doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
     let spec = &doc.spec;
     let source = spec.source.as_ref().and_then(|s| source(s.at, s.path.as_ref(), s.url.as_ref(), s.flawed, sink));
     let boot = match &spec.boot {
-        None => Some(Boot::Disk),
-        Some(boot) => {
+        None | Some(BootChoice::Disk) => Some(Boot::Disk),
+        Some(BootChoice::Kernel(boot)) => {
             let kernel = boot.kernel.as_ref().and_then(|file| image_file(file, sink));
             let initrd = boot.initrd.as_ref().map(|file| image_file(file, sink));
             let command_line = boot.command_line.as_ref().map_or_else(|| "".into(), |c| c.value.clone());
@@ -456,6 +456,15 @@ fn reviews(repo: &Repository, out: &mut Desired, sink: &mut Sink) {
         let (name, origin) = (doc.name.value.clone(), sink.origin(doc.name.at));
         let (vm, uuid) = (vm.value.clone(), uuid.value);
         out.adoptions.push(Adoption { name, vm, uuid, reason: reason.value.clone(), origin });
+    }
+    let adopted: std::collections::BTreeSet<&Name> = out.adoptions.iter().map(|a| &a.vm).collect();
+    for vm in out.vms.values().filter(|vm| vm.spec.image.is_none() && !adopted.contains(&vm.name)) {
+        if repo.may_be_lost_kind("Adoption") {
+            break;
+        }
+        let at = sink.mark_of(vm.spec.origins.of(Field::Image).unwrap_or(&vm.origin));
+        let help = "name an image, or write the Adoption of the domain that it is";
+        sink.report("E0313", at, format!("VM `{}` has no image, and no Adoption names it", vm.name)).help(help);
     }
     for doc in repo.lost_hosts.values() {
         let spec = &doc.spec;

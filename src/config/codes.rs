@@ -71,6 +71,7 @@ codes! {
     E0310 "a field without meaning here" "The field belongs to apps or members, not to what every VM shares."
     E0311 "a reserved name" "The name is used for something of our own."
     E0312 "a machine type without version" "`pc` and `q35` mean whatever the newest QEMU makes of them: after an upgrade a guest would find other hardware. Write `pc-q35-7.2`."
+    E0313 "a VM without image" "`image: none` is for a VM that exists and is adopted with the disks it has. Any other VM is made from an image."
     E0315 "too many VMs" "A fleet has at most 100,000 VMs."
     E0401 "too few hosts to spread over" "`spread.minHosts` is more than the hosts that may run the app, or than its VMs."
     E0402 "too many VMs for the rule" "`spread.maxPerHost` times the hosts that may run the app is less than its VMs."

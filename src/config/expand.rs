@@ -88,8 +88,11 @@ impl<'a> Expander<'a> {
     /// What can be said of one part of a VM alone: what it refers to, and values that are never right.
     fn part(&self, part: &VmPart, place: Place, sink: &mut Sink) {
         let repo = self.repo;
-        if let Some(image) = &part.image {
-            reference(repo, "Image", &repo.images, image, sink);
+        if let Some(image) = &part.image
+            && let Some(name) = &image.value.0
+        {
+            let name = Loc { at: image.at, value: name.clone() };
+            reference(repo, "Image", &repo.images, &name, sink);
         }
         for (_, nic) in part.nics.iter().flat_map(|n| &n.entries) {
             if let Some(network) = &nic.network {

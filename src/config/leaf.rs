@@ -315,6 +315,31 @@ words!(UpdatePolicy, "an update policy" {
     "reboot" => Self::Reboot,
 });
 
+/// The image of a VM: a name, or `none` for a VM that is adopted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ImageName(pub(crate) Option<Name>);
+
+impl Leaf for ImageName {
+    const WHAT: &'static str = "the name of an image";
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        if text == "none" { Ok(Self(None)) } else { <Name as Leaf>::parse(text).map(|name| Self(Some(name))) }
+    }
+    fn leaf_schema() -> Value {
+        Name::leaf_schema()
+    }
+}
+
+/// Whether the root disk is data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Persistence {
+    Persistent,
+    NonPersistent,
+}
+words!(Persistence, "a persistence" {
+    "persistent" => Self::Persistent,
+    "non-persistent" => Self::NonPersistent,
+});
+
 /// How a network's addresses are given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Addressing {

@@ -8,7 +8,9 @@ use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::leaf::{Addressing, ApprovalPlacement, Int, LocalShell, Maintenance, Milli, ServerRole};
+use super::leaf::{
+    Addressing, ApprovalPlacement, ImageName, Int, LocalShell, Maintenance, Milli, Persistence, ServerRole,
+};
 use super::node::{Kind as NodeKind, Node};
 use super::read::{Labels, Leaf as _, Loc, Named, Read, field, not, spec};
 use super::sink::Sink;
@@ -240,8 +242,8 @@ spec! {
         "digest" digest: Loc<Digest>, required;
         /// `qcow2` or `raw`.
         "format" format: Loc<ImageFormat>, required;
-        /// A kernel that the host hands over; without it, a VM boots from its disk.
-        "boot" boot: BootSpec;
+        /// `disk` (default), or a kernel that the host hands over.
+        "boot" boot: BootChoice;
         /// How a clone learns its name and address: `cloud-init` (default) or `none`.
         "learnsAddressBy" identity: Loc<Identity>;
         /// How a root disk is made: `overlay` (default) or `copy`.
@@ -336,8 +338,8 @@ spec! {
     VmPart("VM") {
         /// A template that gives what is not said here.
         "from" from: Loc<Name>;
-        /// The image's name.
-        "image" image: Loc<Name>;
+        /// The image's name; `none` for a VM that is adopted with the disks it has.
+        "image" image: Loc<ImageName>;
         /// Processors now.
         "cpus" cpus: Loc<Int<1, 288>>;
         /// Processors at most without a restart (default: `cpus`).
@@ -348,8 +350,8 @@ spec! {
         "maxMemory" max_memory: Loc<Bytes>;
         /// Size of the root disk, when larger than the image's.
         "rootSize" root_size: Loc<Bytes>;
-        /// Whether the root disk keeps its changes over a stop (default true).
-        "persistent" persistent: Loc<bool>;
+        /// `persistent`: the root disk is data, and the VM does not go without a Removal; `non-persistent` (default).
+        "persistence" persistence: Loc<Persistence>;
         /// Data disks by name: persistent, they outlive the VM.
         "disks" disks: Named<DiskSpec>;
         /// What happens to data disks when the VM goes (default `{retain: 7d}`).
@@ -627,6 +629,26 @@ spec! {
         "reason" reason: Text, required;
         /// When it ends, for example `2026-12-01T18:00:00Z`.
         "until" until: Loc<Timestamp>, required;
+    }
+}
+
+/// `disk`, or a kernel.
+#[derive(Clone, Debug)]
+pub(crate) enum BootChoice {
+    Disk,
+    Kernel(Box<BootSpec>),
+}
+
+impl Read for BootChoice {
+    fn read(node: &Node<'_>, sink: &mut Sink) -> Option<Self> {
+        match &node.kind {
+            NodeKind::Scalar(s) if s.text == "disk" => Some(Self::Disk),
+            NodeKind::Map(_) => BootSpec::read(node, sink).map(|spec| Self::Kernel(Box::new(spec))),
+            _ => not("`disk`, or a map with a `kernel`", node, sink),
+        }
+    }
+    fn schema(generator: &mut SchemaGenerator) -> Value {
+        json!({"oneOf": [{"const": "disk"}, BootSpec::schema(generator)]})
     }
 }
 

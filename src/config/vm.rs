@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::leaf::Persistence;
 use super::read::{Loc, Named};
 use super::sink::{Mark, Sink};
 use super::spec::VmPart;
@@ -102,7 +103,7 @@ impl Layers<'_> {
         let memory = self.pick(Field::Memory, &mut o, sink, |p| p.memory.as_ref());
         let max_memory = self.pick(Field::MaxMemory, &mut o, sink, |p| p.max_memory.as_ref());
         let root_size = self.pick(Field::RootSize, &mut o, sink, |p| p.root_size.as_ref());
-        let persistent = self.last(|p| p.persistent.as_ref());
+        let persistence = self.last(|p| p.persistence.as_ref());
         let machine = self.pick(Field::Machine, &mut o, sink, |p| p.machine.as_ref());
         let firmware = self.pick(Field::Firmware, &mut o, sink, |p| p.firmware.as_ref());
         let protect = self.pick(Field::Protect, &mut o, sink, |p| p.protect.as_ref());
@@ -133,13 +134,13 @@ impl Layers<'_> {
         }
         self.probe_reaches(at, what, ready.as_ref(), &nics, sink);
         let spec = VmSpec {
-            image: image.value.clone(),
+            image: image.value.0.clone(),
             cpus: one,
             max_cpus: max_cpus.map_or(one, |c| c.value.0),
             memory: memory.value,
             max_memory: max_memory.map_or(memory.value, |m| m.value),
             root_size: root_size.map(|s| s.value),
-            persistent_root: persistent.is_none_or(|p| p.value),
+            persistent_root: persistence.is_some_and(|p| p.value == Persistence::Persistent),
             disks: disks?,
             nics: nics?,
             machine: machine.map_or_else(|| MACHINE.into(), |m| m.value.clone()),
