@@ -184,7 +184,7 @@ impl World {
         }
         let writes = disk.writes;
         host.disks.remove(path);
-        self.guard_data(step, vm, &stamp.disk, writes);
+        self.guard_data(step, &stamp, writes);
         Ok(Done::Changed)
     }
 

@@ -11,12 +11,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use super::faults::{Count, FaultKind};
-use super::guard::Permit;
 use super::world::World;
 use crate::execute::{Actuator, Done, LockError, Progress, StepError};
 use crate::model::{Desired, LockHolder, Name, Observed};
 use crate::observe::{Boxed, Look, Observer};
-use crate::plan::{Op, Plan, Step};
+use crate::plan::{Op, Step};
 
 /// How often each step in flight is polled before the clock moves: an executor may need a round of its own to
 /// start what a finished step made possible.
@@ -61,11 +60,6 @@ impl SimFleet {
     /// A copy of the world as it is.
     pub fn world(&self) -> World {
         self.shared().world.clone()
-    }
-
-    /// Holds every further step to what this plan says.
-    pub fn permit(&self, plan: &Plan) {
-        self.with(|world| world.permit = Permit::of(plan));
     }
 
     /// Ends us, as `kill -9` does, after `steps` more steps: every later one answers Unknown and changes nothing.

@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::world::{SimHost, World};
-use crate::model::{Address, Bytes, Name};
-use crate::plan::{DiskFate, Op, Plan, Step, Verb};
+use crate::model::{Address, Bytes, DiskStamp, Name, OnRemove};
+use crate::plan::{Action, DiskFate, Op, Plan, Step, Verb};
 
-/// What a plan says it may do to somebody: the world holds its steps to it.
+/// What the actions that began say they do to somebody: the world holds their steps to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permit {
     /// False: no plan in hand (steps driven by hand); nothing is held to it.
@@ -20,6 +20,8 @@ pub struct Permit {
     pub fleet: Option<Name>,
     /// Disks whose data the plan says is deleted or made anew: VM and disk.
     pub lost: BTreeSet<(Name, String)>,
+    /// VMs on which an action began: a root disk that is no data may be made anew by it.
+    pub begun: BTreeSet<Name>,
     /// VMs that the plan says are stopped.
     pub stopped: BTreeSet<Name>,
     /// Domains that are not ours yet, and are adopted.
@@ -29,26 +31,29 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Reads it from a plan, without its blocked actions.
+    /// What a plan allows before any of its actions begins: room, and nothing else.
     pub fn of(plan: &Plan) -> Self {
         let mut permit = Self { bound: true, fleet: Some(plan.fleet.clone()), ..Self::default() };
-        for action in plan.actions.iter().filter(|a| !a.is_blocked()) {
-            if action.verb == Verb::Adopt {
-                permit.adopted.extend(action.steps.iter().filter_map(|s| domain_of(&s.op)));
-            }
-            let Address::Vm(vm) = &action.subject else { continue };
-            let gone = |fate: &DiskFate| matches!(fate, DiskFate::Delete | DiskFate::Remake);
-            let lost = action.impact.data.iter().filter(|d| gone(&d.effect));
-            permit.lost.extend(lost.map(|d| (vm.clone(), d.disk.clone())));
-            if matches!(action.verb, Verb::Stop | Verb::Suspend | Verb::Reboot | Verb::Recreate | Verb::Destroy) {
-                permit.stopped.insert(vm.clone());
-            }
-        }
         for host in plan.hosts.iter().filter(|h| h.known) {
             let memory = Bytes::mib(host.memory_mib.capacity);
             permit.room.insert(host.host.clone(), (memory, host.slots.capacity));
         }
         permit
+    }
+
+    /// An action begins: from now on it may do what it says.
+    pub fn begin(&mut self, action: &Action) {
+        if action.verb == Verb::Adopt {
+            self.adopted.extend(action.steps.iter().filter_map(|s| domain_of(&s.op)));
+        }
+        let Address::Vm(vm) = &action.subject else { return };
+        self.begun.insert(vm.clone());
+        let gone = |fate: &DiskFate| matches!(fate, DiskFate::Delete | DiskFate::Remake);
+        let lost = action.impact.data.iter().filter(|d| gone(&d.effect));
+        self.lost.extend(lost.map(|d| (vm.clone(), d.disk.clone())));
+        if matches!(action.verb, Verb::Stop | Verb::Suspend | Verb::Reboot | Verb::Recreate | Verb::Destroy) {
+            self.stopped.insert(vm.clone());
+        }
     }
 }
 
@@ -116,9 +121,15 @@ impl World {
     }
 
     /// Whether data may be lost here; notes it when not.
-    pub(super) fn guard_data(&mut self, step: &Step, vm: &Name, disk: &str, writes: u64) {
-        let named = self.permit.lost.contains(&(vm.clone(), disk.to_owned()));
-        if self.permit.bound && writes > 0 && disk != "seed" && !named {
+    pub(super) fn guard_data(&mut self, step: &Step, stamp: &DiskStamp, writes: u64) {
+        let (vm, disk) = (&stamp.vm, &stamp.disk);
+        let named = self.permit.lost.contains(&(vm.clone(), disk.clone()));
+        let is_data = match disk.as_str() {
+            "seed" => false,
+            "root" => stamp.on_remove != OnRemove::Delete || !self.permit.begun.contains(vm),
+            _ => true,
+        };
+        if self.permit.bound && writes > 0 && is_data && !named {
             self.violate(step, &format!("data of {vm}/{disk} is lost, and the plan did not say so"));
         }
     }

@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::change::halt;
+use super::ledger::Memory;
 use super::see::ports;
 use super::world::{SimDisk, SimDomain, SimHost, World, unmanaged};
 use crate::model::{BridgeObs, Bytes, Display, Firmware, LockHolder, Name, Power, Shape, ShapeDisk};
@@ -111,7 +112,7 @@ impl World {
                 self.any_host(host)?.lock = Some(lock);
             }
             Event::Unlock(host) => self.any_host(host)?.lock = None,
-            Event::DeleteStore => self.store_lost = true,
+            Event::DeleteStore => self.memory = Memory { lost: true, ..Memory::default() },
             Event::Advance(millis) => self.millis += millis,
         }
         Ok(())

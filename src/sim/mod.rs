@@ -15,11 +15,16 @@ mod faults;
 mod fleet;
 mod guard;
 mod happen;
+mod ledger;
+pub mod script;
 mod see;
+mod session;
 mod world;
 
 pub use faults::{Count, Fault, FaultKind};
 pub use fleet::SimFleet;
 pub use guard::Permit;
 pub use happen::Event;
+pub use ledger::Memory;
+pub use session::{Applied, Session};
 pub use world::{EPOCH, Guest, HostSize, SimDisk, SimDomain, SimHost, World};

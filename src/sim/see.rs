@@ -3,7 +3,7 @@
 use super::world::{SimDomain, SimHost, World};
 use crate::model::{
     BridgeObs, Desired, DiskObs, Fault, HostObs, ImageObs, Name, Observation, Observed, PlacementRecord, Power,
-    Readiness, StoreState, Timestamp, Unmanaged, VmObs,
+    Readiness, Timestamp, Unmanaged, VmObs,
 };
 use crate::observe::Look;
 
@@ -15,7 +15,7 @@ impl World {
             format: 1,
             fleet: Some(fleet.clone()),
             at: self.now(),
-            store: StoreState { lost: self.store_lost, ..StoreState::default() },
+            store: self.memory.state(self.millis),
             ..Observed::default()
         };
         for name in desired.hosts.keys() {

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::faults::Fault;
 use super::guard::Permit;
 use super::happen::Event;
+use super::ledger::Memory;
 use crate::model::{
     Acceleration, BridgeObs, Bytes, Desired, DiskStamp, Host, LockHolder, Name, Observation, Observed, PlacementRecord,
     Power, Shape, Stamp, Timestamp,
@@ -183,8 +184,8 @@ pub struct World {
     pub faults: Vec<Fault>,
     /// Events that wait for a number of steps of the present run.
     pub scheduled: Vec<(u64, Event)>,
-    /// Whether the controller's own files were deleted.
-    pub store_lost: bool,
+    /// What the controller remembers.
+    pub memory: Memory,
     /// Steps that ended since the run began.
     pub steps: u64,
     /// Our own end: after how many steps, and whether it has come.
@@ -251,7 +252,7 @@ impl World {
     /// A world as it was recorded. A host that is not Known does not answer, and is empty.
     pub fn from_observed(observed: &Observed) -> Self {
         let mut world = Self { millis: observed.at.0.saturating_sub(EPOCH.0) * 1000, ..Self::default() };
-        world.store_lost = observed.store.lost;
+        world.memory.lost = observed.store.lost;
         for (name, observation) in &observed.hosts {
             let host = world.add_host(name, HostSize::default());
             match observation {

@@ -1,0 +1,76 @@
+//! What a simulated controller remembers: demand, the day's counters, and no journal (observation decides).
+
+use super::SimFleet;
+use crate::execute::Journal;
+use crate::model::{Demand, Name, StoreState, Timestamp};
+use crate::plan::{ActionId, Step, Verb};
+use crate::reconcile::Ledger;
+
+/// What would stand in the store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// It was deleted, and no pass was complete since.
+    pub lost: bool,
+    /// What people asked for.
+    pub demand: Demand,
+    /// What counts against the limits of a day: when, in milliseconds of the clock, and what.
+    pub done: Vec<(u64, Verb)>,
+}
+
+impl Memory {
+    /// Counters at a moment, in milliseconds of the clock.
+    pub(super) fn state(&self, millis: u64) -> StoreState {
+        let day = 24 * 3600 * 1000;
+        let used = |verb: Verb| {
+            let done = self.done.iter().filter(|(at, v)| at + day > millis && *v == verb).count();
+            u32::try_from(done).unwrap_or(u32::MAX)
+        };
+        StoreState {
+            lost: self.lost,
+            destroyed_day: used(Verb::Destroy),
+            recreated_day: used(Verb::Recreate),
+            rebooted_day: used(Verb::Reboot),
+            ..StoreState::default()
+        }
+    }
+}
+
+impl Journal for SimFleet {
+    fn begin(&self, _: &ActionId, _: usize, _: &Step) -> Result<u64, String> {
+        Ok(0)
+    }
+    fn end(&self, _: u64, _: &str) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl Ledger for SimFleet {
+    fn demand(&self) -> Result<Demand, String> {
+        Ok(self.with(|world| world.memory.demand.clone()))
+    }
+
+    fn state(&self, stamps: bool, _: Timestamp) -> Result<StoreState, String> {
+        Ok(self.with(|world| {
+            world.memory.lost &= stamps;
+            world.memory.state(world.millis)
+        }))
+    }
+
+    fn carried_out(&self, verb: Verb, vm: &Name, _: Timestamp) -> Result<(), String> {
+        self.with(|world| {
+            if world.crashed {
+                return;
+            }
+            world.memory.done.push((world.millis, verb));
+            if matches!(verb, Verb::Reboot | Verb::Recreate | Verb::Start) {
+                world.memory.demand.restarts.remove(vm);
+            }
+        });
+        Ok(())
+    }
+
+    fn whole(&self, _: &str, _: Timestamp) -> Result<(), String> {
+        self.with(|world| world.memory.lost &= world.crashed);
+        Ok(())
+    }
+}

@@ -1,0 +1,27 @@
+//! The script language of the simulator: a line is a statement; `#` begins a comment.
+//!
+//! ```text
+//! host h1 cpus 8 memory 16GiB        a machine; those of the fleet that are not named get a default
+//! load fleet                         the fleet's folder, relative to the script
+//! plan                               prints the plan
+//! apply                              plans and carries it out; `apply crash after step 7` ends us there
+//! fail step Start of web-1 once      also: hang, half (changes, then fails), mute (changes, answer lost)
+//! at step 5 kill host h2             an event in the middle of the next apply
+//! kill host h2 · cut host h2 · revive host h2 · slow host h2 3
+//! stop vm web-1 · start vm · pause vm · crash vm · undefine vm      somebody by hand
+//! set vm web-1 memory 256MiB · set vm web-1 cpus 2 · set vm web-1 autostart on
+//! lose disk data of web-1 · foreign vm x memory 1GiB on h1 · bridge br0 on h1 · lose bridge br0 on h1
+//! lock host h1 by bob · unlock host h1 · delete store · advance 2h
+//! guest web-1 boots in 20s · guest web-1 never boots · guest web-1 ignores shutdown · guest web-1 keeps its memory
+//! hold web-1 stopped by ann · withdraw web-1 · restart web-1 by ann
+//! expect no changes · expect changes 2 · expect blocked 1 · expect no violation · expect violation
+//! expect vm web-1 running on h1 · expect vm web-1 absent
+//! show hosts · show vms · show disks · show log
+//! ```
+
+mod parse;
+mod run;
+mod show;
+
+pub use parse::{Crash, Expect, GuestChange, ScriptError, Show, Statement, parse};
+pub use run::{Injected, Transcript, run, run_with};

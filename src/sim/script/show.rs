@@ -1,0 +1,85 @@
+//! What `show` prints: the world as plain, sorted lines.
+
+use super::Show;
+use crate::model::{Name, Power, Shape};
+use crate::sim::{SimDisk, SimDomain, SimHost, World};
+
+/// The lines of one part of the world.
+pub(super) fn show(world: &World, what: Show) -> Vec<String> {
+    let each = |line: fn(&SimHost) -> Vec<String>| {
+        let lines = |(name, host): (&Name, &SimHost)| {
+            line(host).into_iter().map(|l| format!("{name}: {l}")).collect::<Vec<_>>()
+        };
+        world.hosts.iter().flat_map(lines).collect::<Vec<_>>()
+    };
+    match what {
+        Show::Hosts => each(host_lines),
+        Show::Vms => each(vm_lines),
+        Show::Disks => each(disk_lines),
+        Show::Log => world.log.clone(),
+    }
+}
+
+fn host_lines(host: &SimHost) -> Vec<String> {
+    let state = host.away.as_ref().map_or_else(|| "answers".to_owned(), |why| format!("does not answer ({why})"));
+    let size = format!("{} processors, {}, {} in use", host.size.cpus, host.size.memory, host.memory_in_use());
+    let mut lines = vec![format!("{state}; {size}")];
+    for (name, bridge) in &host.bridges {
+        let whose = host.aliases.get(name).map_or_else(|| "not ours".to_owned(), |f| format!("of {f}"));
+        lines.push(format!("bridge {name} {whose} {}", bridge.addresses.join(" ")).trim_end().to_owned());
+    }
+    lines.extend(host.images.values().map(|(digest, _)| format!("image {}", digest.short())));
+    lines.extend(host.records.iter().map(|(vm, r)| format!("record {vm} on {} incarnation {}", r.host, r.incarnation)));
+    lines.extend(host.lock.iter().map(|l| format!("locked by {}", l.who)));
+    lines
+}
+
+/// What people call a domain's power.
+pub(super) const fn word(power: Power) -> &'static str {
+    match power {
+        Power::Running => "running",
+        Power::Paused => "paused",
+        Power::ShuttingDown => "shutting down",
+        Power::Stopped => "stopped",
+        Power::Suspended => "suspended",
+        Power::Crashed => "crashed",
+    }
+}
+
+fn size(shape: &Shape) -> String {
+    let disks: Vec<&str> = shape.disks.keys().map(String::as_str).collect();
+    format!("{} cpus, {}, disks {}", shape.cpus, shape.memory, disks.join(" "))
+}
+
+fn vm_lines(host: &SimHost) -> Vec<String> {
+    let mut lines: Vec<String> = host.domains.values().map(vm_line).collect();
+    lines.sort();
+    lines
+}
+
+fn vm_line(domain: &SimDomain) -> String {
+    let whose = domain
+        .stamp
+        .as_ref()
+        .map_or_else(|| format!("{} (not ours)", domain.name), |s| format!("{} incarnation {}", s.vm, s.incarnation));
+    let now = domain.live.as_ref().map(size);
+    let next = size(&domain.config);
+    let staged = if now.as_ref().is_some_and(|n| *n != next) { format!("; next start: {next}") } else { String::new() };
+    let boots = if domain.boots == 1 { "1 boot".to_owned() } else { format!("{} boots", domain.boots) };
+    format!("{whose} {}, {boots}, {}{staged}", word(domain.power), now.unwrap_or(next))
+}
+
+fn disk_lines(host: &SimHost) -> Vec<String> {
+    let line = |(path, disk): (&String, &SimDisk)| {
+        let file = path.rsplit('/').next().unwrap_or(path);
+        let whose = disk.stamp.as_ref().map_or_else(
+            || "not ours".to_owned(),
+            |s| {
+                let until = s.expires.map(|t| format!(", until {}", t.0)).unwrap_or_default();
+                format!("{} of {}{until}", s.disk, s.vm)
+            },
+        );
+        format!("{file} {}, {whose}, content {} written {} times", disk.size, disk.content, disk.writes)
+    };
+    host.disks.iter().map(line).collect()
+}

@@ -1,0 +1,182 @@
+//! A controller of a simulated fleet: the same passes as the real one, on virtual time.
+
+use std::task::{Context, Poll, Waker};
+
+use super::script::Statement;
+use super::{Permit, SimFleet, World};
+use crate::execute::{Event, Listener, LockError, Outcome, StopFlag};
+use crate::model::{Desired, Hold, LockHolder, Name, RunState};
+use crate::observe::Look;
+use crate::plan::{ActionId, Plan, PlanInput, Policy, plan};
+use crate::reconcile::{self, Approval, Cast, Passed};
+
+/// A controller with its world.
+#[derive(Clone, Debug, Default)]
+pub struct Session {
+    /// The world.
+    pub fleet: SimFleet,
+    /// What the commit says.
+    pub desired: Option<Desired>,
+    /// What causes are told against.
+    pub base: Option<Desired>,
+}
+
+/// What came of a pass.
+#[derive(Debug)]
+pub struct Applied {
+    /// As the pass says it.
+    pub passed: Passed,
+    /// Steps that ended.
+    pub steps: u64,
+    /// Milliseconds of the clock that it took.
+    pub millis: u64,
+    /// We were ended in the middle.
+    pub crashed: bool,
+}
+
+impl Applied {
+    /// Every action of every round that was not blocked, and how it ended.
+    pub fn outcomes(&self) -> impl Iterator<Item = &(ActionId, Outcome)> {
+        let all = self.passed.rounds.iter().flat_map(|(_, report)| &report.outcomes);
+        all.filter(|(_, outcome)| *outcome != Outcome::Blocked)
+    }
+    /// Who acts on a host that we needed: then nothing was done.
+    pub fn held(&self) -> Option<String> {
+        let (host, error) = self.passed.held.as_ref()?;
+        Some(match error {
+            LockError::Held(holder) => format!("{} acts on {host}", holder.who),
+            LockError::Failed(text) => format!("{host} cannot be locked: {text}"),
+        })
+    }
+    /// Whether it went to its end, and every action was done in the first round.
+    pub fn is_complete(&self) -> bool {
+        let done = self.outcomes().all(|(_, outcome)| *outcome == Outcome::Done);
+        !self.crashed && self.passed.held.is_none() && self.passed.refused.is_none() && done
+    }
+}
+
+/// Tells the world what each action may do when it begins.
+struct Teller<'f>(&'f SimFleet);
+
+impl Listener for Teller<'_> {
+    fn hear(&self, event: &Event<'_>) {
+        if let Event::Begins { action, .. } = event {
+            self.0.with(|world| world.permit.begin(action));
+        }
+    }
+}
+
+impl Session {
+    /// A controller of a world.
+    pub fn new(fleet: SimFleet) -> Self {
+        Self { fleet, ..Self::default() }
+    }
+
+    /// Follows another commit; hosts that are new get a machine.
+    pub fn follow(&mut self, desired: Desired) {
+        self.fleet.with(|world| world.add_missing_hosts(&desired));
+        self.desired = Some(desired);
+    }
+
+    /// Looks at the world and plans; `None` before there is desired state.
+    pub fn plan(&self) -> Option<Plan> {
+        let desired = self.desired.as_ref()?;
+        let (observed, now) = self.fleet.with(|world| (world.see(desired, Look::default()), world.now()));
+        let demand = self.fleet.with(|world| world.memory.demand.clone());
+        let base = self.base.as_ref();
+        let input = PlanInput {
+            base,
+            desired,
+            demand: &demand,
+            observed: &observed,
+            source: "live",
+            now,
+            policy: Policy::default(),
+        };
+        Some(plan(&input))
+    }
+
+    /// One pass. After a crash, the next one begins as a new process.
+    ///
+    /// # Errors
+    /// When there is no desired state, or our own plan is unsound.
+    pub fn apply(&mut self, approval: &Approval) -> Result<Applied, String> {
+        let desired = self.desired.as_ref().ok_or("load a fleet first")?;
+        if let Some(plan) = self.plan() {
+            self.fleet.with(|world| world.permit = Permit::of(&plan));
+        }
+        let before = self.fleet.with(|world| (world.steps, world.millis));
+        let clock = || self.fleet.with(|world| world.now());
+        let who = LockHolder { token: "sim".to_owned(), who: "the simulation".to_owned(), since: clock() };
+        let cast = Cast {
+            observer: &self.fleet,
+            actuator: &self.fleet,
+            ledger: &self.fleet,
+            listener: &Teller(&self.fleet),
+            stop: &StopFlag::default(),
+            clock: &clock,
+            who,
+        };
+        let passed = finish(reconcile::apply(&cast, desired, self.base.as_ref(), approval))?;
+        let after = self.fleet.with(|world| (world.steps, world.millis));
+        let crashed = self.fleet.crashed();
+        self.fleet.with(|world| {
+            world.restart();
+            world.permit = Permit::default();
+        });
+        Ok(Applied { passed, steps: after.0 - before.0, millis: after.1 - before.1, crashed })
+    }
+
+    /// Lets a statement of a script happen that is about the world or its people; false: it is another one.
+    ///
+    /// # Errors
+    /// Says what it is about that is not there.
+    pub fn happen(&mut self, statement: &Statement) -> Result<bool, String> {
+        self.fleet.with(|world| happen(world, statement))
+    }
+}
+
+fn happen(world: &mut World, statement: &Statement) -> Result<bool, String> {
+    let at = world.now();
+    let asked = |run: RunState, who: &str| Hold { run, who: who.into(), at };
+    match statement {
+        Statement::Host(name, size, acceleration) => {
+            let host = world.add_host(name, *size);
+            host.acceleration = acceleration.unwrap_or(host.acceleration);
+        }
+        Statement::Fault(fault) => world.faults.push(fault.clone()),
+        Statement::Event(event) => world.happen(event)?,
+        Statement::At(after, event) => world.scheduled.push((*after, event.clone())),
+        Statement::Guest(vm, change) => {
+            let guest = world.guest(vm);
+            world.guests.insert(vm.clone(), change.of(guest));
+        }
+        Statement::Hold(vm, run, who) => drop(world.memory.demand.holds.insert(vm.clone(), asked(*run, who))),
+        Statement::Restart(vm, who) => {
+            world.memory.demand.restarts.insert(vm.clone(), asked(RunState::Started, who));
+        }
+        Statement::Withdraw(vm) => withdraw(world, vm)?,
+        Statement::Load(_) | Statement::Plan | Statement::Apply(_) | Statement::Expect(_) | Statement::Show(_) => {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn withdraw(world: &mut World, vm: &Name) -> Result<(), String> {
+    let demand = &mut world.memory.demand;
+    let hold = demand.holds.remove(vm).is_some();
+    let restart = demand.restarts.remove(vm).is_some();
+    if hold || restart { Ok(()) } else { Err(format!("nothing was asked for {vm}")) }
+}
+
+/// Polls a future of the simulation to its end: it waits for nothing outside.
+fn finish<T>(future: impl Future<Output = T>) -> T {
+    let mut future = std::pin::pin!(future);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return value;
+        }
+    }
+}
