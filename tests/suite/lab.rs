@@ -1,0 +1,100 @@
+//! Helpers of the tests that plan: fleets from texts and folders, on simulated hosts.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use stablehand::config;
+use stablehand::execute::Outcome;
+use stablehand::model::{Desired, Snapshot};
+use stablehand::plan::{Plan, check};
+use stablehand::reconcile::Approval;
+use stablehand::sim::{Applied, Session};
+
+/// A folder below `tests/cases`.
+pub fn cases(room: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases").join(room);
+    let entries = fs::read_dir(&root).unwrap().map(|e| e.unwrap().path());
+    let is_case = |p: &PathBuf| p.is_dir() && !name(p).starts_with('_');
+    let mut folders: Vec<_> = entries.filter(is_case).collect();
+    folders.sort();
+    folders
+}
+
+pub fn name(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+/// Desired state from texts, or every diagnostic in the panic.
+#[track_caller]
+pub fn load<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Desired {
+    load_snapshot(&Snapshot::of_texts(files))
+}
+
+#[track_caller]
+pub fn load_snapshot(snapshot: &Snapshot) -> Desired {
+    match config::load(snapshot) {
+        Ok(loaded) => loaded.desired,
+        Err(found) => panic!("{}", config::diagnostic::text(&found)),
+    }
+}
+
+/// A sound plan.
+#[track_caller]
+pub fn plan(session: &Session) -> Plan {
+    let plan = session.plan().unwrap();
+    let wrong = check::check(&plan);
+    assert!(wrong.is_empty(), "the plan is not sound:\n{}\n{}", wrong.join("\n"), text(&plan));
+    plan
+}
+
+pub fn text(plan: &Plan) -> String {
+    stablehand::render::text(plan, &stablehand::render::Style::stable())
+}
+
+pub fn blocked(plan: &Plan) -> Vec<String> {
+    plan.actions.iter().filter(|a| a.is_blocked()).map(|a| a.id.to_string()).collect()
+}
+
+pub fn open(plan: &Plan) -> Vec<String> {
+    plan.actions.iter().filter(|a| !a.is_blocked()).map(|a| a.id.to_string()).collect()
+}
+
+/// One pass; every action must be done in one round and every promise kept.
+#[track_caller]
+pub fn apply(session: &mut Session) -> Applied {
+    let applied = session.apply(&Approval::Everything).unwrap();
+    let failed: Vec<_> = applied.outcomes().filter(|(_, o)| *o != Outcome::Done).collect();
+    assert!(applied.is_complete(), "not done: {failed:#?} {:?}\n{}", applied.held(), text(&applied.passed.plan));
+    assert_eq!(applied.passed.rounds.len(), 1, "one round is enough");
+    kept(session);
+    applied
+}
+
+/// Every promise was kept.
+#[track_caller]
+pub fn kept(session: &Session) {
+    let broken = session.fleet.with(|world| world.violations.clone());
+    assert!(broken.is_empty(), "promises were broken:\n{}", broken.join("\n"));
+}
+
+/// Runs each case and says which failed, with the first lines of why.
+pub fn each_case(room: &str, run: impl Fn(&Path)) {
+    let only = option_env!("CASE").unwrap_or_default();
+    let mut failed = Vec::new();
+    for folder in cases(room).into_iter().filter(|f| name(f).contains(only)) {
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&folder)));
+        if outcome.is_err() {
+            failed.push(name(&folder));
+        }
+    }
+    assert!(failed.is_empty(), "{} cases failed:\n{}", failed.len(), failed.join("\n"));
+}
+
+/// A snapshot beside the case: `<folder>/<what>.snap`.
+pub fn snapshot(folder: &Path, what: &str, text: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(folder);
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(what, text));
+}

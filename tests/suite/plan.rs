@@ -1,0 +1,78 @@
+//! Plans, a folder a case: what is wanted, what is there, and the text that a person reads.
+//!
+//! `tests/cases/plan/<a sentence>/`:
+//!
+//! | file | |
+//! |---|---|
+//! | `desired.yaml` | what is planned |
+//! | `before.yaml`, `before-2.yaml`, … | what was applied before, in order; without one, hosts are empty |
+//! | `happens` | statements of the simulator's script language, carried out before the plan |
+//! | `observed.yaml` | recorded observed state, instead of `before.yaml` |
+//! | `base.yaml` | what causes are told against |
+//! | `plan.snap` | the plan |
+//!
+//! Documents of kinds that a file does not have come from `_common`. Each case ends with an apply, and planning again
+//! must give nothing but what was blocked.
+
+use std::fs;
+use std::path::Path;
+
+use stablehand::model::{Desired, Observed};
+use stablehand::sim::script::parse;
+use stablehand::sim::{Session, SimFleet, World};
+
+use crate::lab;
+
+/// A file's documents, and the common ones of kinds that it does not have.
+fn read(folder: &Path, file: &str) -> Option<Desired> {
+    let text = fs::read_to_string(folder.join(file)).ok()?;
+    let mut files = vec![(file.to_owned(), text.clone())];
+    for entry in fs::read_dir(folder.parent().unwrap().join("_common")).unwrap() {
+        let path = entry.unwrap().path();
+        let common = fs::read_to_string(&path).unwrap();
+        let kind = common.lines().find(|l| l.starts_with("kind: ")).unwrap();
+        if !text.lines().any(|l| l == kind) {
+            files.push((format!("_common/{}", lab::name(&path)), common));
+        }
+    }
+    Some(lab::load(files.iter().map(|(path, text)| (path.as_str(), text.as_str()))))
+}
+
+fn session(folder: &Path) -> Session {
+    let mut session = Session::default();
+    if let Ok(text) = fs::read_to_string(folder.join("observed.yaml")) {
+        let observed: Observed = serde_yaml::from_str(&text).unwrap();
+        session = Session::new(SimFleet::new(World::from_observed(&observed)));
+    }
+    for file in ["before.yaml", "before-2.yaml", "before-3.yaml"] {
+        if let Some(before) = read(folder, file) {
+            session.follow(before);
+            lab::apply(&mut session);
+        }
+    }
+    session.base = read(folder, "base.yaml");
+    session.follow(read(folder, "desired.yaml").expect("desired.yaml is missing"));
+    if let Ok(text) = fs::read_to_string(folder.join("happens")) {
+        for (line, statement) in parse(&text).unwrap() {
+            assert!(session.happen(&statement).unwrap(), "happens:{line}: this is for scripts");
+        }
+    }
+    session
+}
+
+#[test]
+fn every_plan_says_what_it_does_and_nothing_is_left_to_do() {
+    lab::each_case("plan", |folder| {
+        let mut session = session(folder);
+        let plan = lab::plan(&session);
+        let lost = session.fleet.with(|world| world.memory.lost);
+        lab::snapshot(folder, "plan", &lab::text(&plan));
+        lab::apply(&mut session);
+        let again = lab::plan(&session);
+        assert_eq!(lab::open(&again), [] as [&str; 0], "planned again:\n{}", lab::text(&again));
+        // Who says yes to an apply says yes to what waited because the store was lost.
+        if !lost {
+            assert_eq!(lab::blocked(&again), lab::blocked(&plan), "planned again:\n{}", lab::text(&again));
+        }
+    });
+}
