@@ -44,6 +44,7 @@
 
 pub mod config;
 pub mod execute;
+pub mod host;
 pub mod model;
 pub mod observe;
 pub mod plan;

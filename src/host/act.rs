@@ -1,0 +1,312 @@
+//! Steps on a real host: each looks whether it is done, changes, and looks again.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::fleet::RealHost;
+use super::libvirt::CallError;
+use super::xml::{self, Reading, XmlError};
+use super::{accel, bridge, disk, images, power, ready, seed};
+use crate::execute::{Done, Progress, StepError};
+use crate::model::{Acceleration, Bytes, Name, Power, Stamp};
+use crate::plan::{DomainSpec, Edit, Op};
+
+/// Carries out one step.
+pub(super) async fn perform(host: &RealHost, op: &Op, progress: &dyn Progress) -> Result<Done, StepError> {
+    let (shell, folders) = (host.shell.as_ref(), &host.folders);
+    match op {
+        Op::PutImage { file, path } => images::put(shell, &host.base, file, path, progress).await,
+        Op::DropImage { path, .. } => {
+            unused(host, path).await?;
+            images::drop(shell, path).await
+        }
+        Op::MakeBridge { bridge, address, fleet } => make_bridge(host, bridge, address.as_deref(), fleet).await,
+        Op::RemoveBridge { bridge, fleet } => remove_bridge(host, bridge, fleet).await,
+        Op::Record { vm, record } => disk::record(shell, folders, vm, record).await,
+        Op::Unrecord { vm } => disk::unrecord(shell, folders, vm).await,
+        Op::MakeDisk(new) => {
+            reachable(host, &new.path).await?;
+            disk::make(shell, new).await
+        }
+        Op::MakeSeed { path, stamp, seed, replace } => {
+            let failed = |e: seed::SeedError| StepError::failed(e.to_string());
+            let image = seed::image(&seed::files(seed).map_err(failed)?).map_err(failed)?;
+            disk::make_seed(shell, path, stamp, image, *replace).await
+        }
+        Op::StampDisk { path, stamp } => disk::stamp(shell, path, stamp).await,
+        Op::RetainDisk { path, until } => disk::retain(shell, &folders.fleet, path, *until).await,
+        Op::DeleteDisk { path, vm } => {
+            unused(host, path).await?;
+            disk::delete(shell, &folders.fleet, vm, path).await
+        }
+        Op::Define { domain, stamp } => define(host, domain, stamp).await,
+        Op::Edit { vm, uuid, edits, stamp } => edit(host, vm, *uuid, edits, stamp).await,
+        Op::Unstamp { vm, uuid } => unstamp(host, vm, *uuid).await,
+        Op::Start { vm, uuid } => power::start(host, vm, *uuid).await,
+        Op::AwaitReady { vm, uuid, probe, address } => {
+            ready::wait(host, vm, *uuid, probe.as_ref(), *address, progress).await
+        }
+        Op::Stop { vm, uuid, policy } => power::stop(host, vm, *uuid, *policy, progress).await,
+        Op::Suspend { vm, uuid } => power::suspend(host, vm, *uuid).await,
+        Op::SetMemory { vm, uuid, memory } => power::set_memory(host, vm, *uuid, *memory, progress).await,
+        Op::SetCpus { vm, uuid, cpus } => power::set_cpus(host, vm, *uuid, *cpus, progress).await,
+        Op::GrowDisk { vm, uuid, path, size } => grow(host, vm, *uuid, path, *size).await,
+        Op::Undefine { vm, uuid, drop_save } => undefine(host, vm, *uuid, *drop_save).await,
+    }
+}
+
+/// A domain's inactive XML, after seeing that the domain carries our stamp of this VM.
+pub(super) async fn ours(host: &RealHost, vm: &Name, uuid: Uuid) -> Result<(String, Reading), StepError> {
+    let text = match host.hypervisor.config_xml(uuid).await {
+        Ok(text) => text,
+        Err(e) if e.is_missing() => return Err(StepError::Stale(format!("{vm} has no domain {uuid}"))),
+        Err(e) => return Err(e.into()),
+    };
+    let reading = xml::read(&text)?;
+    match &reading.stamp {
+        Some(Ok(stamp)) if stamp.fleet == host.folders.fleet && stamp.vm == *vm => Ok((text, reading)),
+        Some(Err(e)) => Err(StepError::failed(format!("the stamp of {} cannot be read: {e}", reading.name))),
+        Some(Ok(other)) => Err(StepError::Stale(format!("{} is {}'s {}", reading.name, other.fleet, other.vm))),
+        None => Err(StepError::Stale(format!("{} carries no stamp of ours: it is left alone", reading.name))),
+    }
+}
+
+async fn define(host: &RealHost, spec: &DomainSpec, stamp: &Stamp) -> Result<Done, StepError> {
+    let hypervisor = &host.hypervisor;
+    if hypervisor.power(spec.uuid).await?.is_some() {
+        let (_, reading) = ours(host, &spec.vm, spec.uuid).await?;
+        return match reading.stamp {
+            Some(Ok(found)) if found == *stamp => Ok(Done::Already),
+            _ => Err(StepError::Stale(format!("{} exists already with another stamp", spec.domain))),
+        };
+    }
+    let mut spec = spec.clone();
+    if spec.acceleration == Acceleration::Auto {
+        spec.acceleration = accel::probe(host.shell.as_ref(), &host.folders.slots).await;
+    }
+    let result = hypervisor.define(xml::domain(&spec, stamp)).await;
+    // What libvirt says matters less than what is there.
+    match ours(host, &spec.vm, spec.uuid).await {
+        Ok((_, reading)) if matches!(&reading.stamp, Some(Ok(found)) if found == stamp) => Ok(Done::Changed),
+        Ok(_) => Err(StepError::failed(format!("{} has not the stamp that was written", spec.domain))),
+        Err(looked) => Err(result.map_or_else(StepError::from, |()| looked)),
+    }
+}
+
+async fn edit(host: &RealHost, vm: &Name, uuid: Uuid, edits: &[Edit], stamp: &Stamp) -> Result<Done, StepError> {
+    let hypervisor = &host.hypervisor;
+    let old = match hypervisor.config_xml(uuid).await {
+        Ok(text) => text,
+        Err(e) if e.is_missing() => return Err(StepError::Stale(format!("{vm} has no domain {uuid}"))),
+        Err(e) => return Err(e.into()),
+    };
+    // Without a stamp it is an adoption; with somebody else's it is none of ours.
+    match xml::read(&old)?.stamp {
+        Some(Ok(other)) if other.fleet != host.folders.fleet || other.vm != *vm => {
+            return Err(StepError::Stale(format!("the domain is {}'s {}", other.fleet, other.vm)));
+        }
+        _ => {}
+    }
+    let mut edits = edits.to_vec();
+    for edit in &mut edits {
+        if let Edit::Acceleration(acceleration @ Acceleration::Auto) = edit {
+            *acceleration = accel::probe(host.shell.as_ref(), &host.folders.slots).await;
+        }
+    }
+    let new = xml::restamp(&xml::apply(&old, &edits)?, stamp)?;
+    let mut done = Done::Already;
+    if new != old {
+        hypervisor.define(new.clone()).await?;
+        let (wanted, found) = (xml::read(&new)?, xml::read(&hypervisor.config_xml(uuid).await?)?);
+        if wanted.shape != found.shape || wanted.stamp != found.stamp {
+            return Err(StepError::failed(format!("libvirt did not keep the new definition of {vm} as it was written")));
+        }
+        done = Done::Changed;
+    }
+    for edit in &edits {
+        if let Edit::Autostart(on) = edit {
+            hypervisor.set_autostart(uuid, *on).await?;
+        }
+    }
+    if hypervisor.power(uuid).await?.is_some_and(Power::is_active) {
+        let live = xml::read(&hypervisor.live_xml(uuid).await?)?;
+        if live.stamp != Some(Ok(stamp.clone())) {
+            hypervisor.set_live_metadata(uuid, Some(xml::stamp_content(stamp))).await?;
+            done = Done::Changed;
+        }
+    }
+    Ok(done)
+}
+
+async fn unstamp(host: &RealHost, vm: &Name, uuid: Uuid) -> Result<Done, StepError> {
+    let hypervisor = &host.hypervisor;
+    let old = hypervisor.config_xml(uuid).await?;
+    if xml::read(&old)?.stamp.is_none() {
+        return Ok(Done::Already);
+    }
+    let (old, _) = ours(host, vm, uuid).await?;
+    if hypervisor.power(uuid).await?.is_some_and(Power::is_active) {
+        hypervisor.set_live_metadata(uuid, None).await?;
+    }
+    hypervisor.define(xml::unstamp(&old)?).await?;
+    match xml::read(&hypervisor.config_xml(uuid).await?)?.stamp {
+        None => Ok(Done::Changed),
+        Some(_) => Err(StepError::failed(format!("the stamp of {vm} is still there"))),
+    }
+}
+
+async fn undefine(host: &RealHost, vm: &Name, uuid: Uuid, drop_save: bool) -> Result<Done, StepError> {
+    let hypervisor = &host.hypervisor;
+    let done = match hypervisor.power(uuid).await? {
+        None => Done::Already,
+        Some(power) if power.is_active() => return Err(StepError::Stale(format!("{vm} runs: stop it first"))),
+        Some(power) => {
+            ours(host, vm, uuid).await?;
+            if power == Power::Suspended && !drop_save {
+                return Err(StepError::Failed {
+                    what: format!("{vm} has saved memory, which would be lost"),
+                    hint: Some("start and stop it, or remove it with a Removal".to_owned()),
+                    detail: Vec::new(),
+                });
+            }
+            let result = hypervisor.undefine(uuid, drop_save).await;
+            if hypervisor.power(uuid).await?.is_some() {
+                result?;
+                return Err(StepError::failed(format!("{vm} is still defined")));
+            }
+            Done::Changed
+        }
+    };
+    // Its console goes with it: an incarnation's last lines are read before that.
+    host.shell.remove(&host.folders.console(vm)).await?;
+    Ok(done)
+}
+
+async fn grow(host: &RealHost, vm: &Name, uuid: Uuid, path: &str, to: Bytes) -> Result<Done, StepError> {
+    let hypervisor = &host.hypervisor;
+    let (text, reading) = ours(host, vm, uuid).await?;
+    match hypervisor.power(uuid).await? {
+        Some(Power::Suspended) => Err(StepError::Failed {
+            what: format!("{vm} has saved memory that knows the disk's old size"),
+            hint: Some("start it first: its disk then grows while it runs".to_owned()),
+            detail: Vec::new(),
+        }),
+        Some(power) if power.is_active() => {
+            let live = xml::read(&hypervisor.live_xml(uuid).await?)?;
+            let target = live.shape.disks.values().find(|d| d.path == path).map(|d| d.target.clone());
+            let Some(target) = target else {
+                // Attached at the next start; until then it is a file like any other.
+                return disk::grow(host.shell.as_ref(), path, &xml::disk_format(&text, path)?, to).await;
+            };
+            let now = hypervisor.disk_size(uuid, target.clone()).await?;
+            if !disk::grows(path, now, to)? {
+                return Ok(Done::Already);
+            }
+            let result = hypervisor.resize_disk(uuid, target.clone(), to).await;
+            let now = hypervisor.disk_size(uuid, target).await?;
+            if now == to {
+                return Ok(Done::Changed);
+            }
+            result?;
+            Err(StepError::failed(format!("{path} is {now} after growing it to {to}")))
+        }
+        Some(_) => {
+            if !reading.shape.disks.values().any(|d| d.path == path) {
+                return Err(StepError::Stale(format!("{vm} has no disk {path}")));
+            }
+            disk::grow(host.shell.as_ref(), path, &xml::disk_format(&text, path)?, to).await
+        }
+        None => Err(StepError::Stale(format!("{vm} has no domain"))),
+    }
+}
+
+/// Sees that no domain has a file, whoever's domain it is.
+async fn unused(host: &RealHost, path: &str) -> Result<(), StepError> {
+    for text in host.hypervisor.all_config_xml().await? {
+        if xml::sources(&text)?.iter().any(|s| s == path) {
+            let name = xml::read(&text).map_or_else(|_| "a domain".to_owned(), |r| r.name);
+            return Err(StepError::Stale(format!("{name} has {path}")));
+        }
+    }
+    Ok(())
+}
+
+async fn make_bridge(host: &RealHost, bridge: &str, address: Option<&str>, fleet: &Name) -> Result<Done, StepError> {
+    let shell = host.shell.as_ref();
+    let good = |seen: &crate::model::BridgeObs| {
+        seen.ours && seen.up && address.is_none_or(|a| seen.addresses.iter().any(|x| x == a))
+    };
+    match bridge::observe(shell, fleet).await?.get(bridge) {
+        Some((seen, _)) if good(seen) => return Ok(Done::Already),
+        Some((seen, _)) if seen.ours => bridge::correct(shell, bridge, address).await?,
+        Some((_, alias)) => {
+            let owner = alias.as_deref().unwrap_or("no alias");
+            return Err(StepError::Failed {
+                what: format!("the bridge {bridge} exists and is not ours ({owner})"),
+                hint: Some("write `bridge: {create: false}` to use it as it is, or choose another name".to_owned()),
+                detail: Vec::new(),
+            });
+        }
+        None => bridge::make(shell, bridge, address, fleet).await?,
+    }
+    match bridge::observe(shell, fleet).await?.get(bridge) {
+        Some((seen, _)) if good(seen) => Ok(Done::Changed),
+        _ => Err(StepError::failed(format!("the bridge {bridge} is not as it was made"))),
+    }
+}
+
+async fn remove_bridge(host: &RealHost, bridge: &str, fleet: &Name) -> Result<Done, StepError> {
+    let shell = host.shell.as_ref();
+    // A tap goes a moment after its QEMU.
+    for _ in 0..20 {
+        match bridge::observe(shell, fleet).await?.get(bridge) {
+            None => return Ok(Done::Already),
+            Some((seen, _)) if !seen.ours => {
+                return Err(StepError::failed(format!("the bridge {bridge} is not ours: it is left alone")));
+            }
+            Some((seen, _)) if seen.ports.is_empty() => {
+                bridge::remove(shell, bridge).await?;
+                return Ok(Done::Changed);
+            }
+            Some(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+    Err(StepError::Stale(format!("the bridge {bridge} still has ports")))
+}
+
+/// Sees that QEMU's own user can get to a file: every folder above it must let others through.
+async fn reachable(host: &RealHost, path: &str) -> Result<(), StepError> {
+    use std::os::unix::fs::PermissionsExt;
+    if let Some((folder, _)) = path.rsplit_once('/') {
+        host.shell.make_folder(folder).await?;
+    }
+    let closed = std::path::Path::new(path).ancestors().skip(1).find(|folder| {
+        std::fs::metadata(folder).is_ok_and(|m| m.permissions().mode() & 0o001 == 0)
+    });
+    let Some(folder) = closed else { return Ok(()) };
+    Err(StepError::Failed {
+        what: format!("QEMU's user cannot get to {path}: the folder {} is closed to others", folder.display()),
+        hint: Some(format!("`chmod o+x {}`, or choose another storage folder", folder.display())),
+        detail: Vec::new(),
+    })
+}
+
+impl From<CallError> for StepError {
+    fn from(error: CallError) -> Self {
+        match &error {
+            CallError::TimedOut { .. } => Self::Unknown(error.to_string()),
+            CallError::Libvirt { code: super::libvirt::Code::Connection, .. } => Self::Unknown(error.to_string()),
+            CallError::Libvirt { .. } | CallError::Closed(_) => Self::failed(error.to_string()),
+        }
+    }
+}
+
+impl From<XmlError> for StepError {
+    fn from(error: XmlError) -> Self {
+        match &error {
+            XmlError::NoSuch { .. } => Self::Stale(error.to_string()),
+            _ => Self::failed(error.to_string()),
+        }
+    }
+}

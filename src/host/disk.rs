@@ -1,0 +1,445 @@
+//! Disks, their stamp files and placement records in a host's slots folder.
+//!
+//! Every change leaves either nothing or the whole thing: first the stamp, then `<path>.partial`, then the rename. A path
+//! that is there is never written to.
+
+use std::time::Duration;
+
+use super::shell::{Program, Shell, ShellError, succeed};
+use crate::execute::{Done, StepError};
+use crate::model::{Bytes, CloneMethod, DiskObs, DiskStamp, ImageFormat, Name, PlacementRecord, Timestamp};
+use crate::plan::{DiskFrom, NewDisk};
+
+/// Full copies of images take their time: 40 GiB at 50 MB/s.
+const COPY: Duration = Duration::from_secs(900);
+
+/// Where things of a fleet are on one host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Folders {
+    /// The fleet.
+    pub fleet: Name,
+    /// The slots folder.
+    pub slots: String,
+    /// The image store.
+    pub images: String,
+}
+
+impl Folders {
+    /// A VM's placement record.
+    pub fn record(&self, vm: &Name) -> String {
+        format!("{}/{}.{vm}.record", self.slots, self.fleet)
+    }
+    /// A VM's serial console.
+    pub fn console(&self, vm: &Name) -> String {
+        format!("{}/{}.{vm}.console", self.slots, self.fleet)
+    }
+    /// The controller's lock.
+    pub fn lock(&self) -> String {
+        format!("{}/.{}.lock", self.slots, self.fleet)
+    }
+}
+
+/// The stamp file of a disk.
+pub fn stamp_path(disk: &str) -> String {
+    format!("{disk}.stamp")
+}
+
+/// Reads a disk's stamp; `None` when there is no stamp file.
+///
+/// # Errors
+/// When it is there but cannot be read.
+pub async fn read_stamp(shell: &dyn Shell, disk: &str) -> Result<Option<DiskStamp>, StepError> {
+    let path = stamp_path(disk);
+    match shell.read(&path, 1 << 20).await {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| StepError::failed(format!("the stamp {path} cannot be read: {e}"))),
+        Err(e) if e.is_missing() => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+async fn write_stamp(shell: &dyn Shell, disk: &str, stamp: &DiskStamp) -> Result<(), StepError> {
+    let text = serde_json::to_string_pretty(stamp).map_err(|e| StepError::failed(e.to_string()))?;
+    Ok(shell.write(&stamp_path(disk), (text + "\n").into_bytes(), 0o644).await?)
+}
+
+/// Whether two stamps say the same of a disk, whatever its epoch.
+fn same(a: &DiskStamp, b: &DiskStamp) -> bool {
+    a == &DiskStamp { epoch: a.epoch, ..b.clone() }
+}
+
+/// What stands at a path that is to be made.
+enum Place {
+    /// Done already.
+    Done,
+    /// Free: the stamp is written now.
+    Free,
+    /// A disk of the same VM with another content (seeds are exchanged).
+    Other,
+}
+
+async fn place(shell: &dyn Shell, path: &str, stamp: &DiskStamp) -> Result<Place, StepError> {
+    let there = shell.size(path).await?.is_some();
+    let found = read_stamp(shell, path).await?;
+    match (there, found) {
+        (true, Some(found)) if same(&found, stamp) => Ok(Place::Done),
+        (true, Some(found)) if found.fleet == stamp.fleet && found.vm == stamp.vm => Ok(Place::Other),
+        (true, Some(found)) => Err(StepError::Failed {
+            what: format!("{path} is a disk of {}'s {}", found.fleet, found.vm),
+            hint: Some("a disk is never made over another: move it away or give it back".to_owned()),
+            detail: Vec::new(),
+        }),
+        (true, None) => Err(StepError::Failed {
+            what: format!("{path} exists and carries no stamp of ours"),
+            hint: Some("a disk is never made over another file: look at it and move it away".to_owned()),
+            detail: Vec::new(),
+        }),
+        (false, Some(found)) if found.fleet != stamp.fleet => {
+            Err(StepError::failed(format!("{} belongs to the fleet {}", stamp_path(path), found.fleet)))
+        }
+        // A stamp without a disk is ours from a time when we died half-way.
+        (false, _) => Ok(Place::Free),
+    }
+}
+
+/// Makes a disk.
+///
+/// # Errors
+/// An existing path that is not this very disk, an image that is not there or larger than the disk, `qemu-img`.
+pub async fn make(shell: &dyn Shell, disk: &NewDisk) -> Result<Done, StepError> {
+    match place(shell, &disk.path, &disk.stamp).await? {
+        Place::Done => return Ok(Done::Already),
+        Place::Free => {}
+        Place::Other => {
+            return Err(StepError::Stale(format!("{} is there already, of another incarnation", disk.path)));
+        }
+    }
+    folder_of(shell, &disk.path).await?;
+    write_stamp(shell, &disk.path, &disk.stamp).await?;
+    let partial = format!("{}.partial", disk.path);
+    shell.remove(&partial).await?;
+    create(shell, disk, &partial).await?;
+    publish(shell, &partial, &disk.path).await?;
+    Ok(Done::Changed)
+}
+
+async fn create(shell: &dyn Shell, disk: &NewDisk, partial: &str) -> Result<(), StepError> {
+    let number = |size: Bytes| size.0.to_string();
+    let words: Vec<String> = match &disk.from {
+        DiskFrom::Blank => {
+            let size = disk.size.ok_or_else(|| StepError::failed("an empty disk needs a size"))?;
+            ["qemu-img", "create", "-q", "-f", "qcow2", partial, &number(size)].map(str::to_owned).to_vec()
+        }
+        DiskFrom::Image { path, format, method } => {
+            let format = format_name(*format);
+            let real = size(shell, path, format).await?.ok_or_else(|| {
+                StepError::Stale(format!("the image {path} is not in the host's store"))
+            })?;
+            if let Some(size) = disk.size.filter(|s| *s < real) {
+                return Err(StepError::failed(format!("the image is {real} large, more than the disk's {size}")));
+            }
+            let mut words: Vec<String> = match method {
+                CloneMethod::Overlay => {
+                    ["qemu-img", "create", "-q", "-f", "qcow2", "-F", format, "-b", path, partial].map(str::to_owned).to_vec()
+                }
+                CloneMethod::Copy => {
+                    ["qemu-img", "convert", "-q", "-f", format, "-O", "qcow2", path, partial].map(str::to_owned).to_vec()
+                }
+            };
+            if *method == CloneMethod::Overlay {
+                words.extend(disk.size.map(number));
+            }
+            words
+        }
+    };
+    succeed(shell, Program::new(words).limit(COPY)).await?;
+    if let (DiskFrom::Image { method: CloneMethod::Copy, .. }, Some(size)) = (&disk.from, disk.size) {
+        succeed(shell, Program::new(["qemu-img", "resize", "-q", "-f", "qcow2", partial, &number(size)])).await?;
+    }
+    // What a guest writes is nobody else's to read; libvirt gives the file to QEMU's user at start.
+    succeed(shell, Program::new(["chmod", "0600", partial])).await?;
+    Ok(())
+}
+
+/// Makes a seed, or exchanges one of the same VM.
+///
+/// # Errors
+/// Those of [`make`].
+pub async fn make_seed(
+    shell: &dyn Shell,
+    path: &str,
+    stamp: &DiskStamp,
+    image: Vec<u8>,
+    replace: bool,
+) -> Result<Done, StepError> {
+    match place(shell, path, stamp).await? {
+        Place::Done => return Ok(Done::Already),
+        Place::Free => {}
+        Place::Other if replace => {}
+        Place::Other => return Err(StepError::Stale(format!("{path} is there already with other content"))),
+    }
+    folder_of(shell, path).await?;
+    // When exchanging, the old image under the new stamp would count as done: so the image goes first there.
+    let replacing = shell.size(path).await?.is_some();
+    if replacing {
+        shell.write(path, image, 0o600).await?;
+        write_stamp(shell, path, stamp).await?;
+    } else {
+        write_stamp(shell, path, stamp).await?;
+        shell.write(path, image, 0o600).await?;
+    }
+    Ok(Done::Changed)
+}
+
+/// Stamps a disk that exists.
+///
+/// # Errors
+/// When it is not there or another VM's.
+pub async fn stamp(shell: &dyn Shell, path: &str, stamp: &DiskStamp) -> Result<Done, StepError> {
+    if shell.size(path).await?.is_none() {
+        return Err(StepError::Stale(format!("the disk {path} is not there")));
+    }
+    match read_stamp(shell, path).await? {
+        Some(found) if found == *stamp => return Ok(Done::Already),
+        Some(found) if found.fleet != stamp.fleet || found.vm != stamp.vm => {
+            return Err(StepError::failed(format!("{path} is a disk of {}'s {}", found.fleet, found.vm)));
+        }
+        _ => {}
+    }
+    write_stamp(shell, path, stamp).await?;
+    Ok(Done::Changed)
+}
+
+/// Writes an expiry into a disk's stamp.
+///
+/// # Errors
+/// When it has no stamp, or another fleet's.
+pub async fn retain(shell: &dyn Shell, fleet: &Name, path: &str, until: Timestamp) -> Result<Done, StepError> {
+    let found = read_stamp(shell, path).await?.filter(|s| s.fleet == *fleet);
+    let mut found = found.ok_or_else(|| StepError::Stale(format!("{path} carries no stamp of ours")))?;
+    if found.expires == Some(until) {
+        return Ok(Done::Already);
+    }
+    found.expires = Some(until);
+    write_stamp(shell, path, &found).await?;
+    Ok(Done::Changed)
+}
+
+/// Deletes a disk and then its stamp. The caller has seen that no domain has it.
+///
+/// # Errors
+/// When its stamp names another VM, or it has none.
+pub async fn delete(shell: &dyn Shell, fleet: &Name, vm: &Name, path: &str) -> Result<Done, StepError> {
+    let there = shell.size(path).await?.is_some();
+    match read_stamp(shell, path).await? {
+        Some(found) if found.fleet == *fleet && found.vm == *vm => {}
+        Some(found) => return Err(StepError::failed(format!("{path} is a disk of {}'s {}", found.fleet, found.vm))),
+        None if there => return Err(StepError::failed(format!("{path} carries no stamp of ours: it is left alone"))),
+        None => return Ok(Done::Already),
+    }
+    shell.remove(path).await?;
+    shell.remove(&format!("{path}.partial")).await?;
+    shell.remove(&stamp_path(path)).await?;
+    Ok(Done::Changed)
+}
+
+/// Grows a disk that no running domain has.
+///
+/// # Errors
+/// When it is larger already or `qemu-img` fails.
+pub async fn grow(shell: &dyn Shell, path: &str, format: &str, to: Bytes) -> Result<Done, StepError> {
+    let now = size(shell, path, format).await?.ok_or_else(|| StepError::Stale(format!("the disk {path} is not there")))?;
+    if !grows(path, now, to)? {
+        return Ok(Done::Already);
+    }
+    // Without --shrink qemu-img refuses to make it smaller, whatever happened since we looked.
+    succeed(shell, Program::new(["qemu-img", "resize", "-q", "-f", format, path, &to.0.to_string()])).await?;
+    match size(shell, path, format).await? {
+        Some(now) if now == to => Ok(Done::Changed),
+        other => Err(StepError::failed(format!("{path} is {other:?} after growing it to {to}"))),
+    }
+}
+
+/// Whether a disk has to grow.
+///
+/// # Errors
+/// When it would have to shrink.
+pub fn grows(path: &str, now: Bytes, to: Bytes) -> Result<bool, StepError> {
+    if now > to {
+        return Err(StepError::Failed {
+            what: format!("{path} is {now} large already, more than {to}"),
+            hint: Some(format!("disks never shrink: write `size: {}` or make a new disk", now.exact())),
+            detail: Vec::new(),
+        });
+    }
+    Ok(now < to)
+}
+
+/// The size that a guest sees of a disk file: of qcow2 from its header (QEMU, `docs/interop/qcow2.txt`, bytes 24 to 31),
+/// else the file's own. `None` when it is not there.
+///
+/// # Errors
+/// [`ShellError`], and a file that is not qcow2 although it should be.
+pub async fn size(shell: &dyn Shell, path: &str, format: &str) -> Result<Option<Bytes>, ShellError> {
+    let Some((length, _)) = shell.size(path).await? else { return Ok(None) };
+    if format != "qcow2" {
+        return Ok(Some(Bytes(length)));
+    }
+    let header = shell.read(path, 32).await?;
+    match qcow2_size(&header) {
+        Some(size) => Ok(Some(size)),
+        None => {
+            Err(ShellError::File { path: path.to_owned(), text: "it is not a qcow2 image".to_owned(), missing: false })
+        }
+    }
+}
+
+/// The virtual size in a qcow2 header, `None` where the magic number is missing.
+pub fn qcow2_size(header: &[u8]) -> Option<Bytes> {
+    if header.get(..4)? != b"QFI\xfb" {
+        return None;
+    }
+    Some(Bytes(u64::from_be_bytes(header.get(24..32)?.try_into().ok()?)))
+}
+
+/// `qcow2` or `raw`.
+pub const fn format_name(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Qcow2 => "qcow2",
+        ImageFormat::Raw => "raw",
+    }
+}
+
+/// Looks at one disk with a stamp of this fleet; `None` without one or without the disk.
+pub async fn observe(shell: &dyn Shell, fleet: &Name, path: &str) -> Option<DiskObs> {
+    let stamp = read_stamp(shell, path).await.ok().flatten().filter(|s| s.fleet == *fleet)?;
+    let (length, used) = shell.size(path).await.ok().flatten()?;
+    let header = shell.read(path, 32).await.ok()?;
+    Some(DiskObs { stamp, size: qcow2_size(&header).unwrap_or(Bytes(length)), used: Bytes(used) })
+}
+
+/// Writes a placement record.
+///
+/// # Errors
+/// [`ShellError`].
+pub async fn record(
+    shell: &dyn Shell,
+    folders: &Folders,
+    vm: &Name,
+    record: &PlacementRecord,
+) -> Result<Done, StepError> {
+    let path = folders.record(vm);
+    if read_record(shell, &path).await.as_ref() == Some(record) {
+        return Ok(Done::Already);
+    }
+    shell.make_folder(&folders.slots).await?;
+    let text = serde_json::to_string_pretty(record).map_err(|e| StepError::failed(e.to_string()))?;
+    shell.write(&path, (text + "\n").into_bytes(), 0o644).await?;
+    Ok(Done::Changed)
+}
+
+/// Reads a placement record; `None` when it is not there or not readable.
+pub async fn read_record(shell: &dyn Shell, path: &str) -> Option<PlacementRecord> {
+    serde_json::from_slice(&shell.read(path, 1 << 20).await.ok()?).ok()
+}
+
+/// Removes a placement record, and with it what a death half-way may have left of the VM: stamps without a disk, unfinished
+/// files.
+///
+/// # Errors
+/// [`ShellError`].
+pub async fn unrecord(shell: &dyn Shell, folders: &Folders, vm: &Name) -> Result<Done, StepError> {
+    let prefix = format!("{}.{vm}.", folders.fleet);
+    let names = shell.list(&folders.slots).await?;
+    for name in names.iter().filter(|n| n.starts_with(&prefix)) {
+        let orphan = name.strip_suffix(".stamp").is_some_and(|disk| !names.iter().any(|n| n == disk));
+        if orphan || name.ends_with(".partial") {
+            shell.remove(&format!("{}/{name}", folders.slots)).await?;
+        }
+    }
+    let removed = shell.remove(&folders.record(vm)).await?;
+    Ok(if removed { Done::Changed } else { Done::Already })
+}
+
+async fn folder_of(shell: &dyn Shell, path: &str) -> Result<(), StepError> {
+    if let Some((folder, _)) = path.rsplit_once('/').filter(|(f, _)| !f.is_empty()) {
+        shell.make_folder(folder).await?;
+    }
+    Ok(())
+}
+
+/// Makes what is written durable and gives it its name.
+async fn publish(shell: &dyn Shell, partial: &str, path: &str) -> Result<(), StepError> {
+    // sync(1) with a file is fsync(2): coreutils 8.24.
+    succeed(shell, Program::new(["sync", partial])).await?;
+    Ok(shell.rename(partial, path).await?)
+}
+
+impl From<ShellError> for StepError {
+    fn from(error: ShellError) -> Self {
+        let hint = match &error {
+            ShellError::TimedOut(..) => return Self::Unknown(error.to_string()),
+            ShellError::NoProgram(name) => match name.as_str() {
+                "qemu-img" => Some("apt-get install qemu-utils".to_owned()),
+                "ip" => Some("apt-get install iproute2".to_owned()),
+                name => Some(format!("apt-get install {name}")),
+            },
+            _ => None,
+        };
+        Self::Failed { what: error.to_string(), hint, detail: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::shell::Local;
+    use super::*;
+
+    fn a_stamp(vm: &str) -> DiskStamp {
+        DiskStamp {
+            fleet: Name::new("f").unwrap(),
+            vm: Name::new(vm).unwrap(),
+            disk: "root".to_owned(),
+            incarnation: 1,
+            epoch: 1,
+            expires: None,
+            made_from: None,
+        }
+    }
+
+    fn run<T>(f: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(f)
+    }
+
+    #[test]
+    fn a_disk_is_never_made_over_another() {
+        if std::process::Command::new("qemu-img").arg("--version").output().is_err() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("slots/f.a.1.root.qcow2").to_str().unwrap().to_owned();
+        let disk = NewDisk { path: path.clone(), stamp: a_stamp("a"), from: DiskFrom::Blank, size: Some(Bytes::mib(4)) };
+        run(async {
+            assert_eq!(make(&Local, &disk).await, Ok(Done::Changed));
+            assert_eq!(make(&Local, &disk).await, Ok(Done::Already));
+            let other = NewDisk { stamp: a_stamp("b"), ..disk.clone() };
+            assert!(make(&Local, &other).await.is_err());
+            assert_eq!(grow(&Local, &path, "qcow2", Bytes::mib(8)).await, Ok(Done::Changed));
+            assert_eq!(grow(&Local, &path, "qcow2", Bytes::mib(8)).await, Ok(Done::Already));
+            assert!(grow(&Local, &path, "qcow2", Bytes::mib(4)).await.is_err());
+            let fleet = Name::new("f").unwrap();
+            let seen = observe(&Local, &fleet, &path).await.unwrap();
+            assert_eq!(seen.size, Bytes::mib(8));
+            assert_eq!(retain(&Local, &fleet, &path, Timestamp(9)).await, Ok(Done::Changed));
+            assert!(delete(&Local, &fleet, &Name::new("b").unwrap(), &path).await.is_err());
+            assert_eq!(delete(&Local, &fleet, &Name::new("a").unwrap(), &path).await, Ok(Done::Changed));
+            assert_eq!(delete(&Local, &fleet, &Name::new("a").unwrap(), &path).await, Ok(Done::Already));
+            // Unstamped files are nobody's to delete or to overwrite.
+            std::fs::write(&path, b"mine").unwrap();
+            assert!(make(&Local, &disk).await.is_err());
+            assert!(delete(&Local, &fleet, &Name::new("a").unwrap(), &path).await.is_err());
+            assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+        });
+    }
+}

@@ -1,0 +1,192 @@
+//! [`RealFleet`]: the hosts of a fleet behind the traits of the world.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use futures_util::future::join_all;
+
+use super::disk::Folders;
+use super::libvirt::{Hypervisor, Opener};
+use super::shell::{Local, Shell};
+use super::{act, lock, survey};
+use crate::execute::{Actuator, Done, LockError, Progress, StepError};
+use crate::model::{Desired, Fault, Host, LockHolder, Name, Observation, Observed, StoreState, Timestamp};
+use crate::observe::{Boxed, Look, Observer};
+use crate::plan::Step;
+
+/// The real hosts of a fleet.
+pub struct RealFleet {
+    fleet: Name,
+    base: PathBuf,
+    who: String,
+    hosts: Mutex<BTreeMap<Name, Arc<RealHost>>>,
+}
+
+/// One host: its document, its connection, its shell.
+pub(super) struct RealHost {
+    pub(super) doc: Host,
+    pub(super) folders: Folders,
+    pub(super) hypervisor: Hypervisor,
+    pub(super) shell: Arc<dyn Shell>,
+    /// Base of relative image paths.
+    pub(super) base: PathBuf,
+    lock: Mutex<Option<lock::Held>>,
+}
+
+impl RealFleet {
+    /// The hosts of `desired`. Nothing is opened yet.
+    ///
+    /// `base` is the folder to which relative image paths belong; `who` names this process to others that find a root or a
+    /// lock taken: `user@machine, process id, verb`.
+    pub fn new(desired: &Desired, base: impl Into<PathBuf>, who: impl Into<String>) -> Self {
+        let fleet = Self {
+            fleet: desired.fleet.name.clone(),
+            base: base.into(),
+            who: who.into(),
+            hosts: Mutex::new(BTreeMap::new()),
+        };
+        fleet.adopt(desired);
+        fleet
+    }
+
+    /// Who we are, for [`Self::new`]: `user@machine, process 123, apply`.
+    pub fn this_process(verb: &str) -> String {
+        let names = rustix::system::uname();
+        let machine = names.nodename().to_string_lossy().into_owned();
+        let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "root".to_owned());
+        format!("{user}@{machine}, process {}, {verb}", std::process::id())
+    }
+
+    /// Takes over the host documents of another commit. A host whose connection and folders stay keeps its connection and
+    /// its lock.
+    fn adopt(&self, desired: &Desired) {
+        let mut hosts = self.hosts();
+        for (name, doc) in &desired.hosts {
+            let same = |h: &Arc<RealHost>| {
+                h.doc.connection == doc.connection
+                    && h.doc.slots_dir == doc.slots_dir
+                    && h.doc.images_dir == doc.images_dir
+                    && h.doc.acceleration == doc.acceleration
+            };
+            if !hosts.get(name).is_some_and(same) {
+                hosts.insert(name.clone(), Arc::new(self.host_of(doc)));
+            }
+        }
+    }
+
+    fn host_of(&self, doc: &Host) -> RealHost {
+        let trimmed = |path: &str| path.trim_end_matches('/').to_owned();
+        RealHost {
+            doc: doc.clone(),
+            folders: Folders {
+                fleet: self.fleet.clone(),
+                slots: trimmed(&doc.slots_dir),
+                images: trimmed(&doc.images_dir),
+            },
+            hypervisor: Hypervisor::new(&doc.connection, &self.who),
+            shell: Arc::new(Local),
+            base: self.base.clone(),
+            lock: Mutex::new(None),
+        }
+    }
+
+    fn hosts(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<RealHost>>> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn host(&self, name: &Name) -> Option<Arc<RealHost>> {
+        self.hosts().get(name).cloned()
+    }
+}
+
+/// Now, in whole seconds.
+pub(super) fn now() -> Timestamp {
+    Timestamp(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()))
+}
+
+impl Observer for RealFleet {
+    fn observe<'a>(&'a self, desired: &'a Desired, look: Look) -> Boxed<'a, Observed> {
+        Box::pin(async move {
+            self.adopt(desired);
+            let asked: Vec<Arc<RealHost>> = desired.hosts.keys().filter_map(|name| self.host(name)).collect();
+            let answers = join_all(asked.iter().map(|host| survey::observe(host, desired, look))).await;
+            let mut observed = Observed {
+                format: 1,
+                fleet: Some(self.fleet.clone()),
+                at: now(),
+                hosts: BTreeMap::new(),
+                records: BTreeMap::new(),
+                store: StoreState::default(),
+            };
+            for (host, answer) in asked.iter().zip(answers) {
+                observed.records.extend(survey::records(host).await);
+                let answer = match answer {
+                    Ok(seen) => Observation::Known(seen),
+                    Err(text) => Observation::Unknown(Fault { text, since: None }),
+                };
+                observed.hosts.insert(host.doc.name.clone(), answer);
+            }
+            observed
+        })
+    }
+
+    fn console_tail<'a>(&'a self, host: &'a Name, vm: &'a Name, lines: usize) -> Boxed<'a, Vec<String>> {
+        Box::pin(async move {
+            match self.host(host) {
+                Some(host) => survey::console_tail(&host, vm, lines).await,
+                None => Vec::new(),
+            }
+        })
+    }
+}
+
+impl Actuator for RealFleet {
+    fn perform<'a>(&'a self, step: &'a Step, progress: &'a dyn Progress) -> Boxed<'a, Result<Done, StepError>> {
+        Box::pin(async move {
+            let host = self.host(&step.host);
+            let host = host.ok_or_else(|| StepError::failed(format!("there is no host `{}`", step.host)))?;
+            act::perform(&host, &step.op, progress).await
+        })
+    }
+
+    fn lock<'a>(&'a self, host: &'a Name, who: &'a LockHolder) -> Boxed<'a, Result<(), LockError>> {
+        Box::pin(async move {
+            let host = self.host(host).ok_or_else(|| LockError::Failed(format!("there is no host `{host}`")))?;
+            if host.is_locked() {
+                return Ok(());
+            }
+            // An embedded root that somebody has open is as good as locked by them: say who it is.
+            if let Some(opener) = host.hypervisor.embed_root().and_then(Opener::of) {
+                let since = Timestamp(opener.since);
+                if opener.who != self.who {
+                    return Err(LockError::Held(LockHolder { token: String::new(), who: opener.who, since }));
+                }
+            }
+            let (path, who) = (PathBuf::from(host.folders.lock()), who.clone());
+            let taken = tokio::task::spawn_blocking(move || lock::take(Path::new(&path), &who)).await;
+            let held = taken.map_err(|e| LockError::Failed(e.to_string()))??;
+            *host.lock_slot() = Some(held);
+            Ok(())
+        })
+    }
+
+    fn unlock<'a>(&'a self, host: &'a Name) -> Boxed<'a, ()> {
+        Box::pin(async move {
+            if let Some(host) = self.host(host) {
+                host.lock_slot().take();
+            }
+        })
+    }
+}
+
+impl RealHost {
+    fn lock_slot(&self) -> MutexGuard<'_, Option<lock::Held>> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Whether this process has the controller's lock.
+    pub(super) fn is_locked(&self) -> bool {
+        self.lock_slot().is_some()
+    }
+}

@@ -1,0 +1,232 @@
+//! The only place that names `virt`: connections, calls with a time limit, domains.
+//!
+//! *Takes* a connection URI. *Gives* [`Hypervisor`], whose calls run on threads of their own and end in a value, in an
+//! error that libvirt gave, or in [`CallError::TimedOut`], which means *outcome unknown*. *Never* decides what to change.
+
+mod domain;
+mod embed;
+mod raw;
+mod survey;
+
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, oneshot};
+use virt::connect::Connect;
+
+pub use domain::{Agent, DomainPower, has_domain};
+pub use embed::{EmbedError, Opener, root_of};
+pub use survey::{HostFacts, Seen, Survey};
+
+/// Calls at once on one connection: a libvirtd serves five (`max_client_requests`), one is kept for looking.
+const CALLS: usize = 4;
+
+/// How long an ordinary call may take. The first one of an embedded root probes every QEMU binary (about 4 s).
+pub const CALL: Duration = Duration::from_secs(60);
+/// How long calls that move memory may take: start from a save image, managed save.
+pub const LONG_CALL: Duration = Duration::from_secs(600);
+
+/// Why a call gave no value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// libvirt's own error.
+    #[error("{what}: {message}")]
+    Libvirt {
+        /// What was tried.
+        what: String,
+        /// libvirt's words.
+        message: String,
+        /// `virErrorNumber`.
+        code: Code,
+    },
+    /// It did not come back in time: the outcome is unknown.
+    #[error("{what}: no answer after {after} s")]
+    TimedOut {
+        /// What was tried.
+        what: String,
+        /// How long we waited.
+        after: u64,
+    },
+    /// There is no connection.
+    #[error("{0}")]
+    Closed(String),
+}
+
+impl CallError {
+    /// Whether libvirt says that there is no such domain.
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Libvirt { code: Code::NoDomain, .. })
+    }
+}
+
+/// The errors of libvirt that we tell apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// `VIR_ERR_NO_DOMAIN`.
+    NoDomain,
+    /// `VIR_ERR_OPERATION_INVALID`: not in this state of the domain.
+    Invalid,
+    /// `VIR_ERR_AGENT_UNRESPONSIVE` and its kin.
+    Agent,
+    /// The connection is gone.
+    Connection,
+    /// Anything else.
+    Other,
+}
+
+fn code(error: &virt::error::Error) -> Code {
+    use virt::error::ErrorNumber as N;
+    for (number, code) in [
+        (N::NoDomain, Code::NoDomain),
+        (N::OperationInvalid, Code::Invalid),
+        (N::AgentUnresponsive, Code::Agent),
+        (N::AgentUnsynced, Code::Agent),
+        (N::AgentCommandTimeout, Code::Agent),
+        (N::AgentCommandFailed, Code::Agent),
+        (N::Rpc, Code::Connection),
+        (N::NoConnect, Code::Connection),
+        (N::InvalidConn, Code::Connection),
+        (N::NoServer, Code::Connection),
+    ] {
+        if error.code() == number.into() {
+            return code;
+        }
+    }
+    Code::Other
+}
+
+/// One host's connection, opened when first needed and again after it was lost.
+pub struct Hypervisor {
+    uri: String,
+    who: String,
+    state: tokio::sync::Mutex<Option<Arc<Live>>>,
+}
+
+/// An open connection.
+struct Live {
+    connect: Connect,
+    calls: Semaphore,
+    embedded: bool,
+}
+
+impl Hypervisor {
+    /// A connection to `uri`, not opened yet. `who` is what a second opener of an embedded root is told.
+    pub fn new(uri: &str, who: &str) -> Self {
+        Self { uri: uri.to_owned(), who: who.to_owned(), state: tokio::sync::Mutex::new(None) }
+    }
+
+    /// The folder of an embedded connection.
+    pub fn embed_root(&self) -> Option<&str> {
+        root_of(&self.uri)
+    }
+
+    /// Runs `f` with the connection on a thread of its own.
+    ///
+    /// # Errors
+    /// Those of opening, of the call, and [`CallError::TimedOut`]; then the thread goes on by itself and keeps one of the
+    /// connection's places until it ends.
+    pub async fn call<T: Send + 'static>(
+        &self,
+        what: &str,
+        limit: Duration,
+        f: impl FnOnce(&Connect) -> Result<T, virt::error::Error> + Send + 'static,
+    ) -> Result<T, CallError> {
+        let live = self.open().await?;
+        let _place = live.calls.acquire().await.map_err(|e| CallError::Closed(e.to_string()))?;
+        let connect = live.connect.clone();
+        let answer = on_thread(what, limit, move || f(&connect)).await?;
+        answer.map_err(|error| self.failed(what, &live, &error))
+    }
+
+    fn failed(&self, what: &str, live: &Arc<Live>, error: &virt::error::Error) -> CallError {
+        let code = code(error);
+        if code == Code::Connection && !live.embedded {
+            // Opened again by the next call; whoever else has it finishes with it.
+            if let Ok(mut state) = self.state.try_lock() {
+                *state = None;
+            }
+        }
+        CallError::Libvirt { what: what.to_owned(), message: error.message().to_owned(), code }
+    }
+
+    /// Opens the connection if it is not open.
+    ///
+    /// # Errors
+    /// [`CallError`]: an address that is not served yet, a root that somebody else has, or libvirt's own.
+    async fn open(&self) -> Result<Arc<Live>, CallError> {
+        let mut state = self.state.lock().await;
+        if let Some(live) = state.as_ref() {
+            return Ok(live.clone());
+        }
+        let uri = self.uri.clone();
+        let embedded = root_of(&uri).is_some();
+        let served = embedded || ["qemu:///system", "qemu:///session"].contains(&uri.as_str()) || uri.starts_with("test:");
+        if !served {
+            return Err(CallError::Closed(format!(
+                "`{uri}` is not served yet: remote connections come with several hosts; use qemu:///embed?root=… or \
+                 qemu:///system"
+            )));
+        }
+        prepare_library()?;
+        let what = format!("open {uri}");
+        let who = self.who.clone();
+        let opened = on_thread(&what, CALL, move || match root_of(&uri) {
+            Some(root) => embed::open(&uri, root, &who).map_err(|e| CallError::Closed(e.to_string())),
+            None => Connect::open(Some(&uri)).map_err(|e| library_error("open", &e)),
+        })
+        .await?;
+        let connect = opened?;
+        let live = Arc::new(Live { connect, calls: Semaphore::new(CALLS), embedded });
+        *state = Some(live.clone());
+        Ok(live)
+    }
+}
+
+/// Runs a blocking closure on a thread that no runtime waits for at its end: a call that hangs must not keep the program
+/// from ending.
+async fn on_thread<T: Send + 'static>(
+    what: &str,
+    limit: Duration,
+    f: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, CallError> {
+    let (send, receive) = oneshot::channel();
+    let spawned = std::thread::Builder::new().name("libvirt".to_owned()).spawn(move || {
+        let _ = send.send(f());
+    });
+    spawned.map_err(|e| CallError::Closed(format!("{what}: no thread: {e}")))?;
+    match tokio::time::timeout(limit, receive).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(_)) => Err(CallError::TimedOut { what: format!("{what} (its thread died)"), after: 0 }),
+        Err(_) => Err(CallError::TimedOut { what: what.to_owned(), after: limit.as_secs() }),
+    }
+}
+
+fn library_error(what: &str, error: &virt::error::Error) -> CallError {
+    CallError::Libvirt { what: what.to_owned(), message: error.message().to_owned(), code: code(error) }
+}
+
+/// Registers libvirt's event loop and gives it a thread, once for the process and before the first open
+/// (`virEventRegisterDefaultImpl`): an embedded QEMU driver talks to its monitors through it.
+fn prepare_library() -> Result<(), CallError> {
+    static ONCE: OnceLock<Mutex<bool>> = OnceLock::new();
+    let ready = ONCE.get_or_init(|| Mutex::new(false));
+    let mut ready = ready.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if *ready {
+        return Ok(());
+    }
+    // Without this libvirt prints every error to stderr by itself.
+    virt::error::clear_error_callback();
+    virt::event::event_register_default_impl().map_err(|e| library_error("register the event loop", &e))?;
+    let thread = std::thread::Builder::new().name("libvirt-events".to_owned()).spawn(|| {
+        loop {
+            // One pass over the loop's files and timers; it blocks until there is something.
+            if virt::event::event_run_default_impl().is_err() {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    });
+    thread.map_err(|e| CallError::Closed(format!("no thread for libvirt's events: {e}")))?;
+    // A timer that never does anything keeps the loop from sleeping for ever before the first file is added.
+    *ready = true;
+    Ok(())
+}

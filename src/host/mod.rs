@@ -1,0 +1,32 @@
+//! Real hosts: domains through libvirt, everything else through the host's shell.
+//!
+//! *Takes* hosts of the desired state and the steps of a plan. *Gives* observed state and, as the
+//! [`Actuator`](crate::execute::Actuator), the changes themselves. *Never* decides anything, touches what carries no stamp
+//! of the fleet, or calls a thing done that it has not seen.
+//!
+//! `virt` is named in `libvirt/` alone, and `unsafe` stands in `libvirt/raw.rs` alone.
+
+pub mod accel;
+#[cfg(feature = "libvirt")]
+mod act;
+pub mod bridge;
+pub mod disk;
+#[cfg(feature = "libvirt")]
+mod fleet;
+pub mod images;
+#[cfg(feature = "libvirt")]
+pub mod libvirt;
+pub mod lock;
+#[cfg(feature = "libvirt")]
+mod power;
+pub mod probe;
+#[cfg(feature = "libvirt")]
+mod ready;
+pub mod seed;
+pub mod shell;
+#[cfg(feature = "libvirt")]
+mod survey;
+pub mod xml;
+
+#[cfg(feature = "libvirt")]
+pub use fleet::RealFleet;

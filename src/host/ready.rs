@@ -1,0 +1,130 @@
+//! Readiness of a VM: one try of its probe, and waiting for one to succeed.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::fleet::RealHost;
+use super::libvirt::{Agent, Hypervisor};
+use super::{probe, survey};
+use crate::execute::{Done, Progress, StepError};
+use crate::model::{Name, Power, Probe, ProbeKind};
+
+/// Lines of the console that a failure shows.
+const CONSOLE_LINES: usize = 15;
+
+/// How long a guest agent may take for one answer.
+const AGENT_SECONDS: i32 = 3;
+
+/// Tries a probe once; in words, why it does not succeed.
+pub(super) async fn once(
+    hypervisor: &Hypervisor,
+    uuid: Uuid,
+    kind: &ProbeKind,
+    address: Option<Ipv4Addr>,
+) -> Result<(), String> {
+    let there = || address.ok_or_else(|| "the VM has no planned address to probe".to_owned());
+    match kind {
+        ProbeKind::Tcp { port } => probe::tcp(there()?, *port).await,
+        ProbeKind::Http { port, path, status } => probe::http(there()?, *port, path, *status).await,
+        ProbeKind::AgentPing => agent(hypervisor, uuid, r#"{"execute":"guest-ping"}"#.to_owned()).await.map(drop),
+        ProbeKind::AgentExec { command } => exec(hypervisor, uuid, command).await,
+    }
+}
+
+async fn agent(hypervisor: &Hypervisor, uuid: Uuid, command: String) -> Result<String, String> {
+    match hypervisor.agent(uuid, command, AGENT_SECONDS).await {
+        Ok(Agent::Answer(text)) => Ok(text),
+        Ok(Agent::Silent(text)) => Err(format!("the guest agent does not answer: {text}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// `guest-exec`, then `guest-exec-status` until it has ended (QEMU Guest Agent Protocol Reference).
+async fn exec(hypervisor: &Hypervisor, uuid: Uuid, command: &[std::sync::Arc<str>]) -> Result<(), String> {
+    let Some((program, arguments)) = command.split_first() else { return Err("the probe has no command".to_owned()) };
+    let request = serde_json::json!({
+        "execute": "guest-exec",
+        "arguments": {"path": program.as_ref(), "arg": arguments.iter().map(AsRef::as_ref).collect::<Vec<&str>>()},
+    });
+    let answer = agent(hypervisor, uuid, request.to_string()).await?;
+    let value: serde_json::Value = serde_json::from_str(&answer).map_err(|e| e.to_string())?;
+    let pid = value.pointer("/return/pid").and_then(serde_json::Value::as_i64);
+    let pid = pid.ok_or_else(|| format!("the guest agent answers {answer}"))?;
+    let question = serde_json::json!({"execute": "guest-exec-status", "arguments": {"pid": pid}}).to_string();
+    let patience = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < patience {
+        let answer = agent(hypervisor, uuid, question.clone()).await?;
+        match probe::exec_status(&answer)? {
+            Some(0) => return Ok(()),
+            Some(code) => return Err(format!("`{program}` in the guest ends with {code}")),
+            None => tokio::time::sleep(Duration::from_millis(200)).await,
+        }
+    }
+    Err(format!("`{program}` in the guest does not end"))
+}
+
+/// Waits until a VM is ready, or fails with the end of its console.
+pub(super) async fn wait(
+    host: &RealHost,
+    vm: &Name,
+    uuid: Uuid,
+    probe: Option<&Probe>,
+    address: Option<Ipv4Addr>,
+    progress: &dyn Progress,
+) -> Result<Done, StepError> {
+    let began = Instant::now();
+    // Without a probe, running is ready; a start that has only just returned may still show as paused.
+    let within = probe.map_or(Duration::from_secs(30), |p| p.within.duration());
+    let every = probe.map_or(Duration::from_millis(250), |p| p.every.duration().max(Duration::from_millis(50)));
+    let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let mut last = "not tried".to_owned();
+    loop {
+        match host.hypervisor.power(uuid).await? {
+            Some(Power::Running) => match probe {
+                None => return Ok(Done::Already),
+                Some(probe) => match once(&host.hypervisor, uuid, &probe.kind, address).await {
+                    Ok(()) => return Ok(Done::Already),
+                    Err(text) => last = text,
+                },
+            },
+            Some(Power::Paused | Power::ShuttingDown) => "it is paused".clone_into(&mut last),
+            Some(power) => {
+                let what = format!("{vm} stopped before it was ready ({power:?})").to_lowercase();
+                return Err(failure(host, vm, what).await);
+            }
+            None => return Err(StepError::Stale(format!("{vm} has no domain"))),
+        }
+        let waited = began.elapsed();
+        progress.advance(millis(waited), millis(within));
+        if waited >= within {
+            let what = format!("{vm} was not ready within {}: {last}", crate::model::Span(millis(within)));
+            return Err(failure(host, vm, what).await);
+        }
+        tokio::time::sleep(every.min(within.saturating_sub(waited))).await;
+    }
+}
+
+async fn failure(host: &RealHost, vm: &Name, what: String) -> StepError {
+    let mut detail = survey::console_tail(host, vm, CONSOLE_LINES).await;
+    let hint = if detail.is_empty() {
+        // Nothing on the console: QEMU's own log says why it could not run.
+        detail = qemu_log(host, vm, CONSOLE_LINES).await;
+        "its console is empty; look at its screen with `stablehand console`".to_owned()
+    } else {
+        "these are the last lines of its console".to_owned()
+    };
+    StepError::Failed { what, hint: Some(hint), detail }
+}
+
+/// The end of QEMU's log of a domain, for an embedded root (`<root>/log/qemu/<domain>.log`).
+pub(super) async fn qemu_log(host: &RealHost, vm: &Name, lines: usize) -> Vec<String> {
+    let Some(root) = host.hypervisor.embed_root() else { return Vec::new() };
+    let domain = crate::model::domain_name(&host.folders.fleet, vm);
+    let path = format!("{root}/log/qemu/{domain}.log");
+    let bytes = host.shell.read_end(&path, 8192).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let all: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
+    all[all.len().saturating_sub(lines)..].iter().map(|l| (*l).to_owned()).collect()
+}

@@ -1,0 +1,243 @@
+//! One look at one host: its domains by our stamps, disks, images, bridges, records.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use uuid::Uuid;
+
+use super::fleet::{RealHost, now};
+use super::libvirt::{Seen, Survey};
+use super::xml::{self, Reading};
+use super::{accel, bridge, disk, images, lock, ready};
+use crate::model::{
+    Acceleration, BridgeObs, Bytes, Desired, DiskObs, HostObs, Name, PlacementRecord, Power, Readiness, Shape, Unmanaged,
+    VmObs,
+};
+use crate::observe::Look;
+
+/// Files looked at and probes run at once.
+const AT_ONCE: usize = 32;
+
+/// Observes one host, or says in words why it cannot.
+pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> Result<HostObs, String> {
+    let shell = host.shell.as_ref();
+    let survey = host.hypervisor.survey().await.map_err(|e| e.to_string())?;
+    let uuid = host_uuid(host, &survey).await;
+    if let Some(pinned) = host.doc.uuid.filter(|p| *p != uuid) {
+        return Err(format!("another machine answers there: its host UUID is {uuid}, not {pinned}"));
+    }
+    let (mut vms, unmanaged) = sort_domains(host, &survey.domains);
+    if look.probe {
+        probe_all(host, &mut vms).await;
+    }
+    let (slots, store) = (&host.folders.slots, &host.folders.images);
+    let fault = |e: super::shell::ShellError| e.to_string();
+    let acceleration = match host.doc.acceleration {
+        Acceleration::Auto => Some(accel::probe(shell, slots).await),
+        Acceleration::Kvm | Acceleration::Tcg => None,
+    };
+    let lock_path = host.folders.lock();
+    let lock = if host.is_locked() { None } else { lock::holder(Path::new(&lock_path)) };
+    Ok(HostObs {
+        uuid,
+        at: now(),
+        cpus: survey.facts.cpus,
+        memory: survey.facts.memory,
+        version: survey.facts.version,
+        acceleration,
+        machines: survey.facts.machines,
+        slots_free: Bytes(shell.free(slots).await.map_err(fault)?),
+        images_free: Bytes(shell.free(store).await.map_err(fault)?),
+        disks: disks(host, &vms).await.map_err(fault)?,
+        images: images::observe(shell, store).await.map_err(fault)?,
+        bridges: bridges(host, desired).await.map_err(fault)?,
+        vms,
+        unmanaged,
+        lock,
+    })
+}
+
+/// The host's UUID. An embedded driver on a machine without one in its firmware makes up another at every start: the root
+/// keeps the first.
+async fn host_uuid(host: &RealHost, survey: &Survey) -> Uuid {
+    let reported = survey.facts.uuid.unwrap_or_default();
+    let Some(root) = host.hypervisor.embed_root() else { return reported };
+    let path = format!("{root}/host.uuid");
+    let kept = host.shell.read(&path, 64).await.ok();
+    if let Some(kept) = kept.and_then(|b| String::from_utf8_lossy(&b).trim().parse().ok()) {
+        return kept;
+    }
+    let _ = host.shell.write(&path, format!("{reported}\n").into_bytes(), 0o644).await;
+    reported
+}
+
+fn sort_domains(host: &RealHost, seen: &[Seen]) -> (BTreeMap<Name, VmObs>, Vec<Unmanaged>) {
+    let mut vms: BTreeMap<Name, VmObs> = BTreeMap::new();
+    let mut unmanaged = Vec::new();
+    for domain in seen {
+        // A domain whose XML we cannot read is none of ours, and cannot be shown either.
+        let Ok(config) = xml::read(&domain.config) else { continue };
+        let live = domain.live.as_deref().and_then(|x| xml::read(x).ok());
+        match &config.stamp {
+            Some(Ok(stamp)) if stamp.fleet == host.folders.fleet && !vms.contains_key(&stamp.vm) => {
+                vms.insert(stamp.vm.clone(), vm(domain, &config, live, stamp.clone()));
+            }
+            stamp => unmanaged.push(Unmanaged {
+                domain: config.name.clone(),
+                uuid: domain.uuid,
+                power: domain.power,
+                fleet: stamp.as_ref().and_then(|s| s.as_ref().ok()).map(|s| s.fleet.clone()),
+                shape: config.shape,
+            }),
+        }
+    }
+    (vms, unmanaged)
+}
+
+fn vm(domain: &Seen, config: &Reading, live: Option<Reading>, stamp: crate::model::Stamp) -> VmObs {
+    let screen = live.as_ref().and_then(|l| l.screen.clone());
+    let live = live.map(|l| Shape {
+        memory: domain.balloon.unwrap_or(l.shape.memory),
+        cpus: domain.cpus.unwrap_or(l.shape.cpus),
+        ..l.shape
+    });
+    VmObs {
+        uuid: domain.uuid,
+        domain: config.name.clone(),
+        stamp,
+        power: domain.power,
+        live,
+        config: config.shape.clone(),
+        autostart: domain.autostart,
+        ready: Readiness::NotProbed,
+        screen,
+    }
+}
+
+async fn probe_all(host: &RealHost, vms: &mut BTreeMap<Name, VmObs>) {
+    let tries = vms.iter().map(|(name, vm)| {
+        let (name, power, uuid, probe) = (name.clone(), vm.power, vm.uuid, vm.stamp.ready.clone());
+        let address = first_address(vm);
+        async move {
+            let ready = match (power, probe) {
+                (Power::Running, None) => Readiness::Ready,
+                (Power::Running, Some(probe)) => {
+                    match ready::once(&host.hypervisor, uuid, &probe.kind, address).await {
+                        Ok(()) => Readiness::Ready,
+                        Err(text) => Readiness::NotReady(text),
+                    }
+                }
+                _ => Readiness::NotReady("it does not run".to_owned()),
+            };
+            (name, ready)
+        }
+    });
+    let results: Vec<(Name, Readiness)> = stream::iter(tries.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
+    for (name, ready) in results {
+        if let Some(vm) = vms.get_mut(&name) {
+            vm.ready = ready;
+        }
+    }
+}
+
+/// Where a VM's TCP and HTTP probes go: its first interface by name.
+fn first_address(vm: &VmObs) -> Option<Ipv4Addr> {
+    vm.stamp.addresses.values().next().copied()
+}
+
+/// Every disk with a stamp of this fleet: those in the slots folder, and those of our VMs that stand elsewhere.
+async fn disks(
+    host: &RealHost,
+    vms: &BTreeMap<Name, VmObs>,
+) -> Result<BTreeMap<String, DiskObs>, super::shell::ShellError> {
+    let slots = &host.folders.slots;
+    let names = host.shell.list(slots).await?;
+    let mut paths: BTreeSet<String> =
+        names.iter().filter_map(|n| n.strip_suffix(".stamp")).map(|n| format!("{slots}/{n}")).collect();
+    paths.extend(vms.values().flat_map(|v| v.config.disks.values()).map(|d| d.path.clone()).filter(|p| p.starts_with('/')));
+    let looks = paths.into_iter().map(|path| async move {
+        let seen = disk::observe(host.shell.as_ref(), &host.folders.fleet, &path).await;
+        seen.map(|s| (path, s))
+    });
+    let seen: Vec<Option<(String, DiskObs)>> =
+        stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
+    Ok(seen.into_iter().flatten().collect())
+}
+
+/// Bridges that the fleet names, and ours whose YAML is gone.
+async fn bridges(
+    host: &RealHost,
+    desired: &Desired,
+) -> Result<BTreeMap<String, BridgeObs>, super::shell::ShellError> {
+    let all = bridge::observe(host.shell.as_ref(), &host.folders.fleet).await?;
+    let named: BTreeSet<&str> = desired.networks.values().map(|n| n.bridge.as_ref()).collect();
+    let wanted = |(name, (seen, _)): (String, (BridgeObs, Option<String>))| {
+        (seen.ours || named.contains(name.as_str())).then_some((name, seen))
+    };
+    Ok(all.into_iter().filter_map(wanted).collect())
+}
+
+/// Placement records of this fleet in a host's slots folder. Readable also while the host's libvirt is not.
+pub(super) async fn records(host: &RealHost) -> BTreeMap<Name, PlacementRecord> {
+    let prefix = format!("{}.", host.folders.fleet);
+    let mut out = BTreeMap::new();
+    for name in host.shell.list(&host.folders.slots).await.unwrap_or_default() {
+        let vm = name.strip_prefix(&prefix).and_then(|n| n.strip_suffix(".record"));
+        let Some(vm) = vm.and_then(|n| Name::new(n).ok()) else { continue };
+        let path = host.folders.record(&vm);
+        if let Some(record) = disk::read_record(host.shell.as_ref(), &path).await {
+            out.insert(vm, record);
+        }
+    }
+    out
+}
+
+/// The last lines of a VM's console without escape sequences.
+pub(super) async fn console_tail(host: &RealHost, vm: &Name, lines: usize) -> Vec<String> {
+    // 300 bytes a line is more than any console prints.
+    let cap = u64::try_from(lines).unwrap_or(100).saturating_mul(300).clamp(4096, 1 << 20);
+    let bytes = host.shell.read_end(&host.folders.console(vm), cap).await.unwrap_or_default();
+    let text = plain(&String::from_utf8_lossy(&bytes));
+    let all: Vec<&str> = text.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
+    all[all.len().saturating_sub(lines)..].iter().map(|l| (*l).to_owned()).collect()
+}
+
+/// A console's text without ANSI escape sequences (ECMA-48 section 5.4) and control characters.
+fn plain(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '\u{1b}' => {
+                if chars.next() == Some('[') {
+                    // Parameters and intermediates, up to the final byte.
+                    while chars.next().is_some_and(|c| !('\u{40}'..='\u{7e}').contains(&c)) {}
+                }
+            }
+            '\n' | '\t' => out.push(c),
+            // A carriage return inside a line begins it anew; at its end it means nothing.
+            '\r' => {
+                if chars.peek().is_some_and(|n| *n != '\n' && *n != '\r') {
+                    out.push('\n');
+                }
+            }
+            c if c.is_control() => {}
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consoles_are_read_without_their_colours() {
+        assert_eq!(plain("\u{1b}[1;32mok\u{1b}[0m done\r\nnext\u{7}\r\n"), "ok done\nnext\n");
+        assert_eq!(plain("10%\r20%\r\n"), "10%\n20%\n");
+    }
+}

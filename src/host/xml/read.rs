@@ -1,0 +1,260 @@
+//! Our fields out of any domain's XML.
+
+use std::collections::BTreeMap;
+
+use roxmltree::{Document, Node};
+use uuid::Uuid;
+
+use super::{DISK_ALIAS, STAMP_NS};
+use crate::model::{Acceleration, Bytes, Display, Firmware, Mac, Name, Shape, ShapeDisk, ShapeNic, Stamp};
+
+/// What one XML says of a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// `<name>`.
+    pub name: String,
+    /// `<uuid>`.
+    pub uuid: Uuid,
+    /// Our stamp; an error text when there is one that cannot be read.
+    pub stamp: Option<Result<Stamp, String>>,
+    /// The fields that are ours.
+    pub shape: Shape,
+    /// The screen: a socket path or `host:port`. Only live XML has it.
+    pub screen: Option<String>,
+    /// Whether a guest agent is connected. Only live XML knows.
+    pub agent: bool,
+    /// The balloon's driver period and such are not ours; whether there is a balloon at all is.
+    pub balloon: bool,
+    /// Path of the file that the serial console writes to.
+    pub console: Option<String>,
+}
+
+/// Why a domain's XML could not be read or edited.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum XmlError {
+    /// Not XML.
+    #[error("the domain's XML cannot be read: {0}")]
+    Syntax(String),
+    /// XML, but an element that every domain has is missing or malformed.
+    #[error("the domain's XML has no usable <{0}>")]
+    Missing(&'static str),
+    /// An edit names something that is not there.
+    #[error("the domain has no {what} `{name}`")]
+    NoSuch {
+        /// `disk` or `interface`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// An edit would collide with something that is there.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// Reads our fields.
+///
+/// # Errors
+/// [`XmlError`] when the text is not XML or lacks name, uuid, memory, vcpu or os type.
+pub fn read(xml: &str) -> Result<Reading, XmlError> {
+    let document = parse(xml)?;
+    let root = document.root_element();
+    let devices = child(root, "devices");
+    let stamp = stamp_node(root).map(|node| {
+        let text: String = node.children().filter_map(|n| n.text()).collect();
+        serde_json::from_str(text.trim()).map_err(|e| e.to_string())
+    });
+    let graphics = devices.and_then(|d| children(d, "graphics").find(|g| g.attribute("type") == Some("vnc")));
+    let console = devices.and_then(|d| children(d, "serial").find(|s| s.attribute("type") == Some("file")));
+    Ok(Reading {
+        name: text(root, "name").ok_or(XmlError::Missing("name"))?.to_owned(),
+        uuid: text(root, "uuid").and_then(|t| t.parse().ok()).ok_or(XmlError::Missing("uuid"))?,
+        stamp,
+        shape: shape(root)?,
+        screen: graphics.and_then(screen),
+        agent: devices.is_some_and(|d| {
+            children(d, "channel").filter_map(|c| child(c, "target")).any(|t| {
+                t.attribute("name") == Some("org.qemu.guest_agent.0") && t.attribute("state") == Some("connected")
+            })
+        }),
+        balloon: devices
+            .and_then(|d| child(d, "memballoon"))
+            .is_some_and(|b| b.attribute("model").is_some_and(|m| m != "none")),
+        console: console.and_then(|s| child(s, "source")?.attribute("path")).map(str::to_owned),
+    })
+}
+
+/// Every file or device that the domain has open when it runs: disks of any kind, their backing files where the XML
+/// names them, kernel, initial RAM disk, firmware variables.
+///
+/// # Errors
+/// [`XmlError::Syntax`].
+pub fn sources(xml: &str) -> Result<Vec<String>, XmlError> {
+    let document = parse(xml)?;
+    let mut out = Vec::new();
+    for node in document.descendants().filter(Node::is_element) {
+        match node.tag_name().name() {
+            "source" => {
+                out.extend(["file", "dev", "path"].iter().filter_map(|a| node.attribute(*a)).map(str::to_owned));
+            }
+            "kernel" | "initrd" | "nvram" | "loader" => {
+                out.extend(node.text().map(str::trim).filter(|t| t.starts_with('/')).map(str::to_owned));
+            }
+            _ => {}
+        }
+    }
+    Ok(out)
+}
+
+/// The format of a domain's disk file as its definition says (never guessed from what a guest can write); `raw` where it
+/// says nothing.
+///
+/// # Errors
+/// [`XmlError`], when the domain has no such disk.
+pub fn disk_format(xml: &str, path: &str) -> Result<String, XmlError> {
+    let document = parse(xml)?;
+    let disks = child(document.root_element(), "devices").map(named_disks).unwrap_or_default();
+    let (_, node) = disks
+        .into_iter()
+        .find(|(_, node)| child(*node, "source").and_then(source_path) == Some(path))
+        .ok_or_else(|| XmlError::NoSuch { what: "disk", name: path.to_owned() })?;
+    Ok(child(node, "driver").and_then(|d| d.attribute("type")).unwrap_or("raw").to_owned())
+}
+
+fn shape(root: Node<'_, '_>) -> Result<Shape, XmlError> {
+    let memory = child(root, "memory").and_then(bytes).ok_or(XmlError::Missing("memory"))?;
+    let vcpu = child(root, "vcpu").ok_or(XmlError::Missing("vcpu"))?;
+    let max_cpus = vcpu.text().and_then(|t| t.trim().parse().ok()).ok_or(XmlError::Missing("vcpu"))?;
+    let os = child(root, "os").ok_or(XmlError::Missing("os"))?;
+    let kind = child(os, "type").ok_or(XmlError::Missing("type"))?;
+    let uefi = os.attribute("firmware") == Some("efi")
+        || child(os, "loader").is_some_and(|l| l.attribute("type") == Some("pflash"));
+    let mut disks = BTreeMap::new();
+    let mut nics = BTreeMap::new();
+    if let Some(devices) = child(root, "devices") {
+        for (name, node) in named_disks(devices) {
+            let Some(target) = child(node, "target").and_then(|t| t.attribute("dev")) else { continue };
+            let path = child(node, "source").and_then(source_path).unwrap_or_default().to_owned();
+            let readonly = child(node, "readonly").is_some();
+            disks.insert(name, ShapeDisk { path, target: target.to_owned(), readonly });
+        }
+        for node in children(devices, "interface") {
+            let Some(mac) = mac_of(node) else { continue };
+            let source = child(node, "source");
+            let bridge = source.and_then(|s| s.attribute("bridge").or(s.attribute("network")).or(s.attribute("dev")));
+            let tap = child(node, "target").and_then(|t| t.attribute("dev")).map(str::to_owned);
+            nics.insert(mac, ShapeNic { bridge: bridge.unwrap_or_default().to_owned(), tap });
+        }
+    }
+    let element = |name| text(os, name).map(str::to_owned);
+    Ok(Shape {
+        cpus: vcpu.attribute("current").and_then(|c| c.parse().ok()).unwrap_or(max_cpus),
+        max_cpus,
+        memory: child(root, "currentMemory").and_then(bytes).unwrap_or(memory),
+        max_memory: memory,
+        machine: kind.attribute("machine").unwrap_or_default().to_owned(),
+        firmware: if uefi { Firmware::Uefi } else { Firmware::Bios },
+        acceleration: match root.attribute("type") {
+            Some("kvm") => Acceleration::Kvm,
+            _ => Acceleration::Tcg,
+        },
+        display: display(root),
+        kernel: element("kernel"),
+        initrd: element("initrd"),
+        command_line: element("cmdline"),
+        disks,
+        nics,
+    })
+}
+
+fn display(root: Node<'_, '_>) -> Option<Display> {
+    let model = child(child(child(root, "devices")?, "video")?, "model")?;
+    let resolution = child(model, "resolution")?;
+    let number = |name| resolution.attribute(name).and_then(|v| v.parse().ok());
+    Some(Display { width: number("x")?, height: number("y")? })
+}
+
+fn screen(graphics: Node<'_, '_>) -> Option<String> {
+    let listen = child(graphics, "listen");
+    let socket = graphics.attribute("socket").or_else(|| listen.and_then(|l| l.attribute("socket")));
+    if let Some(path) = socket {
+        return Some(path.to_owned());
+    }
+    let port = graphics.attribute("port").and_then(|p| p.parse::<u16>().ok()).filter(|p| *p > 0)?;
+    let host = graphics.attribute("listen").or_else(|| listen.and_then(|l| l.attribute("address")))?;
+    Some(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+}
+
+/// Parses a document.
+pub(super) fn parse(xml: &str) -> Result<Document<'_>, XmlError> {
+    Document::parse(xml).map_err(|e| XmlError::Syntax(e.to_string()))
+}
+
+/// The first child element of this name, outside any namespace.
+pub(super) fn child<'a, 'i>(node: Node<'a, 'i>, name: &str) -> Option<Node<'a, 'i>> {
+    node.children().find(|n| is(*n, name))
+}
+
+/// All child elements of this name.
+pub(super) fn children<'a, 'i: 'a>(node: Node<'a, 'i>, name: &'a str) -> impl Iterator<Item = Node<'a, 'i>> + 'a {
+    node.children().filter(move |n| is(*n, name))
+}
+
+fn is(node: Node<'_, '_>, name: &str) -> bool {
+    node.is_element() && node.tag_name().name() == name && node.tag_name().namespace().is_none()
+}
+
+fn text<'a>(node: Node<'a, '_>, name: &str) -> Option<&'a str> {
+    child(node, name)?.text().map(str::trim).filter(|t| !t.is_empty())
+}
+
+/// Our stamp element, if the domain has one.
+pub(super) fn stamp_node<'a, 'i>(root: Node<'a, 'i>) -> Option<Node<'a, 'i>> {
+    child(root, "metadata")?
+        .children()
+        .find(|n| n.is_element() && n.tag_name().namespace() == Some(STAMP_NS) && n.tag_name().name() == "stamp")
+}
+
+/// Every `<disk device='disk'>` with the name by which we call it: what our alias says; else the first one is `root`;
+/// else its serial, where that is a name; else its target. CD-ROM and floppy drives are not ours.
+pub(super) fn named_disks<'a, 'i>(devices: Node<'a, 'i>) -> Vec<(String, Node<'a, 'i>)> {
+    let is_disk = |n: &Node<'_, '_>| matches!(n.attribute("device"), None | Some("disk"));
+    let mut out: Vec<(String, Node<'a, 'i>)> = Vec::new();
+    for node in devices.children().filter(|n| is(*n, "disk")).filter(is_disk) {
+        let alias = child(node, "alias").and_then(|a| a.attribute("name")?.strip_prefix(DISK_ALIAS));
+        let serial = text(node, "serial").filter(|s| Name::new(s).is_ok());
+        let target = child(node, "target").and_then(|t| t.attribute("dev"));
+        let first = out.is_empty();
+        let name = alias.or(first.then_some("root")).or(serial).or(target).unwrap_or_default();
+        let taken = out.iter().any(|(n, _)| n == name);
+        let name = if taken { target.unwrap_or(name) } else { name };
+        out.push((name.to_owned(), node));
+    }
+    out
+}
+
+/// The MAC of an interface.
+pub(super) fn mac_of(node: Node<'_, '_>) -> Option<Mac> {
+    child(node, "mac")?.attribute("address")?.to_ascii_lowercase().parse().ok()
+}
+
+fn source_path<'a>(source: Node<'a, '_>) -> Option<&'a str> {
+    ["file", "dev", "name", "dir", "volume"].iter().find_map(|a| source.attribute(*a))
+}
+
+/// An element such as `<memory unit='KiB'>`; the units are those of virScaleInteger ("Memory Allocation", formatdomain).
+fn bytes(node: Node<'_, '_>) -> Option<Bytes> {
+    let number: u64 = node.text()?.trim().parse().ok()?;
+    let factor: u64 = match node.attribute("unit").unwrap_or("KiB") {
+        "b" | "bytes" => 1,
+        "KB" => 1000,
+        "k" | "KiB" => 1 << 10,
+        "MB" => 1_000_000,
+        "M" | "MiB" => 1 << 20,
+        "GB" => 1_000_000_000,
+        "G" | "GiB" => 1 << 30,
+        "TB" => 1_000_000_000_000,
+        "T" | "TiB" => 1 << 40,
+        _ => return None,
+    };
+    number.checked_mul(factor).map(Bytes)
+}

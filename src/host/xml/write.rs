@@ -1,0 +1,167 @@
+//! A whole domain from its specification: only ever for a domain that does not exist yet.
+
+use std::fmt::Write as _;
+
+use super::{DISK_ALIAS, NIC_ALIAS, STAMP_NS, STAMP_PREFIX, escape};
+use crate::model::{Acceleration, Firmware, ImageFormat, Stamp};
+use crate::plan::{DomainDisk, DomainNic, DomainSpec};
+
+/// The `<sh:stamp>` element: the stamp as JSON text.
+pub fn stamp_element(stamp: &Stamp) -> String {
+    format!("<{STAMP_PREFIX}:stamp xmlns:{STAMP_PREFIX}='{STAMP_NS}'>{}</{STAMP_PREFIX}:stamp>", escape(&json(stamp)))
+}
+
+/// The element that `virDomainSetMetadata` wants: it binds prefix and namespace itself.
+pub fn stamp_content(stamp: &Stamp) -> String {
+    format!("<stamp>{}</stamp>", escape(&json(stamp)))
+}
+
+/// The stamp as one line of JSON. A stamp holds nothing that JSON lacks, so the fallback is never taken.
+pub(super) fn json(stamp: &Stamp) -> String {
+    serde_json::to_string(stamp).unwrap_or_default()
+}
+
+/// The XML of a new domain (libvirt, "Domain XML format").
+///
+/// [`Acceleration::Auto`] is written as software emulation: whoever defines resolves it first.
+pub fn domain(spec: &DomainSpec, stamp: &Stamp) -> String {
+    let mut x = String::new();
+    let kvm = spec.acceleration == Acceleration::Kvm;
+    let _ = write!(
+        x,
+        "<domain type='{kind}'>
+  <name>{name}</name>
+  <uuid>{uuid}</uuid>
+  <metadata>
+    {stamp}
+  </metadata>
+  <memory unit='KiB'>{max}</memory>
+  <currentMemory unit='KiB'>{now}</currentMemory>
+  <vcpu placement='static' current='{cpus}'>{max_cpus}</vcpu>
+",
+        kind = if kvm { "kvm" } else { "qemu" },
+        name = escape(&spec.domain),
+        uuid = spec.uuid,
+        stamp = stamp_element(stamp),
+        max = spec.max_memory.kib_ceil(),
+        now = spec.memory.kib_ceil(),
+        cpus = spec.cpus,
+        max_cpus = spec.max_cpus,
+    );
+    os(&mut x, spec);
+    let _ = write!(
+        x,
+        "  <features><acpi/><apic/></features>
+  {cpu}
+  <clock offset='utc'/>
+  <on_poweroff>destroy</on_poweroff>
+  <on_reboot>restart</on_reboot>
+  <on_crash>destroy</on_crash>
+  <devices>
+",
+        cpu = cpu(spec.acceleration),
+    );
+    for d in &spec.disks {
+        let _ = writeln!(x, "    {}", disk(d));
+    }
+    for n in &spec.nics {
+        let _ = writeln!(x, "    {}", nic(n));
+    }
+    // No USB and no sound: nothing of them is wanted, and each costs a guest without KVM start-up time.
+    // The screen is a UNIX socket, so that no host opens a TCP port; VGA because a kernel without a
+    // graphics driver shows its text console there.
+    let _ = write!(
+        x,
+        "    <controller type='usb' model='none'/>
+    <serial type='file'>
+      <source path='{console}' append='on'/>
+      <target type='isa-serial' port='0'/>
+    </serial>
+    <console type='file'>
+      <source path='{console}' append='on'/>
+      <target type='serial' port='0'/>
+    </console>
+    <channel type='unix'>
+      <target type='virtio' name='org.qemu.guest_agent.0'/>
+    </channel>
+    <graphics type='vnc'>
+      <listen type='socket'/>
+    </graphics>
+    <audio id='1' type='none'/>
+    <video>
+      <model type='vga' vram='16384' heads='1' primary='yes'>
+        <resolution x='{width}' y='{height}'/>
+      </model>
+    </video>
+    <memballoon model='virtio'>
+      <stats period='5'/>
+    </memballoon>
+    <rng model='virtio'>
+      <backend model='random'>/dev/urandom</backend>
+    </rng>
+  </devices>
+</domain>
+",
+        console = escape(&spec.console),
+        width = spec.display.width,
+        height = spec.display.height,
+    );
+    x
+}
+
+fn os(x: &mut String, spec: &DomainSpec) {
+    let firmware = match spec.firmware {
+        Firmware::Bios => "",
+        Firmware::Uefi => " firmware='efi'",
+    };
+    let _ = writeln!(x, "  <os{firmware}>");
+    let _ = writeln!(x, "    <type arch='x86_64' machine='{}'>hvm</type>", escape(&spec.machine));
+    if let Some(kernel) = &spec.kernel {
+        let _ = writeln!(x, "    <kernel>{}</kernel>", escape(&kernel.kernel));
+        if let Some(initrd) = &kernel.initrd {
+            let _ = writeln!(x, "    <initrd>{}</initrd>", escape(initrd));
+        }
+        let _ = writeln!(x, "    <cmdline>{}</cmdline>", escape(&kernel.command_line));
+    }
+    x.push_str("    <boot dev='hd'/>\n  </os>\n");
+}
+
+/// The `<cpu>` of an acceleration. Emulation gets a named model, so that a guest can move between hosts.
+pub(super) fn cpu(acceleration: Acceleration) -> &'static str {
+    match acceleration {
+        Acceleration::Kvm => "<cpu mode='host-passthrough' check='none' migratable='on'/>",
+        Acceleration::Auto | Acceleration::Tcg => {
+            "<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>qemu64</model></cpu>"
+        }
+    }
+}
+
+/// A `<disk>` of ours. The serial holds at most 20 characters (virtio-blk, `VIRTIO_BLK_ID_BYTES`).
+pub(super) fn disk(d: &DomainDisk) -> String {
+    let (format, options) = match d.format {
+        ImageFormat::Qcow2 => ("qcow2", " discard='unmap'"),
+        ImageFormat::Raw => ("raw", ""),
+    };
+    let serial: String = d.name.chars().take(20).collect();
+    format!(
+        "<disk type='file' device='disk'><driver name='qemu' type='{format}'{options}/><source file='{path}'/>\
+         <target dev='{target}' bus='virtio'/>{readonly}<serial>{serial}</serial><alias name='{DISK_ALIAS}{name}'/></disk>",
+        path = escape(&d.path),
+        target = escape(&d.target),
+        readonly = if d.readonly { "<readonly/>" } else { "" },
+        serial = escape(&serial),
+        name = escape(&d.name),
+    )
+}
+
+/// An `<interface>` of ours, without an option ROM: a clone never boots from the network.
+pub(super) fn nic(n: &DomainNic) -> String {
+    format!(
+        "<interface type='bridge'><mac address='{mac}'/><source bridge='{bridge}'/><target dev='{tap}'/>\
+         <model type='virtio'/><rom enabled='no'/><alias name='{NIC_ALIAS}{name}'/></interface>",
+        mac = n.mac,
+        bridge = escape(&n.bridge),
+        tap = escape(&n.tap),
+        name = n.name,
+    )
+}
