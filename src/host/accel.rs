@@ -75,8 +75,23 @@ pub async fn boots(shell: &dyn Shell, accelerator: &str, folder: &str) -> bool {
         return false;
     }
     let drive = format!("file={sector},format=raw,if=ide,readonly=off,snapshot=on");
-    let words = ["qemu-system-x86_64", "-machine", "pc", "-accel", accelerator, "-m", "32", "-display", "none", "-nodefaults",
-        "-device", "isa-debug-exit,iobase=0xf4,iosize=4", "-drive", &drive, "-no-reboot"];
+    let words = [
+        "qemu-system-x86_64",
+        "-machine",
+        "pc",
+        "-accel",
+        accelerator,
+        "-m",
+        "32",
+        "-display",
+        "none",
+        "-nodefaults",
+        "-device",
+        "isa-debug-exit,iobase=0xf4,iosize=4",
+        "-drive",
+        &drive,
+        "-no-reboot",
+    ];
     let ended = shell.run(Program::new(words).limit(DEADLINE)).await;
     let _ = shell.remove(&sector).await;
     ended.is_ok_and(|o| o.status == BOOTED)

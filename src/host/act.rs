@@ -114,13 +114,16 @@ async fn edit(host: &RealHost, vm: &Name, uuid: Uuid, edits: &[Edit], stamp: &St
             *acceleration = accel::probe(host.shell.as_ref(), &host.folders.slots).await;
         }
     }
-    let new = xml::restamp(&xml::apply(&old, &edits)?, stamp)?;
+    // The stamp first: that of an adopted VM names the disks which the edits are about.
+    let new = xml::apply(&xml::restamp(&old, stamp)?, &edits)?;
     let mut done = Done::Already;
     if new != old {
         hypervisor.define(new.clone()).await?;
         let (wanted, found) = (xml::read(&new)?, xml::read(&hypervisor.config_xml(uuid).await?)?);
         if wanted.shape != found.shape || wanted.stamp != found.stamp {
-            return Err(StepError::failed(format!("libvirt did not keep the new definition of {vm} as it was written")));
+            return Err(StepError::failed(format!(
+                "libvirt did not keep the new definition of {vm} as it was written"
+            )));
         }
         done = Done::Changed;
     }
@@ -158,9 +161,9 @@ async fn unstamp(host: &RealHost, vm: &Name, uuid: Uuid) -> Result<Done, StepErr
 
 async fn undefine(host: &RealHost, vm: &Name, uuid: Uuid, drop_save: bool) -> Result<Done, StepError> {
     let hypervisor = &host.hypervisor;
-    let done = match hypervisor.power(uuid).await? {
-        None => Done::Already,
-        Some(power) if power.is_active() => return Err(StepError::Stale(format!("{vm} runs: stop it first"))),
+    match hypervisor.power(uuid).await? {
+        None => Ok(Done::Already),
+        Some(power) if power.is_active() => Err(StepError::Stale(format!("{vm} runs: stop it first"))),
         Some(power) => {
             ours(host, vm, uuid).await?;
             if power == Power::Suspended && !drop_save {
@@ -175,12 +178,9 @@ async fn undefine(host: &RealHost, vm: &Name, uuid: Uuid, drop_save: bool) -> Re
                 result?;
                 return Err(StepError::failed(format!("{vm} is still defined")));
             }
-            Done::Changed
+            Ok(Done::Changed)
         }
-    };
-    // Its console goes with it: an incarnation's last lines are read before that.
-    host.shell.remove(&host.folders.console(vm)).await?;
-    Ok(done)
+    }
 }
 
 async fn grow(host: &RealHost, vm: &Name, uuid: Uuid, path: &str, to: Bytes) -> Result<Done, StepError> {
@@ -281,9 +281,10 @@ async fn reachable(host: &RealHost, path: &str) -> Result<(), StepError> {
     if let Some((folder, _)) = path.rsplit_once('/') {
         host.shell.make_folder(folder).await?;
     }
-    let closed = std::path::Path::new(path).ancestors().skip(1).find(|folder| {
-        std::fs::metadata(folder).is_ok_and(|m| m.permissions().mode() & 0o001 == 0)
-    });
+    let closed = std::path::Path::new(path)
+        .ancestors()
+        .skip(1)
+        .find(|folder| std::fs::metadata(folder).is_ok_and(|m| m.permissions().mode() & 0o001 == 0));
     let Some(folder) = closed else { return Ok(()) };
     Err(StepError::Failed {
         what: format!("QEMU's user cannot get to {path}: the folder {} is closed to others", folder.display()),

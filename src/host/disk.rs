@@ -133,19 +133,19 @@ async fn create(shell: &dyn Shell, disk: &NewDisk, partial: &str) -> Result<(), 
         }
         DiskFrom::Image { path, format, method } => {
             let format = format_name(*format);
-            let real = size(shell, path, format).await?.ok_or_else(|| {
-                StepError::Stale(format!("the image {path} is not in the host's store"))
-            })?;
+            let real = size(shell, path, format)
+                .await?
+                .ok_or_else(|| StepError::Stale(format!("the image {path} is not in the host's store")))?;
             if let Some(size) = disk.size.filter(|s| *s < real) {
                 return Err(StepError::failed(format!("the image is {real} large, more than the disk's {size}")));
             }
             let mut words: Vec<String> = match method {
-                CloneMethod::Overlay => {
-                    ["qemu-img", "create", "-q", "-f", "qcow2", "-F", format, "-b", path, partial].map(str::to_owned).to_vec()
-                }
-                CloneMethod::Copy => {
-                    ["qemu-img", "convert", "-q", "-f", format, "-O", "qcow2", path, partial].map(str::to_owned).to_vec()
-                }
+                CloneMethod::Overlay => ["qemu-img", "create", "-q", "-f", "qcow2", "-F", format, "-b", path, partial]
+                    .map(str::to_owned)
+                    .to_vec(),
+                CloneMethod::Copy => ["qemu-img", "convert", "-q", "-f", format, "-O", "qcow2", path, partial]
+                    .map(str::to_owned)
+                    .to_vec(),
             };
             if *method == CloneMethod::Overlay {
                 words.extend(disk.size.map(number));
@@ -249,7 +249,8 @@ pub async fn delete(shell: &dyn Shell, fleet: &Name, vm: &Name, path: &str) -> R
 /// # Errors
 /// When it is larger already or `qemu-img` fails.
 pub async fn grow(shell: &dyn Shell, path: &str, format: &str, to: Bytes) -> Result<Done, StepError> {
-    let now = size(shell, path, format).await?.ok_or_else(|| StepError::Stale(format!("the disk {path} is not there")))?;
+    let now =
+        size(shell, path, format).await?.ok_or_else(|| StepError::Stale(format!("the disk {path} is not there")))?;
     if !grows(path, now, to)? {
         return Ok(Done::Already);
     }
@@ -344,8 +345,8 @@ pub async fn read_record(shell: &dyn Shell, path: &str) -> Option<PlacementRecor
     serde_json::from_slice(&shell.read(path, 1 << 20).await.ok()?).ok()
 }
 
-/// Removes a placement record, and with it what a death half-way may have left of the VM: stamps without a disk, unfinished
-/// files.
+/// Removes a placement record and the console's file, and what a death half-way may have left of the VM: stamps without a
+/// disk, unfinished files.
 ///
 /// # Errors
 /// [`ShellError`].
@@ -358,6 +359,7 @@ pub async fn unrecord(shell: &dyn Shell, folders: &Folders, vm: &Name) -> Result
             shell.remove(&format!("{}/{name}", folders.slots)).await?;
         }
     }
+    shell.remove(&folders.console(vm)).await?;
     let removed = shell.remove(&folders.record(vm)).await?;
     Ok(if removed { Done::Changed } else { Done::Already })
 }
@@ -405,6 +407,7 @@ mod tests {
             epoch: 1,
             expires: None,
             made_from: None,
+            on_remove: crate::model::OnRemove::Delete,
         }
     }
 
@@ -419,7 +422,8 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("slots/f.a.1.root.qcow2").to_str().unwrap().to_owned();
-        let disk = NewDisk { path: path.clone(), stamp: a_stamp("a"), from: DiskFrom::Blank, size: Some(Bytes::mib(4)) };
+        let disk =
+            NewDisk { path: path.clone(), stamp: a_stamp("a"), from: DiskFrom::Blank, size: Some(Bytes::mib(4)) };
         run(async {
             assert_eq!(make(&Local, &disk).await, Ok(Done::Changed));
             assert_eq!(make(&Local, &disk).await, Ok(Done::Already));

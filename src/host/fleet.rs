@@ -52,10 +52,9 @@ impl RealFleet {
     }
 
     /// Who we are, for [`Self::new`]: `user@machine, process 123, apply`.
-    pub fn this_process(verb: &str) -> String {
+    pub fn this_process(user: &str, verb: &str) -> String {
         let names = rustix::system::uname();
         let machine = names.nodename().to_string_lossy().into_owned();
-        let user = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).unwrap_or_else(|_| "root".to_owned());
         format!("{user}@{machine}, process {}, {verb}", std::process::id())
     }
 

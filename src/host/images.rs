@@ -49,8 +49,15 @@ pub async fn put(
     if actual != file.digest.hex() {
         shell.remove(&partial).await?;
         return Err(StepError::Failed {
-            what: format!("{} is {}:{actual}, not {}", name(&file.source), file.digest.algorithm(), file.digest.as_str()),
-            hint: Some("the file changed since its digest was written down: check it, then write the new digest".to_owned()),
+            what: format!(
+                "{} is {}:{actual}, not {}",
+                name(&file.source),
+                file.digest.algorithm(),
+                file.digest.as_str()
+            ),
+            hint: Some(
+                "the file changed since its digest was written down: check it, then write the new digest".to_owned(),
+            ),
             detail: Vec::new(),
         });
     }
@@ -197,8 +204,23 @@ async fn download(
     if !(url.starts_with("http://") || url.starts_with("https://")) {
         return Err(StepError::failed(format!("`{url}` is no http://, https:// or file:// address")));
     }
-    let words = ["curl", "--fail", "--silent", "--show-error", "--location", "--retry", "3", "--proto", "=http,https",
-        "--connect-timeout", "20", "--output", partial, "--", url];
+    let words = [
+        "curl",
+        "--fail",
+        "--silent",
+        "--show-error",
+        "--location",
+        "--retry",
+        "3",
+        "--proto",
+        "=http,https",
+        "--connect-timeout",
+        "20",
+        "--output",
+        partial,
+        "--",
+        url,
+    ];
     let program = Program::new(words).limit(DOWNLOAD);
     let fetch = super::shell::succeed(shell, program);
     tokio::pin!(fetch);
@@ -241,7 +263,8 @@ mod tests {
         let bad = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
         let store = folder.path().join("store").to_str().unwrap().to_owned();
         let path = format!("{store}/2cf24dba5fb0-a.img");
-        let file = |digest: &str| ImageFile { source: Source::Path("a.img".into()), digest: Digest::new(digest).unwrap() };
+        let file =
+            |digest: &str| ImageFile { source: Source::Path("a.img".into()), digest: Digest::new(digest).unwrap() };
         let put = |digest| {
             let (file, path, base) = (file(digest), path.clone(), folder.path().to_owned());
             async move { put(&Local, &base, &file, &path, &NoProgress).await }

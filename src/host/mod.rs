@@ -5,6 +5,7 @@
 //! of the fleet, or calls a thing done that it has not seen.
 //!
 //! `virt` is named in `libvirt/` alone, and `unsafe` stands in `libvirt/raw.rs` alone.
+#![expect(clippy::disallowed_methods, reason = "this room is where files, programs, connections and clocks are")]
 
 pub mod accel;
 #[cfg(feature = "libvirt")]

@@ -167,7 +167,7 @@ pub(super) async fn suspend(host: &RealHost, vm: &Name, uuid: Uuid) -> Result<Do
     }
 }
 
-/// Changes the memory of a running domain.
+/// Grows the memory of a running domain: it has at least as much afterwards, and is never given less.
 pub(super) async fn set_memory(
     host: &RealHost,
     vm: &Name,
@@ -185,7 +185,7 @@ pub(super) async fn set_memory(
             detail: Vec::new(),
         });
     }
-    let there = |actual: Option<Bytes>| actual.unwrap_or(live.shape.memory).kib_ceil() == memory.kib_ceil();
+    let there = |actual: Option<Bytes>| actual.unwrap_or(live.shape.memory) >= memory;
     if there(hypervisor.balloon(uuid).await?) {
         return Ok(Done::Already);
     }
@@ -200,7 +200,10 @@ pub(super) async fn set_memory(
             let now = actual.unwrap_or(live.shape.memory);
             return Err(StepError::Failed {
                 what: format!("{vm} has {now} of memory, not {memory}, {} s after it was asked", GUEST.as_secs()),
-                hint: Some("its guest does not co-operate: is the virtio_balloon driver loaded, and enough memory free?".to_owned()),
+                hint: Some(
+                    "its guest does not co-operate: is the virtio_balloon driver loaded, and enough memory free?"
+                        .to_owned(),
+                ),
                 detail: Vec::new(),
             });
         }
@@ -209,7 +212,7 @@ pub(super) async fn set_memory(
     }
 }
 
-/// Changes the processors of a running domain.
+/// Adds processors to a running domain.
 pub(super) async fn set_cpus(
     host: &RealHost,
     vm: &Name,
@@ -227,14 +230,14 @@ pub(super) async fn set_cpus(
             detail: Vec::new(),
         });
     }
-    if live.shape.cpus == cpus {
+    if live.shape.cpus >= cpus {
         return Ok(Done::Already);
     }
     let result = hypervisor.set_cpus(uuid, cpus).await;
     let began = Instant::now();
     loop {
         let now = xml::read(&hypervisor.live_xml(uuid).await?)?.shape.cpus;
-        if now == cpus {
+        if now >= cpus {
             return Ok(Done::Changed);
         }
         if began.elapsed() > GUEST {

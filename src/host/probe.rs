@@ -55,10 +55,7 @@ async fn connect(address: Ipv4Addr, port: u16) -> Result<TcpStream, String> {
     within(ask, || format!("{there} does not answer")).await
 }
 
-async fn within<T>(
-    ask: impl Future<Output = Result<T, String>>,
-    silent: impl FnOnce() -> String,
-) -> Result<T, String> {
+async fn within<T>(ask: impl Future<Output = Result<T, String>>, silent: impl FnOnce() -> String) -> Result<T, String> {
     tokio::time::timeout(TRY, ask).await.unwrap_or_else(|_| Err(silent()))
 }
 

@@ -111,10 +111,8 @@ fn network(seed: &Seed) -> Value {
 /// # Errors
 /// [`SeedError::Image`].
 pub fn image(files: &SeedFiles) -> Result<Vec<u8>, SeedError> {
-    let file = |name: &str, text: &str| IsoFile::File {
-        name: Arc::new(name.to_owned()),
-        contents: text.as_bytes().to_vec(),
-    };
+    let file =
+        |name: &str, text: &str| IsoFile::File { name: Arc::new(name.to_owned()), contents: text.as_bytes().to_vec() };
     let content = files.meta_data.len() + files.user_data.len() + files.network_config.len();
     let input = InputFiles {
         path_separator: PathSeparator::ForwardSlash,
@@ -221,10 +219,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("seed.iso");
         std::fs::write(&path, &bytes).unwrap();
-        let Ok(out) = std::process::Command::new("isoinfo").args(["-R", "-f", "-i"]).arg(&path).output() else { return };
+        let Ok(out) = std::process::Command::new("isoinfo").args(["-R", "-f", "-i"]).arg(&path).output() else {
+            return;
+        };
         let names = String::from_utf8_lossy(&out.stdout).into_owned();
         assert!(["/meta-data", "/user-data", "/network-config"].iter().all(|n| names.contains(n)), "{names}");
-        let out = std::process::Command::new("isoinfo").args(["-R", "-x", "/user-data", "-i"]).arg(&path).output().unwrap();
+        let out =
+            std::process::Command::new("isoinfo").args(["-R", "-x", "/user-data", "-i"]).arg(&path).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&out.stdout), files.user_data);
     }
 }

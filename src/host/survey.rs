@@ -13,8 +13,8 @@ use super::libvirt::{Seen, Survey};
 use super::xml::{self, Reading};
 use super::{accel, bridge, disk, images, lock, ready};
 use crate::model::{
-    Acceleration, BridgeObs, Bytes, Desired, DiskObs, HostObs, Name, PlacementRecord, Power, Readiness, Shape, Unmanaged,
-    VmObs,
+    Acceleration, BridgeObs, Bytes, Desired, DiskObs, HostObs, Name, PlacementRecord, Power, Readiness, Shape,
+    Unmanaged, VmObs,
 };
 use crate::observe::Look;
 
@@ -135,7 +135,8 @@ async fn probe_all(host: &RealHost, vms: &mut BTreeMap<Name, VmObs>) {
             (name, ready)
         }
     });
-    let results: Vec<(Name, Readiness)> = stream::iter(tries.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
+    let results: Vec<(Name, Readiness)> =
+        stream::iter(tries.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
     for (name, ready) in results {
         if let Some(vm) = vms.get_mut(&name) {
             vm.ready = ready;
@@ -143,9 +144,9 @@ async fn probe_all(host: &RealHost, vms: &mut BTreeMap<Name, VmObs>) {
     }
 }
 
-/// Where a VM's TCP and HTTP probes go: its first interface by name.
+/// Where a VM's TCP and HTTP probes go: its first interface by name that has a planned address.
 fn first_address(vm: &VmObs) -> Option<Ipv4Addr> {
-    vm.stamp.addresses.values().next().copied()
+    vm.stamp.nics.values().find_map(|n| n.address)
 }
 
 /// Every disk with a stamp of this fleet: those in the slots folder, and those of our VMs that stand elsewhere.
@@ -157,7 +158,9 @@ async fn disks(
     let names = host.shell.list(slots).await?;
     let mut paths: BTreeSet<String> =
         names.iter().filter_map(|n| n.strip_suffix(".stamp")).map(|n| format!("{slots}/{n}")).collect();
-    paths.extend(vms.values().flat_map(|v| v.config.disks.values()).map(|d| d.path.clone()).filter(|p| p.starts_with('/')));
+    paths.extend(
+        vms.values().flat_map(|v| v.config.disks.values()).map(|d| d.path.clone()).filter(|p| p.starts_with('/')),
+    );
     let looks = paths.into_iter().map(|path| async move {
         let seen = disk::observe(host.shell.as_ref(), &host.folders.fleet, &path).await;
         seen.map(|s| (path, s))
@@ -168,10 +171,7 @@ async fn disks(
 }
 
 /// Bridges that the fleet names, and ours whose YAML is gone.
-async fn bridges(
-    host: &RealHost,
-    desired: &Desired,
-) -> Result<BTreeMap<String, BridgeObs>, super::shell::ShellError> {
+async fn bridges(host: &RealHost, desired: &Desired) -> Result<BTreeMap<String, BridgeObs>, super::shell::ShellError> {
     let all = bridge::observe(host.shell.as_ref(), &host.folders.fleet).await?;
     let named: BTreeSet<&str> = desired.networks.values().map(|n| n.bridge.as_ref()).collect();
     let wanted = |(name, (seen, _)): (String, (BridgeObs, Option<String>))| {

@@ -189,9 +189,14 @@ impl Hypervisor {
     /// # Errors
     /// [`CallError`].
     pub async fn set_autostart(&self, uuid: Uuid, on: bool) -> Result<(), CallError> {
-        self.on("set autostart", CALL, uuid, move |_, d| {
-            if d.autostart()? == on { Ok(()) } else { d.set_autostart(on) }
-        })
+        self.on(
+            "set autostart",
+            CALL,
+            uuid,
+            move |_, d| {
+                if d.autostart()? == on { Ok(()) } else { d.set_autostart(on) }
+            },
+        )
         .await
     }
 
@@ -264,12 +269,13 @@ impl Hypervisor {
     /// # Errors
     /// [`CallError`] other than an agent's silence.
     pub async fn agent(&self, uuid: Uuid, command: String, seconds: i32) -> Result<Agent, CallError> {
-        let answer = self
-            .on("ask the guest agent", CALL, uuid, move |_, d| d.qemu_agent_command(&command, seconds, 0))
-            .await;
+        let answer =
+            self.on("ask the guest agent", CALL, uuid, move |_, d| d.qemu_agent_command(&command, seconds, 0)).await;
         match answer {
             Ok(text) => Ok(Agent::Answer(text)),
-            Err(CallError::Libvirt { message, code, .. }) if code != super::Code::NoDomain => Ok(Agent::Silent(message)),
+            Err(CallError::Libvirt { message, code, .. }) if code != super::Code::NoDomain => {
+                Ok(Agent::Silent(message))
+            }
             Err(error) => Err(error),
         }
     }

@@ -25,6 +25,9 @@ const QEMU_CONF: &str = r#"# Written by stablehand when it first opened this roo
 stdio_handler = "file"
 # AppArmor and SELinux profiles of libvirtd are not loaded for a root of ours. QEMU still runs as its own user.
 security_driver = "none"
+# Owners before a start are not kept in extended attributes, which outlive a machine's clock and a copied file: after a
+# stop, disks are root's again.
+remember_owner = 0
 "#;
 
 /// Why a root was not opened.
@@ -124,7 +127,8 @@ pub(super) fn open(uri: &str, root: &str, who: &str) -> Result<Connect, EmbedErr
     let conf = Path::new(root).join("etc/qemu.conf");
     make(&conf)?;
     let lock = lock(root, who)?;
-    let library = |e: virt::error::Error| EmbedError::Library { root: root.to_owned(), message: e.message().to_owned() };
+    let library =
+        |e: virt::error::Error| EmbedError::Library { root: root.to_owned(), message: e.message().to_owned() };
     let connect = Connect::open(Some(uri)).map_err(library)?;
     settle(&connect);
     *opened = Some(Opened { root: root.into(), connect: connect.clone(), _lock: lock });
@@ -150,7 +154,8 @@ fn make(conf: &Path) -> Result<(), EmbedError> {
 fn lock(root: &str, who: &str) -> Result<File, EmbedError> {
     let path = Path::new(root).join(OPENER);
     let failed = |source| EmbedError::File { path: path.display().to_string(), source };
-    let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
+    let mut file =
+        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
     // A program that only looks is done in a second or two: worth a short wait before saying that it is taken.
     let patience = Instant::now() + Duration::from_secs(3);
     while flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {

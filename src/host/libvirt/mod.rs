@@ -160,7 +160,8 @@ impl Hypervisor {
         }
         let uri = self.uri.clone();
         let embedded = root_of(&uri).is_some();
-        let served = embedded || ["qemu:///system", "qemu:///session"].contains(&uri.as_str()) || uri.starts_with("test:");
+        let served =
+            embedded || ["qemu:///system", "qemu:///session"].contains(&uri.as_str()) || uri.starts_with("test:");
         if !served {
             return Err(CallError::Closed(format!(
                 "`{uri}` is not served yet: remote connections come with several hosts; use qemu:///embed?root=… or \

@@ -81,8 +81,7 @@ fn one(xml: &str, edit: &Edit) -> Result<String, XmlError> {
         Edit::Kernel(kernel) => self::kernel(root, out, kernel.as_ref()),
         Edit::AddDisk(disk) => add_disk(root, out, disk),
         Edit::RemoveDisk(name) => {
-            let devices = required(root, "devices")?;
-            if let Some((_, node)) = named_disks(devices).into_iter().find(|(n, _)| n == name) {
+            if let Some((_, node)) = named_disks(root).into_iter().find(|(n, _)| n == name) {
                 out.remove(node);
             }
             Ok(())
@@ -122,7 +121,9 @@ fn cpus(root: Node<'_, '_>, out: &mut Splices<'_>, now: u32, max: u32) -> Result
 
 fn memory(root: Node<'_, '_>, out: &mut Splices<'_>, now: u64, max: u64) -> Result<(), XmlError> {
     if child(root, "cpu").is_some_and(|c| child(c, "numa").is_some()) {
-        return Err(XmlError::Refused("the domain has NUMA cells, whose memory is not edited: do it by hand".to_owned()));
+        return Err(XmlError::Refused(
+            "the domain has NUMA cells, whose memory is not edited: do it by hand".to_owned(),
+        ));
     }
     let node = required(root, "memory")?;
     out.set_attribute(node, "unit", "KiB");
@@ -190,7 +191,7 @@ fn kernel(root: Node<'_, '_>, out: &mut Splices<'_>, kernel: Option<&KernelBoot>
 
 fn add_disk(root: Node<'_, '_>, out: &mut Splices<'_>, disk: &DomainDisk) -> Result<(), XmlError> {
     let devices = required(root, "devices")?;
-    let disks = named_disks(devices);
+    let disks = named_disks(root);
     if let Some((_, node)) = disks.iter().find(|(n, _)| *n == disk.name) {
         let path = child(*node, "source").and_then(|s| s.attribute("file"));
         if path == Some(disk.path.as_str()) {
@@ -211,8 +212,7 @@ fn add_disk(root: Node<'_, '_>, out: &mut Splices<'_>, disk: &DomainDisk) -> Res
 }
 
 fn disk_path(root: Node<'_, '_>, out: &mut Splices<'_>, name: &str, path: &str) -> Result<(), XmlError> {
-    let devices = required(root, "devices")?;
-    let (_, node) = named_disks(devices)
+    let (_, node) = named_disks(root)
         .into_iter()
         .find(|(n, _)| n == name)
         .ok_or_else(|| XmlError::NoSuch { what: "disk", name: name.to_owned() })?;

@@ -6,7 +6,7 @@ use roxmltree::{Document, Node};
 use uuid::Uuid;
 
 use super::{DISK_ALIAS, STAMP_NS};
-use crate::model::{Acceleration, Bytes, Display, Firmware, Mac, Name, Shape, ShapeDisk, ShapeNic, Stamp};
+use crate::model::{Acceleration, Bytes, Display, Firmware, Mac, Shape, ShapeDisk, ShapeNic, Stamp};
 
 /// What one XML says of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,16 +59,12 @@ pub fn read(xml: &str) -> Result<Reading, XmlError> {
     let document = parse(xml)?;
     let root = document.root_element();
     let devices = child(root, "devices");
-    let stamp = stamp_node(root).map(|node| {
-        let text: String = node.children().filter_map(|n| n.text()).collect();
-        serde_json::from_str(text.trim()).map_err(|e| e.to_string())
-    });
     let graphics = devices.and_then(|d| children(d, "graphics").find(|g| g.attribute("type") == Some("vnc")));
     let console = devices.and_then(|d| children(d, "serial").find(|s| s.attribute("type") == Some("file")));
     Ok(Reading {
         name: text(root, "name").ok_or(XmlError::Missing("name"))?.to_owned(),
         uuid: text(root, "uuid").and_then(|t| t.parse().ok()).ok_or(XmlError::Missing("uuid"))?,
-        stamp,
+        stamp: read_stamp(root),
         shape: shape(root)?,
         screen: graphics.and_then(screen),
         agent: devices.is_some_and(|d| {
@@ -112,8 +108,7 @@ pub fn sources(xml: &str) -> Result<Vec<String>, XmlError> {
 /// [`XmlError`], when the domain has no such disk.
 pub fn disk_format(xml: &str, path: &str) -> Result<String, XmlError> {
     let document = parse(xml)?;
-    let disks = child(document.root_element(), "devices").map(named_disks).unwrap_or_default();
-    let (_, node) = disks
+    let (_, node) = named_disks(document.root_element())
         .into_iter()
         .find(|(_, node)| child(*node, "source").and_then(source_path) == Some(path))
         .ok_or_else(|| XmlError::NoSuch { what: "disk", name: path.to_owned() })?;
@@ -131,7 +126,7 @@ fn shape(root: Node<'_, '_>) -> Result<Shape, XmlError> {
     let mut disks = BTreeMap::new();
     let mut nics = BTreeMap::new();
     if let Some(devices) = child(root, "devices") {
-        for (name, node) in named_disks(devices) {
+        for (name, node) in named_disks(root) {
             let Some(target) = child(node, "target").and_then(|t| t.attribute("dev")) else { continue };
             let path = child(node, "source").and_then(source_path).unwrap_or_default().to_owned();
             let readonly = child(node, "readonly").is_some();
@@ -214,22 +209,28 @@ pub(super) fn stamp_node<'a, 'i>(root: Node<'a, 'i>) -> Option<Node<'a, 'i>> {
         .find(|n| n.is_element() && n.tag_name().namespace() == Some(STAMP_NS) && n.tag_name().name() == "stamp")
 }
 
-/// Every `<disk device='disk'>` with the name by which we call it: what our alias says; else the first one is `root`;
-/// else its serial, where that is a name; else its target. CD-ROM and floppy drives are not ours.
-pub(super) fn named_disks<'a, 'i>(devices: Node<'a, 'i>) -> Vec<(String, Node<'a, 'i>)> {
-    let is_disk = |n: &Node<'_, '_>| matches!(n.attribute("device"), None | Some("disk"));
+/// Every `<disk device='disk'>` with the name by which we call it: what our alias says, else what the stamp of an adopted
+/// VM calls its target, else the target. CD-ROM and floppy drives are not ours.
+pub(super) fn named_disks<'a, 'i>(root: Node<'a, 'i>) -> Vec<(String, Node<'a, 'i>)> {
+    let Some(devices) = child(root, "devices") else { return Vec::new() };
+    let adopted = read_stamp(root).and_then(Result::ok).and_then(|s| s.adopted).unwrap_or_default();
     let mut out: Vec<(String, Node<'a, 'i>)> = Vec::new();
-    for node in devices.children().filter(|n| is(*n, "disk")).filter(is_disk) {
+    for node in devices.children().filter(|n| is(*n, "disk")) {
+        if !matches!(node.attribute("device"), None | Some("disk")) {
+            continue;
+        }
         let alias = child(node, "alias").and_then(|a| a.attribute("name")?.strip_prefix(DISK_ALIAS));
-        let serial = text(node, "serial").filter(|s| Name::new(s).is_ok());
-        let target = child(node, "target").and_then(|t| t.attribute("dev"));
-        let first = out.is_empty();
-        let name = alias.or(first.then_some("root")).or(serial).or(target).unwrap_or_default();
-        let taken = out.iter().any(|(n, _)| n == name);
-        let name = if taken { target.unwrap_or(name) } else { name };
-        out.push((name.to_owned(), node));
+        let target = child(node, "target").and_then(|t| t.attribute("dev")).unwrap_or_default();
+        let stamped = adopted.get(target).map(String::as_str);
+        out.push((alias.or(stamped).unwrap_or(target).to_owned(), node));
     }
     out
+}
+
+/// Our stamp, if the domain has one.
+fn read_stamp(root: Node<'_, '_>) -> Option<Result<Stamp, String>> {
+    let text: String = stamp_node(root)?.children().filter_map(|n| n.text()).collect();
+    Some(serde_json::from_str(text.trim()).map_err(|e| e.to_string()))
 }
 
 /// The MAC of an interface.

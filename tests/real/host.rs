@@ -1,0 +1,435 @@
+//! The host room on a real QEMU: a guest of 512 bytes through `qemu:///embed`, without a libvirtd.
+//!
+//! One process opens an embedded root and keeps it, so each stage runs in a process of its own: this program again, with
+//! the stage's name in the environment. That is also how a killed controller is tried.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use stablehand::execute::{Actuator, Done, NoProgress, StepError};
+use stablehand::host::RealFleet;
+use stablehand::model::*;
+use stablehand::observe::{Look, Observer};
+use stablehand::plan::{DiskFrom, DomainDisk, DomainNic, DomainSpec, Edit, NewDisk, Op, Seed, SeedNic, Step};
+
+const STAGE: &str = "STABLEHAND_TEST_STAGE";
+const FOLDER: &str = "STABLEHAND_TEST_FOLDER";
+
+/// Prints `up` on the serial port and the screen, then sleeps.
+fn boot_sector() -> Vec<u8> {
+    let mut sector = vec![0u8; 1 << 20];
+    let code = [
+        0x31, 0xc0, 0x8e, 0xd8, 0xbe, 0x1a, 0x7c, 0xac, 0x08, 0xc0, 0x74, 0x0a, 0xba, 0xf8, 0x03, 0xee, 0xb4, 0x0e,
+        0xcd, 0x10, 0xeb, 0xf1, 0xfb, 0xf4, 0xeb, 0xfc, b'u', b'p', b'\r', b'\n', 0,
+    ];
+    sector[..code.len()].copy_from_slice(&code);
+    (sector[510], sector[511]) = (0x55, 0xaa);
+    sector
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).unwrap()
+}
+
+/// A world of one host under a folder.
+struct World {
+    folder: PathBuf,
+    fleet: RealFleet,
+    desired: Desired,
+    image: ImageFile,
+}
+
+impl World {
+    fn new(folder: &Path) -> Self {
+        let origin = Origin::new("test.yaml", 1, 1);
+        let at = |part: &str| folder.join(part).to_str().unwrap().to_owned();
+        let host = Host {
+            name: name("here"),
+            connection: format!("qemu:///embed?root={}", at("r")).into(),
+            uuid: None,
+            labels: BTreeMap::new(),
+            site: None,
+            slots: 4,
+            cpus: None,
+            memory: None,
+            reserve_cpus: 0,
+            reserve_memory: Bytes(0),
+            overcommit_cpu_milli: 4000,
+            overcommit_memory_milli: 1000,
+            images_dir: at("images").into(),
+            slots_dir: at("slots").into(),
+            security: 0,
+            cost_cpu_hour_milli: 0,
+            acceleration: Acceleration::Auto,
+            cordoned: false,
+            origin: origin.clone(),
+        };
+        let share = Share::Count(3);
+        let desired = Desired {
+            revision: "test".to_owned(),
+            fleet: Fleet {
+                name: name("t"),
+                security_levels: Vec::new(),
+                limits: Limits {
+                    destroy: share,
+                    recreate: share,
+                    reboot: share,
+                    actions_per_host: 4,
+                    starts_per_host: 2,
+                },
+                weights: Weights { memory: 1.0, cpu: 1.0, slots: 1.0, cost: 0.0 },
+                approval_any_host: false,
+                origin,
+            },
+            hosts: BTreeMap::from([(name("here"), host)]),
+            images: BTreeMap::new(),
+            networks: BTreeMap::new(),
+            services: BTreeMap::new(),
+            modules: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            vms: BTreeMap::new(),
+            removals: Vec::new(),
+            adoptions: Vec::new(),
+            lost: Vec::new(),
+            pauses: Vec::new(),
+        };
+        std::fs::write(folder.join("boot.img"), boot_sector()).unwrap();
+        let sum = Command::new("sha256sum").arg(folder.join("boot.img")).output().unwrap();
+        let hex = String::from_utf8_lossy(&sum.stdout[..64]).into_owned();
+        let digest = Digest::new(&format!("sha256:{hex}")).unwrap();
+        let fleet = RealFleet::new(&desired, folder, RealFleet::this_process("tester", "test"));
+        Self {
+            folder: folder.to_owned(),
+            fleet,
+            desired,
+            image: ImageFile { source: Source::Path("boot.img".into()), digest },
+        }
+    }
+
+    fn bridge() -> String {
+        std::env::var("STABLEHAND_TEST_BRIDGE").unwrap()
+    }
+    fn path(&self, part: &str) -> String {
+        self.folder.join(part).to_str().unwrap().to_owned()
+    }
+    fn image_path(&self) -> String {
+        self.path(&format!("images/{}-boot.img", self.image.digest.short()))
+    }
+
+    async fn step(&self, op: Op) -> Result<Done, StepError> {
+        let began = Instant::now();
+        let text = op.describe();
+        let result = self.fleet.perform(&Step { host: name("here"), op }, &NoProgress).await;
+        println!("  {:>6} ms  {text}: {result:?}", began.elapsed().as_millis());
+        result
+    }
+    async fn done(&self, op: Op) {
+        let result = self.step(op.clone()).await;
+        assert!(result.is_ok(), "{op:?}: {result:?}");
+        // Every step is safe to repeat, and finds its work done.
+        assert_eq!(self.step(op).await, Ok(Done::Already));
+    }
+    async fn observe(&self) -> HostObs {
+        let began = Instant::now();
+        let mut observed = self.fleet.observe(&self.desired, Look { probe: true }).await;
+        println!("  {:>6} ms  observe", began.elapsed().as_millis());
+        match observed.hosts.remove("here").unwrap() {
+            Observation::Known(host) => host,
+            other => panic!("{other:?}"),
+        }
+    }
+    async fn vm(&self) -> VmObs {
+        self.observe().await.vms.remove("a").unwrap()
+    }
+
+    fn stamp(&self) -> Stamp {
+        let nic = NicStamp { mac: self.spec().nics[0].mac, address: Some([10, 250, 9, 10].into()) };
+        Stamp {
+            fleet: name("t"),
+            vm: name("a"),
+            incarnation: 1,
+            protect: Protection::None,
+            spec: "abc".to_owned(),
+            image: Some(self.image.digest.clone()),
+            image_name: Some(name("boot")),
+            seed: "def <&'\">".to_owned(),
+            nics: BTreeMap::from([(name("lan"), nic)]),
+            group: "g/a".into(),
+            ready: None,
+            stop: StopPolicy { deadline: Span::secs(1), power_off: true },
+            persistent_root: false,
+            adopted: None,
+        }
+    }
+    fn uuid(&self) -> uuid::Uuid {
+        domain_uuid(&name("t"), &name("a"), 1)
+    }
+    fn disk(&self, disk: &str) -> DiskStamp {
+        DiskStamp {
+            fleet: name("t"),
+            vm: name("a"),
+            disk: disk.to_owned(),
+            incarnation: 1,
+            epoch: 1,
+            expires: None,
+            made_from: None,
+            on_remove: OnRemove::Delete,
+        }
+    }
+    fn spec(&self) -> DomainSpec {
+        let disk = |name: &str, file: &str, target: &str, format, readonly| DomainDisk {
+            name: name.to_owned(),
+            path: self.path(file),
+            target: target.to_owned(),
+            format,
+            readonly,
+        };
+        DomainSpec {
+            vm: name("a"),
+            domain: "t.a".to_owned(),
+            uuid: self.uuid(),
+            cpus: 1,
+            max_cpus: 2,
+            memory: Bytes::mib(64),
+            max_memory: Bytes::mib(64),
+            machine: "pc-q35-7.2".to_owned(),
+            firmware: Firmware::Bios,
+            acceleration: Acceleration::Tcg,
+            display: Display { width: 800, height: 600 },
+            kernel: None,
+            disks: vec![
+                disk("root", "slots/t.a.1.root.qcow2", "vda", ImageFormat::Qcow2, false),
+                disk("seed", "slots/t.a.1.seed.iso", "vdb", ImageFormat::Raw, true),
+                disk("data", "slots/t.a.1.data.qcow2", "vdc", ImageFormat::Qcow2, false),
+            ],
+            nics: vec![DomainNic {
+                name: name("lan"),
+                mac: nic_mac(&name("t"), &name("a"), &name("lan")),
+                bridge: Self::bridge(),
+                tap: format!("{}t", Self::bridge()),
+            }],
+            console: self.path("slots/t.a.console"),
+        }
+    }
+}
+
+/// What a definition must read back as.
+fn shape_of(spec: &DomainSpec) -> Shape {
+    let disk = |d: &DomainDisk| {
+        (d.name.clone(), ShapeDisk { path: d.path.clone(), target: d.target.clone(), readonly: d.readonly })
+    };
+    let nic = |n: &DomainNic| (n.mac, ShapeNic { bridge: n.bridge.clone(), tap: Some(n.tap.clone()) });
+    Shape {
+        cpus: spec.cpus,
+        max_cpus: spec.max_cpus,
+        memory: spec.memory,
+        max_memory: spec.max_memory,
+        machine: spec.machine.clone(),
+        firmware: spec.firmware,
+        acceleration: spec.acceleration,
+        display: Some(spec.display),
+        kernel: None,
+        initrd: None,
+        command_line: None,
+        disks: spec.disks.iter().map(disk).collect(),
+        nics: spec.nics.iter().map(nic).collect(),
+    }
+}
+
+/// The bridge, disks, definition and start; then it waits to be killed.
+async fn bring_up(world: &World) {
+    let (vm, uuid, spec, stamp) = (name("a"), world.uuid(), world.spec(), world.stamp());
+    world.done(Op::MakeBridge { bridge: World::bridge(), address: None, fleet: name("t") }).await;
+    world.done(Op::PutImage { file: world.image.clone(), path: world.image_path() }).await;
+    let record = PlacementRecord { host: name("here"), incarnation: 1, addresses: BTreeMap::new() };
+    world.done(Op::Record { vm: vm.clone(), record }).await;
+    let from = DiskFrom::Image { path: world.image_path(), format: ImageFormat::Raw, method: CloneMethod::Overlay };
+    let root = spec.disks[0].path.clone();
+    world.done(Op::MakeDisk(NewDisk { path: root, stamp: world.disk("root"), from, size: Some(Bytes::mib(8)) })).await;
+    let data = spec.disks[2].path.clone();
+    let size = Some(Bytes::mib(16));
+    world.done(Op::MakeDisk(NewDisk { path: data, stamp: world.disk("data"), from: DiskFrom::Blank, size })).await;
+    let seed_nic =
+        SeedNic { mac: spec.nics[0].mac, address: Some("10.250.9.10/24".to_owned()), gateway: None, dns: Vec::new() };
+    let seed = Seed {
+        instance: uuid,
+        hostname: vm.clone(),
+        nics: BTreeMap::from([(name("lan"), seed_nic)]),
+        user_data: None,
+        ssh_keys: Vec::new(),
+    };
+    let path = spec.disks[1].path.clone();
+    world.done(Op::MakeSeed { path, stamp: world.disk("seed"), seed, replace: false }).await;
+    world.done(Op::Define { domain: spec.clone(), stamp: stamp.clone() }).await;
+
+    let seen = world.vm().await;
+    assert_eq!(seen.config, shape_of(&spec), "what was defined is what is observed: no perpetual difference");
+    assert_eq!((seen.stamp, seen.power, seen.autostart, seen.live), (stamp, Power::Stopped, false, None));
+
+    world.done(Op::Start { vm: vm.clone(), uuid }).await;
+    world.done(Op::AwaitReady { vm: vm.clone(), uuid, probe: None, address: None }).await;
+    let seen = world.vm().await;
+    assert_eq!(seen.live.as_ref(), Some(&shape_of(&spec)), "and so is what runs");
+    assert!(seen.screen.as_ref().is_some_and(|s| Path::new(s).exists()), "{:?}", seen.screen);
+    let mut console = Vec::new();
+    for _ in 0..50 {
+        console = world.fleet.console_tail(&name("here"), &vm, 5).await;
+        if console.iter().any(|l| l == "up") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert!(console.iter().any(|l| l == "up"), "{console:?}");
+}
+
+/// In a process that finds the VM running: everything that changes it.
+async fn change(world: &World) {
+    let (vm, uuid, spec) = (name("a"), world.uuid(), world.spec());
+    let seen = world.vm().await;
+    assert_eq!(seen.power, Power::Running, "it went on without us");
+    assert_eq!(seen.config, shape_of(&spec));
+
+    let stamp = Stamp { spec: "changed".to_owned(), ..world.stamp() };
+    let edits = vec![Edit::Memory { memory: Bytes::mib(80), max: Bytes::mib(96) }, Edit::Cpus { cpus: 2, max: 3 }];
+    world.done(Op::Edit { vm: vm.clone(), uuid, edits, stamp: stamp.clone() }).await;
+    let seen = world.vm().await;
+    assert_eq!((seen.config.memory, seen.config.max_memory), (Bytes::mib(80), Bytes::mib(96)));
+    assert_eq!((seen.config.cpus, seen.config.max_cpus), (2, 3));
+    assert_eq!(seen.stamp, stamp);
+    assert_eq!(
+        seen.live.map(|l| (l.max_memory, l.max_cpus)),
+        Some((Bytes::mib(64), 2)),
+        "what runs is as it was started"
+    );
+
+    world.done(Op::SetCpus { vm: vm.clone(), uuid, cpus: 2 }).await;
+    assert!(world.step(Op::SetCpus { vm: vm.clone(), uuid, cpus: 3 }).await.is_err(), "more than it was started with");
+    assert!(world.step(Op::SetMemory { vm: vm.clone(), uuid, memory: Bytes::mib(80) }).await.is_err());
+    let (path, size) = (spec.disks[2].path.clone(), Bytes::mib(24));
+    world.done(Op::GrowDisk { vm: vm.clone(), uuid, path: path.clone(), size }).await;
+    let smaller = Op::GrowDisk { vm: vm.clone(), uuid, path: path.clone(), size: Bytes::mib(8) };
+    assert!(world.step(smaller).await.is_err(), "never shrunk");
+    let in_use = Op::DeleteDisk { path: path.clone(), vm: vm.clone() };
+    assert!(world.step(in_use).await.is_err(), "a domain has it");
+
+    world.done(Op::Suspend { vm: vm.clone(), uuid }).await;
+    assert_eq!(world.vm().await.power, Power::Suspended);
+    assert!(
+        world.step(Op::Undefine { vm: vm.clone(), uuid, drop_save: false }).await.is_err(),
+        "saved memory is not lost"
+    );
+    world.done(Op::Start { vm: vm.clone(), uuid }).await;
+    assert_eq!(world.vm().await.power, Power::Running);
+
+    let ask = StopPolicy { deadline: Span(300), power_off: false };
+    assert!(world.step(Op::Stop { vm: vm.clone(), uuid, policy: ask }).await.is_err(), "a deaf guest is not forced");
+    let force = StopPolicy { power_off: true, ..ask };
+    world.done(Op::Stop { vm: vm.clone(), uuid, policy: force }).await;
+    world.done(Op::GrowDisk { vm: vm.clone(), uuid, path, size: Bytes::mib(32) }).await;
+    let seen = world.observe().await;
+    assert_eq!(seen.disks[&spec.disks[2].path].size, Bytes::mib(32));
+    assert_eq!(seen.disks.len(), 3);
+    assert_eq!(seen.images.len(), 1);
+    // Started again: now with what was edited.
+    world.done(Op::Start { vm: vm.clone(), uuid }).await;
+    assert_eq!(world.vm().await.live.map(|l| (l.max_memory, l.max_cpus)), Some((Bytes::mib(96), 3)));
+}
+
+/// In a process that has just opened the root: power off at once and remove everything.
+async fn tear_down(world: &World) {
+    let (vm, uuid, spec) = (name("a"), world.uuid(), world.spec());
+    let policy = StopPolicy { deadline: Span(0), power_off: true };
+    world.done(Op::Stop { vm: vm.clone(), uuid, policy }).await;
+    world.done(Op::Undefine { vm: vm.clone(), uuid, drop_save: true }).await;
+    for disk in &spec.disks {
+        world.done(Op::DeleteDisk { path: disk.path.clone(), vm: vm.clone() }).await;
+    }
+    world.done(Op::Unrecord { vm }).await;
+    world.done(Op::DropImage { digest: world.image.digest.clone(), path: world.image_path() }).await;
+    world.done(Op::RemoveBridge { bridge: World::bridge(), fleet: name("t") }).await;
+    let seen = world.observe().await;
+    assert!(seen.vms.is_empty() && seen.disks.is_empty() && seen.images.is_empty() && seen.bridges.is_empty());
+    let left: Vec<_> = std::fs::read_dir(world.folder.join("slots")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.iter().all(|n| n.to_str().unwrap().starts_with('.')), "{left:?}");
+}
+
+#[test]
+#[ignore = "a stage of `a_vm_lives_through_an_embedded_root`, run by it"]
+fn stage() {
+    let Ok(stage) = std::env::var(STAGE) else { return };
+    let world = World::new(Path::new(&std::env::var(FOLDER).unwrap()));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        match stage.as_str() {
+            "up" => bring_up(&world).await,
+            "change" => change(&world).await,
+            "down" => tear_down(&world).await,
+            "second" => {
+                let mut observed = world.fleet.observe(&world.desired, Look::default()).await;
+                let Some(Observation::Unknown(fault)) = observed.hosts.remove("here") else {
+                    panic!("two have it open")
+                };
+                assert!(fault.text.contains("tester@") && fault.text.contains("process"), "{}", fault.text);
+            }
+            other => panic!("{other}"),
+        }
+    });
+    println!("stage {stage} done");
+    if stage == "up" {
+        // Until we are killed: nobody says goodbye to libvirt.
+        std::fs::write(world.folder.join("up.done"), "").unwrap();
+        std::thread::sleep(Duration::from_secs(600));
+    }
+}
+
+/// Removes what a test made, whatever happened to it.
+struct CleanUp {
+    folder: PathBuf,
+    bridge: String,
+}
+impl Drop for CleanUp {
+    fn drop(&mut self) {
+        // QEMU of this root alone: its pid file stands in the root.
+        for entry in std::fs::read_dir(self.folder.join("r/run/qemu")).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.extension().is_some_and(|e| e == "pid") {
+                let pid = std::fs::read_to_string(&path).unwrap_or_default();
+                let _ = Command::new("kill").args(["-9", pid.trim()]).output();
+            }
+        }
+        let _ = Command::new("ip").args(["link", "delete", "dev", &self.bridge]).stderr(Stdio::null()).status();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+#[test]
+fn a_vm_lives_through_an_embedded_root() {
+    if let Err(why) = crate::can_run() {
+        eprintln!("SKIPPED a_vm_lives_through_an_embedded_root: {why}");
+        return;
+    }
+    let pid = std::process::id();
+    let clean = CleanUp { folder: format!("/var/lib/stablehand/t{pid}").into(), bridge: format!("sht{pid}") };
+    std::fs::create_dir_all(&clean.folder).unwrap();
+    let stage = |stage: &str| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "host::stage", "--ignored", "--nocapture"]);
+        command.env(STAGE, stage).env(FOLDER, &clean.folder).env("STABLEHAND_TEST_BRIDGE", &clean.bridge);
+        command
+    };
+    let mut first = stage("up").spawn().unwrap();
+    let patience = Instant::now() + Duration::from_secs(180);
+    while !clean.folder.join("up.done").exists() {
+        assert!(first.try_wait().unwrap().is_none(), "the first stage failed");
+        assert!(Instant::now() < patience, "the first stage hangs");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(stage("second").status().unwrap().success(), "a second opener is told who has the root");
+    // SIGKILL, as an impatient person would.
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(stage("change").status().unwrap().success());
+    assert!(stage("down").status().unwrap().success());
+}
