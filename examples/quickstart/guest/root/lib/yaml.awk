@@ -25,6 +25,7 @@ function scalar(s) { # one scalar without its quotes
 }
 function flow(s, prefix,   list, inner, n, piece, c, quote, i, key) {
   list = s ~ /^\[/
+  if (prefix != "") prefix = prefix "."
   s = substr(s, 2); sub(/(\]|\})[ \t]*(#.*)?$/, "", s)
   n = 0; piece = ""; quote = ""
   for (i = 1; i <= length(s) + 1; i++) {
@@ -33,8 +34,8 @@ function flow(s, prefix,   list, inner, n, piece, c, quote, i, key) {
     if (c == "\"" || c == "'") { quote = c; piece = piece c; continue }
     if (c != ",") { piece = piece c; continue }
     if (piece ~ /[^ \t]/) {
-      if (list) print prefix "." n++ "=" scalar(piece)
-      else { key = piece; sub(/:.*/, "", key); sub(/^[^:]*:/, "", piece); print prefix "." scalar(key) "=" scalar(piece) }
+      if (list) print prefix n++ "=" scalar(piece)
+      else { key = piece; sub(/:.*/, "", key); sub(/^[^:]*:/, "", piece); print prefix scalar(key) "=" scalar(piece) }
     }
     piece = ""
   }
