@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::expand;
 use super::leaf::{Addressing, ApprovalPlacement, Maintenance};
-use super::read::{Loc, listed, nearest};
+use super::read::{Loc, choice, listed, nearest};
 use super::repository::{Doc, Docs, Repository};
 use super::sink::{Mark, Sink};
 use super::spec::{BootChoice, FileSpec, FleetSpec, HostSpec, ImageSpec, NetworkSpec, WeightsSpec};
@@ -105,7 +105,8 @@ pub(crate) fn reference<T>(repo: &Repository, kind: &str, docs: &Docs<T>, name: 
         report.help(if names.is_empty() {
             format!("there is no document of `kind: {kind}`")
         } else {
-            format!("{word}s are {}{}", listed(&names), if docs.len() > 8 { " and more" } else { "" })
+            let more = if docs.len() > 8 { " and more" } else { "" };
+            format!("there {} {}{more}", if names.len() == 1 { "is" } else { "are" }, listed(&names))
         });
     }
 }
@@ -212,7 +213,7 @@ fn connection(uri: &Loc<Arc<str>>, sink: &mut Sink) -> bool {
     if !DRIVERS.contains(&scheme) {
         let near = nearest(scheme, DRIVERS.into_iter()).map(|s| format!("{s}://{rest}"));
         let message = format!("`{scheme}` is not a libvirt driver that we use");
-        sink.report("E0217", uri.at, message).suggest(near).help(format!("use one of {}", listed(&DRIVERS)));
+        sink.report("E0217", uri.at, message).suggest(near).help(format!("use {}", choice(&DRIVERS)));
         return false;
     }
     if let Some(embed) = rest.strip_prefix("/embed")

@@ -22,6 +22,8 @@ pub(crate) struct GroupInfo {
     pub(crate) rule: Option<Mark>,
     /// Its VMs' common part; `None` when it could not be made.
     pub(crate) spec: Option<Arc<VmSpec>>,
+    /// Where fixed addresses were written, by interface.
+    pub(crate) addresses: BTreeMap<Name, Mark>,
 }
 
 /// Reports every cycle of the start order, with its whole path.
@@ -96,6 +98,7 @@ pub(crate) fn spreading(
     groups: &BTreeMap<Arc<str>, Group>,
     infos: &BTreeMap<Arc<str>, GroupInfo>,
     hosts: &BTreeMap<Name, Host>,
+    levels: &[Name],
     repo: &Repository,
     sink: &mut Sink,
 ) {
@@ -121,7 +124,7 @@ pub(crate) fn spreading(
         };
         let (vms, can) = (group.vms.len(), eligible.len());
         if can == 0 {
-            let message = format!("no host may run `{key}`: {}", wanted(&spec.placement));
+            let message = format!("no host may run `{key}`: {}", wanted(&spec.placement, levels));
             let help = if hosts.is_empty() {
                 "there is no document of `kind: Host`"
             } else {
@@ -131,7 +134,8 @@ pub(crate) fn spreading(
             continue;
         }
         if group.min_hosts as usize > can {
-            let message = format!("`{key}` wants {} hosts, but only {can} may run it", group.min_hosts);
+            let message =
+                format!("`{key}` wants {} hosts, but only {} may run it", group.min_hosts, count(can, "host"));
             sink.report("E0401", at, message).help("lower `minHosts`, or add hosts that its placement allows");
         } else if group.min_hosts as usize > vms {
             let message = format!("`{key}` wants {} hosts but has only {vms} VMs", group.min_hosts);
@@ -140,11 +144,16 @@ pub(crate) fn spreading(
         if let Some(most) = group.max_per_host
             && (most as usize).saturating_mul(can) < vms
         {
-            let message = format!("`{key}` has {vms} VMs, at most {most} on a host, and only {can} hosts may run it");
+            let message =
+                format!("`{key}` has {vms} VMs, at most {most} on a host, and only {} may run it", count(can, "host"));
             sink.report("E0402", at, message).help("raise `maxPerHost`, lower `replicas.min`, or add hosts");
         }
     }
     separation(groups, infos, hosts, sink);
+}
+
+fn count(n: usize, word: &str) -> String {
+    format!("{n} {word}{}", if n == 1 { "" } else { "s" })
 }
 
 /// Groups that must not share hosts need hosts of their own: a matching of needs to hosts.
@@ -234,14 +243,15 @@ fn eligible<'h>(placement: &Placement, hosts: &'h BTreeMap<Name, Host>) -> Vec<&
     hosts.values().filter(|host| fits(host)).map(|host| &host.name).collect()
 }
 
-fn wanted(placement: &Placement) -> String {
+fn wanted(placement: &Placement, levels: &[Name]) -> String {
     let mut parts: Vec<String> =
         placement.labels.iter().map(|(key, value)| format!("label `{key}: {value}`")).collect();
     if let Some(host) = &placement.host {
         parts.insert(0, format!("host `{host}`"));
     }
     if placement.security > 0 {
-        parts.push(format!("security level {} or above", placement.security));
+        let level = levels.get(placement.security as usize).map_or("?", Name::as_str);
+        parts.push(format!("security level `{level}` or above"));
     }
     if parts.is_empty() { "there is none".into() } else { format!("it wants {}", parts.join(", ")) }
 }
@@ -270,7 +280,7 @@ pub(crate) fn addresses(
                 }
                 continue;
             };
-            let at = info.at;
+            let at = info.addresses.get(nic_name).copied().unwrap_or(info.at);
             let what = format!("interface `{nic_name}` of `{key}`");
             if group.vms.len() > 1 {
                 let message = format!("{what} fixes {address} for {} VMs", group.vms.len());

@@ -60,7 +60,7 @@ pub(crate) fn expand(
     }
     let Expander { out, infos, .. } = expander;
     check::cycles(&out.groups, &infos, sink);
-    check::spreading(&out.groups, &infos, hosts, repo, sink);
+    check::spreading(&out.groups, &infos, hosts, levels, repo, sink);
     check::addresses(repo, networks, &out, &infos, sink);
     out
 }
@@ -136,14 +136,14 @@ impl<'a> Expander<'a> {
     fn layers(&self, own: Option<&'a Named<VmPart>>, part: &'a VmPart, name: Arc<str>, sink: &mut Sink) -> Layers<'a> {
         let fleet = self.fleet.and_then(|doc| doc.spec.templates.as_ref());
         let mut above = Vec::new();
-        let mut flawed = part.flawed || self.fleet.is_none();
+        let mut incomplete = self.fleet.is_none();
         let mut from = part.from.as_ref();
         let mut visited: Vec<&str> = Vec::new();
         while let Some(wanted) = from {
             let text = wanted.value.as_str();
             let found = own.and_then(|t| t.get(text)).or_else(|| fleet.and_then(|t| t.get(text)));
             let Some((template_name, template)) = found else {
-                flawed = true;
+                incomplete = true;
                 let names = own.iter().flat_map(|t| t.names()).chain(fleet.iter().flat_map(|t| t.names()));
                 let near = nearest(text, names);
                 let help = "templates stand under `templates:` of the Fleet, or of the same Service or Module";
@@ -151,24 +151,22 @@ impl<'a> Expander<'a> {
                 break;
             };
             if visited.contains(&text) {
-                flawed = true;
+                incomplete = true;
                 let message = format!("template `{text}` is made from itself: {} → {text}", visited.join(" → "));
                 sink.report("E0308", wanted.at, message).also(template_name.at, "the template");
                 break;
             }
             visited.push(text);
-            flawed |= template.flawed;
             above.push(Layer { part: template, name: format!("from {text}").into() });
             from = template.from.as_ref();
         }
         let mut list: Vec<Layer<'a>> = Vec::with_capacity(above.len() + 2);
         if let Some(defaults) = self.fleet.and_then(|doc| doc.spec.defaults.as_ref()) {
-            flawed |= defaults.flawed;
             list.push(Layer { part: defaults, name: "defaults".into() });
         }
         list.extend(above.into_iter().rev());
         list.push(Layer { part, name });
-        Layers { list, group_run: None, flawed }
+        Layers { list, group_run: None, incomplete }
     }
 
     fn service(&mut self, doc: &'a Doc<Box<ServiceSpec>>, sink: &mut Sink) {
@@ -183,7 +181,7 @@ impl<'a> Expander<'a> {
             let resolved = layers.resolve(app.at, &format!("app `{}`", app.value), &self.known, sink);
             let depends_on = self.service_dependencies(doc, part, sink);
             let mut group = Group { depends_on, min_hosts: 1, ..Group::default() };
-            let mut info = GroupInfo { at: app.at, rule: None, spec: None };
+            let mut info = GroupInfo { at: app.at, rule: None, spec: None, addresses: BTreeMap::new() };
             if let Some((spec, resolved)) = resolved {
                 let spec = Arc::new(spec);
                 let (min, max) = resolved.replicas;
@@ -191,6 +189,7 @@ impl<'a> Expander<'a> {
                 spread(&mut group, &mut info, &resolved, sink);
                 self.replicas(service, app, &key, &mut group, &spec, &resolved, sink);
                 info.spec = Some(spec);
+                info.addresses = resolved.addresses;
             }
             self.out.groups.insert(key.clone(), group);
             self.infos.insert(key, info);
@@ -354,10 +353,11 @@ impl<'a> Expander<'a> {
                 let depends_on =
                     depends_on.iter().map(|(m, origin)| (format!("{prefix}/{m}").into(), origin.clone())).collect();
                 let mut group = Group { depends_on, min_hosts: 1, ..Group::default() };
-                let mut info = GroupInfo { at: member.at, rule: None, spec: None };
+                let mut info = GroupInfo { at: member.at, rule: None, spec: None, addresses: BTreeMap::new() };
                 if let Some((shared, resolved)) = made {
                     let (shared, run) = instance_run(shared, resolved.run, instance, spec.run.as_ref(), sink);
                     info.spec = Some(shared.clone());
+                    info.addresses.clone_from(&resolved.addresses);
                     self.member(doc, instance, member, &key, &mut group, shared, run, sink);
                 }
                 self.out.groups.insert(key.clone(), group);

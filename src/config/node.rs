@@ -44,6 +44,8 @@ pub(crate) struct Scalar<'s> {
 pub(crate) struct Key<'s> {
     pub(crate) text: Cow<'s, str>,
     pub(crate) at: Mark,
+    /// It was no key and was reported: what it stood for is not known.
+    pub(crate) dropped: bool,
 }
 
 impl<'s> Node<'s> {
@@ -52,6 +54,14 @@ impl<'s> Node<'s> {
         match &self.kind {
             Kind::Map(entries) => entries.iter().find(|(k, _)| k.text == key).map(|(_, v)| v),
             _ => None,
+        }
+    }
+
+    /// Whether something directly in it was reported and left out.
+    pub(crate) fn is_damaged(&self) -> bool {
+        match &self.kind {
+            Kind::Map(entries) => entries.iter().any(|(key, value)| key.dropped || matches!(value.kind, Kind::Bad)),
+            _ => false,
         }
     }
 
@@ -171,7 +181,7 @@ struct Open<'s> {
 
 enum Items<'s> {
     List(Vec<Node<'s>>),
-    Map(Vec<(Key<'s>, Node<'s>)>, Option<Option<Key<'s>>>),
+    Map(Vec<(Key<'s>, Node<'s>)>, Option<Key<'s>>),
 }
 
 type Tag<'s> = Option<Cow<'s, granit_parser::Tag>>;
@@ -261,8 +271,8 @@ impl<'s> Builder<'s> {
             Some(Items::List(items)) => items.push(node),
             Some(Items::Map(entries, waiting)) => match waiting.take() {
                 None => *waiting = Some(key(node, sink)),
-                Some(Some(key)) => entries.push((key, node)),
-                Some(None) => {}
+                Some(key) if key.dropped => entries.push((key, Node { at: node.at, kind: Kind::Bad })),
+                Some(key) => entries.push((key, node)),
             },
         }
     }
@@ -330,20 +340,21 @@ fn allowed_tag(tag: &Tag<'_>, at: Mark, sink: &mut Sink) -> bool {
     false
 }
 
-/// A key, when it is text; reports it when not.
-fn key<'s>(node: Node<'s>, sink: &mut Sink) -> Option<Key<'s>> {
+/// A key; reports it when it is not text.
+fn key<'s>(node: Node<'s>, sink: &mut Sink) -> Key<'s> {
+    let dropped = Key { text: Cow::Borrowed(""), at: node.at, dropped: true };
     match node.kind {
         Kind::Scalar(s) if s.plain && s.text == "<<" => {
             let help = "share what is alike with `defaults` or a template (`from:`); a whole value can be an alias";
             sink.report("E0105", node.at, "the merge key `<<` is not used here").help(help);
-            None
+            dropped
         }
-        Kind::Scalar(s) if !s.is_null() => Some(Key { text: s.text, at: node.at }),
-        Kind::Bad => None,
+        Kind::Scalar(s) if !s.is_null() => Key { text: s.text, at: node.at, dropped: false },
+        Kind::Bad => dropped,
         _ => {
             let what = node.what();
             sink.report("E0110", node.at, format!("a key must be text, not {what}"));
-            None
+            dropped
         }
     }
 }
@@ -353,13 +364,15 @@ fn unique<'s>(mut entries: Vec<(Key<'s>, Node<'s>)>, sink: &mut Sink) -> Vec<(Ke
     let mut duplicates: Vec<(usize, Mark)> = Vec::new();
     if entries.len() <= 16 {
         for i in 1..entries.len() {
-            if let Some((first, _)) = entries[..i].iter().find(|(k, _)| k.text == entries[i].0.text) {
+            if !entries[i].0.dropped
+                && let Some((first, _)) = entries[..i].iter().find(|(k, _)| k.text == entries[i].0.text && !k.dropped)
+            {
                 duplicates.push((i, first.at));
             }
         }
     } else {
         let mut seen: HashMap<&str, Mark> = HashMap::with_capacity(entries.len());
-        for (i, (key, _)) in entries.iter().enumerate() {
+        for (i, (key, _)) in entries.iter().enumerate().filter(|(_, (key, _))| !key.dropped) {
             match seen.get(&*key.text) {
                 Some(first) => duplicates.push((i, *first)),
                 None => drop(seen.insert(&key.text, key.at)),

@@ -146,7 +146,7 @@ impl<T: Read> Read for Named<T> {
             return not("a map keyed by name", node, sink);
         };
         let mut entries = Vec::with_capacity(map.len());
-        for (key, value) in map {
+        for (key, value) in map.iter().filter(|(key, _)| !key.dropped) {
             let name = match Name::parse(&key.text) {
                 Ok(name) => Some(name),
                 Err(wrong) => {
@@ -182,7 +182,7 @@ impl Read for Labels {
             let value = field::<Loc<Arc<str>>>(&key.text, value, sink)?;
             Some((Arc::from(&*key.text), value))
         };
-        Some(Self { entries: map.iter().filter_map(read).collect() })
+        Some(Self { entries: map.iter().filter(|(key, _)| !key.dropped).filter_map(read).collect() })
     }
     fn schema(_: &mut SchemaGenerator) -> Value {
         json!({"type": "object", "additionalProperties": {"type": "string"}})
@@ -231,17 +231,38 @@ pub(crate) fn field<T: Read>(key: &dyn std::fmt::Display, node: &Node<'_>, sink:
     T::read(node, sink)
 }
 
-/// Reports a key that a struct does not have: one of a later version, or unknown with the nearest name.
+/// Reports fields that must be there and are not, unless a key that was reported may have been meant for one.
+pub(crate) fn missing(
+    node: &Node<'_>,
+    map: &[(super::node::Key<'_>, Node<'_>)],
+    title: &str,
+    known: &[&str],
+    required: &[&str],
+    sink: &mut Sink,
+) {
+    for field in required {
+        let said = map.iter().any(|(key, _)| key.text == *field || key.dropped);
+        let misspelt =
+            || map.iter().any(|(key, _)| nearest(&key.text, known.iter().copied()).as_deref() == Some(field));
+        if !said && !misspelt() {
+            let at = map.first().map_or(node.at, |(key, _)| key.at);
+            sink.report("E0206", at, format!("`{field}` is missing in {title}"));
+        }
+    }
+}
+
+/// Reports a key that a struct does not have: one of a later version, or unknown with the nearest name, which
+/// is given back.
 pub(crate) fn unknown(
     key: &super::node::Key<'_>,
     title: &str,
-    known: &[&str],
+    known: &[&'static str],
     later: &[(&str, &str)],
     sink: &mut Sink,
-) {
+) -> Option<&'static str> {
     if let Some((name, when)) = later.iter().find(|(name, _)| *name == key.text) {
         sink.report("E0220", key.at, format!("`{name}` {when}")).help("leave it out for now");
-        return;
+        return None;
     }
     let message = format!("unknown field `{}` in {title}", key.text);
     let near = nearest(&key.text, known.iter().copied());
@@ -249,6 +270,7 @@ pub(crate) fn unknown(
     if near.is_none() {
         report.help(format!("{title} has {}", listed(known)));
     }
+    known.iter().copied().find(|name| near.as_deref() == Some(*name))
 }
 
 /// The name that was probably meant, by Damerau-Levenshtein distance at most 1 + a quarter of the length;
@@ -267,11 +289,20 @@ pub(crate) fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> O
 
 /// `a`, `b` and `c`.
 pub(crate) fn listed<T: AsRef<str>>(names: &[T]) -> String {
+    joined(names, "and")
+}
+
+/// `a`, `b` or `c`.
+pub(crate) fn choice<T: AsRef<str>>(names: &[T]) -> String {
+    joined(names, "or")
+}
+
+fn joined<T: AsRef<str>>(names: &[T], word: &str) -> String {
     let quoted: Vec<_> = names.iter().map(|n| format!("`{}`", n.as_ref())).collect();
     match quoted.split_last() {
         None => "nothing".into(),
         Some((only, [])) => only.clone(),
-        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
+        Some((last, rest)) => format!("{} {word} {last}", rest.join(", ")),
     }
 }
 
@@ -296,6 +327,9 @@ macro_rules! spec {
             /// Something in it is wrong and was reported: what is missing may have been written.
             #[allow(dead_code, reason = "asked only of maps with rules of their own")]
             pub(crate) flawed: bool,
+            /// Fields that were written but could not be read; an empty one stands for any.
+            #[allow(dead_code, reason = "asked only of parts of VMs")]
+            pub(crate) failed: Vec<&'static str>,
             $($(#[doc = $fdoc])* pub(crate) $field: Option<$ty>,)*
         }
 
@@ -308,20 +342,23 @@ macro_rules! spec {
                     return $crate::config::read::not(concat!("a map (", $title, ")"), node, sink);
                 };
                 let before = sink.errors();
-                let mut out = Self { at: node.at, flawed: false, $($field: None,)* };
-                for (key, _value) in map {
+                let mut out = Self { at: node.at, flawed: false, failed: Vec::new(), $($field: None,)* };
+                for (key, _value) in map.iter().filter(|(key, _)| !key.dropped) {
                     match &*key.text {
-                        $($key => out.$field = $crate::config::read::field(&key.text, _value, sink),)*
-                        _ => $crate::config::read::unknown(key, $title, KNOWN, LATER, sink),
+                        $($key => {
+                            out.$field = $crate::config::read::field(&key.text, _value, sink);
+                            if out.$field.is_none() {
+                                out.failed.push($key);
+                            }
+                        })*
+                        _ => out.failed.extend($crate::config::read::unknown(key, $title, KNOWN, LATER, sink)),
                     }
                 }
-                for required in REQUIRED {
-                    if !map.iter().any(|(key, _)| key.text == *required) {
-                        let at = map.first().map_or(node.at, |(key, _)| key.at);
-                        sink.report("E0206", at, format!("`{required}` is missing in {}", $title));
-                    }
+                $crate::config::read::missing(node, map, $title, KNOWN, REQUIRED, sink);
+                out.flawed = sink.errors() > before || node.is_damaged();
+                if map.iter().any(|(key, _)| key.dropped) {
+                    out.failed.push("");
                 }
-                out.flawed = sink.errors() > before;
                 Some(out)
             }
 
@@ -367,10 +404,10 @@ pub(crate) use words;
 /// Why a word is not one of those that a field takes.
 pub(crate) fn word_unknown(text: &str, what: &str, words: &[&str], later: &[(&str, &str)]) -> Wrong {
     if let Some((word, when)) = later.iter().find(|(word, _)| *word == text) {
-        return Wrong::new("E0220", format!("`{word}` {when}")).help(format!("use {}", listed(words)));
+        return Wrong::new("E0220", format!("`{word}` {when}")).help(format!("use {}", choice(words)));
     }
     let near = nearest(text, words.iter().copied());
-    Wrong::new("E0215", format!("`{text}` is not {what}")).help(format!("use {}", listed(words))).suggest(near)
+    Wrong::new("E0215", format!("`{text}` is not {what}")).help(format!("use {}", choice(words))).suggest(near)
 }
 
 /// Adds a description to a schema.

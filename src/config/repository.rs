@@ -87,7 +87,7 @@ impl Repository {
             }
         };
         let first = map.first().map_or(node.at, |(key, _)| key.at);
-        for (key, _) in map {
+        for (key, _) in map.iter().filter(|(key, _)| !key.dropped) {
             const PARTS: &[&str] = &["apiVersion", "kind", "metadata", "spec"];
             if !PARTS.contains(&&*key.text) {
                 unknown(key, "a document", PARTS, &[], sink);

@@ -116,11 +116,11 @@ impl Sink {
         Origin { file, line: at.line, col: at.col + 1 }
     }
 
-    /// The mark of an origin that this sink made.
+    /// The mark of an origin that this sink made; its length is that of the word there.
     pub(crate) fn mark_of(&self, origin: &Origin) -> Mark {
         let file = self.files.iter().position(|path| *path == origin.file).unwrap_or(usize::MAX);
         let file = u32::try_from(file).unwrap_or(u32::MAX);
-        Mark::new(file, origin.line as usize, origin.col.saturating_sub(1) as usize, 1)
+        Mark::new(file, origin.line as usize, origin.col.saturating_sub(1) as usize, 0)
     }
 
     /// A sink for text inside a value, whose marks mean lines of that text.
@@ -202,7 +202,12 @@ impl Places<'_> {
         let rest = &file.text[start..];
         let text: String = rest.lines().next().unwrap_or_default().chars().take(LONGEST).collect();
         let left = text.trim_end().chars().count().saturating_sub(mark.col as usize);
-        let len = mark.len.clamp(1, u32::try_from(left.max(1)).unwrap_or(1));
+        let word = |c: &char| c.is_ascii_alphanumeric() || "-_./".contains(*c);
+        let wanted = match mark.len {
+            0 => u32::try_from(text.chars().skip(mark.col as usize).take_while(word).count()).unwrap_or(1),
+            len => len,
+        };
+        let len = wanted.clamp(1, u32::try_from(left.max(1)).unwrap_or(1));
         Place { file: file.path.clone(), line: mark.line.max(1), col: mark.col + 1, len, text }
     }
 }

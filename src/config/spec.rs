@@ -660,7 +660,7 @@ pub(crate) struct Keep {
 
 spec! {
     /// How long data disks are kept.
-    RetainSpec("retain") {
+    RetainSpec("the retention") {
         /// How long.
         "retain" retain: Loc<Span>, required;
     }

@@ -36,17 +36,19 @@ pub(crate) struct Layers<'a> {
     pub(crate) list: Vec<Layer<'a>>,
     /// `run:` of the service or module, between defaults and templates.
     pub(crate) group_run: Option<(Loc<RunState>, Arc<str>)>,
-    /// Something in a layer, or a layer itself, could not be read.
-    pub(crate) flawed: bool,
+    /// A layer could not be found or read.
+    pub(crate) incomplete: bool,
 }
 
 /// What only an app has, resolved with the rest.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Resolved {
     pub(crate) run: RunState,
     pub(crate) replicas: (u32, u32),
     pub(crate) min_hosts: Option<Loc<u32>>,
     pub(crate) max_per_host: Option<Loc<u32>>,
+    /// Where fixed addresses were written, by interface.
+    pub(crate) addresses: BTreeMap<Name, Mark>,
 }
 
 /// Resolves levels and names that a VM mentions; what is unknown was reported where it was written.
@@ -115,7 +117,7 @@ impl Layers<'_> {
         let ready = self.ready(&mut o, sink);
         let placement = self.placement(known, &mut o, sink);
         let missing = [("image", image.is_none()), ("memory", memory.is_none())];
-        for (field, _) in missing.iter().filter(|(_, missing)| *missing && !self.flawed) {
+        for (field, _) in missing.iter().filter(|(field, missing)| *missing && !self.may_say(field)) {
             let help = "no layer says it: neither this, nor a template, nor the fleet's `defaults`";
             sink.report("E0206", at, format!("`{field}` is missing in {what}")).help(help);
         }
@@ -165,8 +167,14 @@ impl Layers<'_> {
             replicas: (min, max.map_or(min, |m| m.value.0)),
             min_hosts: self.last(|p| p.spread.as_ref()?.min_hosts.as_ref()).map(number),
             max_per_host: self.last(|p| p.spread.as_ref()?.max_per_host.as_ref()).map(number),
+            addresses: self.addresses(),
         };
         Some((spec, resolved))
+    }
+
+    /// Whether a field may have been written where it could not be read.
+    fn may_say(&self, field: &str) -> bool {
+        self.incomplete || self.list.iter().any(|layer| layer.part.failed.iter().any(|f| *f == field || f.is_empty()))
     }
 
     fn last<'s, T: 's>(&'s self, get: impl Fn(&'s VmPart) -> Option<&'s T>) -> Option<&'s T> {
@@ -207,7 +215,8 @@ impl Layers<'_> {
                 Some(size) => drop(out.insert(name.clone(), DataDisk { size: size.value, on_remove })),
                 None => {
                     complete = false;
-                    if !self.flawed
+                    if !self.incomplete
+                        && !said.iter().any(|(_, disk, _)| disk.flawed)
                         && let Some((at, ..)) = said.last()
                     {
                         sink.report("E0206", *at, format!("`size` is missing in disk `{name}`"));
@@ -231,7 +240,8 @@ impl Layers<'_> {
                 Some(network) => drop(out.insert(name.clone(), Nic { network: network.value.clone(), address })),
                 None => {
                     complete = false;
-                    if !self.flawed
+                    if !self.incomplete
+                        && !said.iter().any(|(_, nic, _)| nic.flawed)
                         && let Some((at, ..)) = said.last()
                     {
                         sink.report("E0206", *at, format!("`network` is missing in interface `{name}`"));
@@ -240,6 +250,11 @@ impl Layers<'_> {
             }
         }
         complete.then_some(out)
+    }
+
+    fn addresses(&self) -> BTreeMap<Name, Mark> {
+        let nics = self.list.iter().flat_map(|layer| layer.part.nics.iter().flat_map(|nics| &nics.entries));
+        nics.filter_map(|(name, nic)| Some((name.value.clone(), nic.address.as_ref()?.at))).collect()
     }
 
     fn display(&self, o: &mut Origins, sink: &Sink) -> Display {
@@ -305,7 +320,7 @@ impl Layers<'_> {
         sink: &mut Sink,
     ) {
         let over_network = matches!(ready.map(|p| &p.kind), Some(ProbeKind::Tcp { .. } | ProbeKind::Http { .. }));
-        if over_network && !self.flawed && nics.as_ref().is_some_and(BTreeMap::is_empty) {
+        if over_network && !self.may_say("nics") && nics.as_ref().is_some_and(BTreeMap::is_empty) {
             let at = self.last(|p| p.ready.as_ref()).map_or(at, |ready| ready.at);
             let message = format!("{what} is probed over the network but has no interface");
             sink.report("E0422", at, message).help("add one under `nics`, or probe with `agent: {}`");
