@@ -326,7 +326,8 @@ pub struct KernelBoot {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DomainDisk {
-    /// `root`, `seed` or the data disk's name: the user alias is `ua-disk-<name>`, the serial its first 20 characters.
+    /// `root`, `seed` or the data disk's name: the user alias is `ua-disk-<name>`, the serial its first 20 characters
+    /// (the seed's is `cidata`).
     pub name: String,
     /// Its path.
     pub path: String,
