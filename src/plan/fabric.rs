@@ -57,7 +57,11 @@ impl<'a> Draft<'a> {
         }
         let subject = Address::Image(image.name.clone());
         let trigger = needed_by.first().map(|n| self.actions[*n].id.clone());
-        let text = format!("{} of {} file(s) are not in {}'s store", missing.len(), image.files().len(), host.name);
+        let text = if image.files().len() == 1 {
+            format!("not in the store of {} yet", host.name)
+        } else {
+            format!("{} of its {} files not in the store of {} yet", missing.len(), image.files().len(), host.name)
+        };
         let steps = missing.into_iter().map(|file| Op::PutImage { file: file.clone(), path: image_path(host, file) });
         let mut act = plain(subject, Verb::Fetch, &host.name, steps);
         act.reason = reason("image_missing", text, Some(image.origin.clone()));
