@@ -16,6 +16,7 @@ mod leaf;
 mod node;
 mod read;
 mod repository;
+pub mod schema;
 mod sink;
 mod spec;
 mod vm;

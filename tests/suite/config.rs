@@ -109,3 +109,74 @@ fn every_example_is_valid() {
         }
     }
 }
+
+/// Every schema file's name and text, those of documents first.
+fn schemas() -> Vec<(String, String)> {
+    let mut all = config::schema::all();
+    all.push(stablehand::plan::schema());
+    all
+}
+
+#[test]
+fn the_schema_files_are_current() {
+    let folder = root("schemas");
+    let mut known = BTreeSet::new();
+    for (name, text) in schemas() {
+        if std::env::var_os("UPDATE_EXPECTED").is_some() {
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(&name), &text).unwrap();
+        }
+        let written = fs::read_to_string(folder.join(&name)).unwrap_or_default();
+        assert!(written == text, "schemas/{name} is not current: `stablehand schema --write`");
+        known.insert(name);
+    }
+    for entry in fs::read_dir(&folder).unwrap() {
+        let name = entry.unwrap().file_name().to_string_lossy().into_owned();
+        assert!(known.contains(&name), "schemas/{name} is nobody's");
+    }
+}
+
+/// The documents of a snapshot as the other YAML crate reads them; `None` for a file that it refuses.
+fn as_json(snapshot: &Snapshot) -> Vec<(String, Option<serde_json::Value>)> {
+    use serde::Deserialize as _;
+    let mut out = Vec::new();
+    for file in &snapshot.files {
+        for document in serde_yaml::Deserializer::from_str(&file.text) {
+            let value = serde_json::Value::deserialize(document).ok();
+            let failed = value.is_none();
+            out.push((file.path.to_string(), value));
+            if failed {
+                break;
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn the_schemas_agree_with_what_is_read() {
+    let texts = config::schema::all();
+    let validator = |name: &str| {
+        let text = &texts.iter().find(|(n, _)| n == name).unwrap().1;
+        jsonschema::draft7::new(&serde_json::from_str(text).unwrap()).unwrap()
+    };
+    let any = validator("fleet-repository.json");
+    let good = cases("tests/cases/config/valid").into_iter().map(|c| case(&c));
+    for snapshot in good.chain(cases("examples").iter().map(|e| snapshot(&e.join("fleet")))) {
+        for (path, document) in as_json(&snapshot) {
+            let document = document.unwrap_or_else(|| panic!("{path} is YAML"));
+            let kind = document["kind"].as_str().unwrap();
+            let own = texts.iter().find(|(_, t)| t.contains(&format!("\"title\": \"{kind}\""))).unwrap();
+            let errors: Vec<_> =
+                validator(&own.0).iter_errors(&document).map(|e| format!("{}: {e}", e.instance_path())).collect();
+            assert!(errors.is_empty(), "{path}: {errors:?}");
+            assert!(any.is_valid(&document), "{path} is one document of a repository");
+        }
+    }
+    for folder in cases("tests/cases/config/invalid") {
+        let must = folder.join("schema-rejects").exists();
+        let documents = as_json(&snapshot(&folder));
+        let rejected = documents.iter().any(|(_, d)| d.as_ref().is_none_or(|d| !any.is_valid(d)));
+        assert!(rejected || !must, "the schema accepts {}", folder.display());
+    }
+}
