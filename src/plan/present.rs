@@ -92,11 +92,13 @@ impl<'a> Draft<'a> {
         if matches!(turn, Turn::Start | Turn::Stop | Turn::Suspend | Turn::Resume) {
             let path = Field::Run.path().to_owned();
             let word = |r: RunState| format!("{r:?}").to_lowercase();
-            let keep = (cause == Cause::Drift).then(|| format!("run: {}", power_as_run(obs.power)));
+            let kept = cause == Cause::Drift && obs.power != Power::Paused;
+            let keep = kept.then(|| format!("run: {}", power_as_run(obs.power)));
+            let seen = if obs.power == Power::Paused { "paused" } else { power_as_run(obs.power) };
             act.fields.push(FieldChange {
                 field: Field::Run,
                 path,
-                before: Some(power_as_run(obs.power).to_owned()),
+                before: Some(seen.to_owned()),
                 after: Some(word(want)),
                 class,
                 origin: vm.spec.origins.of(Field::Run).cloned(),
