@@ -77,14 +77,17 @@ pub fn kept(session: &Session) {
     assert!(broken.is_empty(), "promises were broken:\n{}", broken.join("\n"));
 }
 
-/// Runs each case and says which failed, with the first lines of why.
+/// Runs each case and says which failed. A case with a file `open` is a promise that is not kept yet, and why: it is
+/// known to fail, and fails here on the day it does not.
 pub fn each_case(room: &str, run: impl Fn(&Path)) {
     let only = option_env!("CASE").unwrap_or_default();
     let mut failed = Vec::new();
     for folder in cases(room).into_iter().filter(|f| name(f).contains(only)) {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(&folder)));
-        if outcome.is_err() {
-            failed.push(name(&folder));
+        match (outcome.is_err(), folder.join("open").exists()) {
+            (true, false) => failed.push(name(&folder)),
+            (false, true) => failed.push(format!("{}: it is kept now: remove the file `open`", name(&folder))),
+            _ => {}
         }
     }
     assert!(failed.is_empty(), "{} cases failed:\n{}", failed.len(), failed.join("\n"));
