@@ -42,6 +42,7 @@
 //! - Planning again after apply gives nothing.
 //! - There is no state file: everything that the next plan must know of the past is stamped on domains and disks.
 
+pub mod cli;
 pub mod config;
 pub mod execute;
 pub mod host;

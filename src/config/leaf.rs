@@ -8,7 +8,6 @@ use uuid::Uuid;
 
 use super::read::{Accepts, Leaf, Wrong, nearest, words};
 use crate::model::quantity::{BYTE_UNITS, SPAN_UNITS};
-use crate::model::schema;
 use crate::model::{
     Acceleration, Address, Bytes, CloneMethod, Digest, Firmware, Identity, ImageFormat, Name, NetworkMode, Protection,
     QuantityError, RunState, Share, Span, Timestamp, UpdatePolicy,
@@ -47,7 +46,7 @@ impl Leaf for Name {
         })
     }
     fn leaf_schema() -> Value {
-        json!({"type": "string", "pattern": schema::NAME})
+        json!({"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"})
     }
 }
 
@@ -93,7 +92,7 @@ impl Leaf for Bytes {
         text.parse().map_err(|e| quantity(e, text, &BYTE_UNITS, "MiB", Self::WHAT))
     }
     fn leaf_schema() -> Value {
-        json!({"type": "string", "pattern": schema::BYTES})
+        json!({"type": "string", "pattern": r"^[0-9]+(\.[0-9]{1,9})?([KMGT]i?B|B)$"})
     }
 }
 
@@ -104,7 +103,7 @@ impl Leaf for Span {
         text.parse().map_err(|e| quantity(e, text, &SPAN_UNITS, "s", Self::WHAT))
     }
     fn leaf_schema() -> Value {
-        json!({"type": "string", "pattern": schema::SPAN})
+        json!({"type": "string", "pattern": r"^[0-9]+(\.[0-9]{1,9})?(d|h|m|s|ms)$"})
     }
 }
 
@@ -195,7 +194,7 @@ impl Leaf for Address {
         })
     }
     fn leaf_schema() -> Value {
-        json!({"type": "string", "pattern": schema::ADDRESS})
+        json!({"type": "string", "pattern": "^(fleet|host|image|network|service|module|vm)/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"})
     }
 }
 
@@ -205,7 +204,7 @@ impl Leaf for Digest {
         Self::new(text).map_err(|error| Wrong::new("E0222", error).help("`sha256sum FILE` prints the digits"))
     }
     fn leaf_schema() -> Value {
-        json!({"type": "string", "pattern": schema::DIGEST})
+        json!({"type": "string", "pattern": "^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$"})
     }
 }
 

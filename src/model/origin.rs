@@ -3,11 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A place in the fleet's repository, shown as `file:line:col`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Origin {
     /// Path relative to the fleet's folder, with `/`.
     pub file: Arc<str>,
@@ -35,7 +34,7 @@ macro_rules! fields {
         /// The fields of a VM that a plan can change, in the order in which they are shown.
         ///
         /// `stablehand explain-impact` prints, for each of them, what a change costs.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(rename_all = "camelCase")]
         pub enum Field { $($(#[$doc])* $variant,)* }
 

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::steps::Step;
@@ -16,13 +15,8 @@ use crate::model::{Address, Bytes, Field, Name, Origin, Timestamp};
 /// Version of the plan's JSON form.
 pub const FORMAT_VERSION: &str = "1.0";
 
-/// The plan's JSON Schema file: its name below `schemas/`, and its text.
-pub fn schema() -> (String, String) {
-    ("plan.json".into(), crate::model::schema::text::<Plan>())
-}
-
 /// What would be done, to whom, why, in which order; and why nothing happens where nothing does.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
     /// [`FORMAT_VERSION`].
@@ -56,7 +50,7 @@ pub struct Plan {
 }
 
 /// What the plan was made from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Inputs {
     /// `live`, `none`, or the folder it was read from.
@@ -68,7 +62,7 @@ pub struct Inputs {
 }
 
 /// `vm/web-1#create`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ActionId(pub Arc<str>);
 
@@ -86,7 +80,7 @@ impl fmt::Display for ActionId {
 }
 
 /// One change to one VM, image, network or record.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Action {
     /// Its id, unique in the plan.
@@ -118,7 +112,7 @@ pub struct Action {
 }
 
 /// What is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Verb {
     /// An image is put into a host's store.
@@ -189,7 +183,7 @@ impl Verb {
 }
 
 /// Why an action is in this plan (DESIGN section 4, point 3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cause {
     /// This commit.
@@ -218,7 +212,7 @@ impl Cause {
 }
 
 /// Why an action is done.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Reason {
     /// A stable code; readers treat one they do not know as unspecified.
@@ -232,7 +226,7 @@ pub struct Reason {
 }
 
 /// Impact classes, worst first (DESIGN section 4, point 4): the sort key of a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
     /// The VM and its data end.
@@ -296,7 +290,7 @@ impl Class {
 }
 
 /// What an action costs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Impact {
     /// Its class.
@@ -308,7 +302,7 @@ pub struct Impact {
 }
 
 /// How long a VM is away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Downtime {
     /// Not at all.
@@ -327,7 +321,7 @@ pub enum Downtime {
 }
 
 /// What happens to one disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DataEffect {
     /// `root` or the data disk's name.
@@ -339,7 +333,7 @@ pub struct DataEffect {
 }
 
 /// What happens to a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum DiskFate {
     /// Stays as it is.
@@ -359,7 +353,7 @@ pub enum DiskFate {
 }
 
 /// A field before and after, as people write it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FieldChange {
     /// The field.
@@ -379,7 +373,7 @@ pub struct FieldChange {
 }
 
 /// What stops an action.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Block {
     /// What kind of stop.
@@ -391,7 +385,7 @@ pub struct Block {
 }
 
 /// Kinds of stops (DESIGN section 4, point 5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum BlockedBy {
     /// The VM's protection.
@@ -426,7 +420,7 @@ impl BlockedBy {
 }
 
 /// A line about something that does not happen.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Note {
     /// What it is about.
@@ -440,7 +434,7 @@ pub struct Note {
 }
 
 /// Kinds of quiet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum NoteKind {
     /// Waiting for something.
@@ -454,7 +448,7 @@ pub enum NoteKind {
 }
 
 /// A host before and after the plan.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HostRoom {
     /// The host.
@@ -476,7 +470,7 @@ pub struct HostRoom {
 }
 
 /// Before, after, capacity.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Triple {
     /// Before the plan.
     pub before: u64,
@@ -487,7 +481,7 @@ pub struct Triple {
 }
 
 /// How much of a limit a plan uses.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LimitUse {
     /// `destroy`, `recreate` or `reboot`.
@@ -501,7 +495,7 @@ pub struct LimitUse {
 }
 
 /// A risk flag.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Risk {
     /// R1xx availability, R2xx data, R3xx exposure, R4xx freshness, R5xx capacity, R6xx policy.

@@ -3,6 +3,8 @@
 //! *Takes* desired state, an observer, an actuator, a ledger and an approval. *Gives* what was planned, what was done,
 //! and what is left. *Never* decides about a VM: that is the plan's.
 
+mod durable;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::execute::{Actuator, HostLimits, Journal, Listener, LockError, Outcome, Report, Run, StopFlag, run};

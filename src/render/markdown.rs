@@ -34,7 +34,7 @@ pub fn markdown(plan: &Plan, budget: usize) -> String {
         page.maybe(&format!("\n{}", safe::fence("mermaid", &chart)));
     }
     page.diffs(plan, &sections);
-    let hosts = text::hosts(&plan.hosts, "->").render(&Style::stable(), 0);
+    let hosts = text::hosts(plan, "->").render(&Style::stable(), 0);
     let hosts = if plan.hosts.is_empty() { String::new() } else { safe::fence("text", &hosts) };
     page.details("Hosts before and after", plan.hosts.len(), &hosts);
     page.details("Waves", text::waves(plan).len(), &waves(plan));
@@ -219,7 +219,7 @@ fn caution(plan: &Plan) -> String {
     let mut lines = Vec::new();
     for action in sections.destructive.iter().take(10) {
         let mut effects: Vec<String> = words::data(action, false, "→").into_iter().collect();
-        effects.extend(words::downtime(action.impact.downtime, false));
+        effects.extend(words::downtime(action, false));
         let drift = if action.cause == Cause::Drift { ", because the world moved" } else { "" };
         let effects = if effects.is_empty() { String::new() } else { format!(" ({})", effects.join("; ")) };
         let verb = done(action);
@@ -270,7 +270,7 @@ fn row(line: &Line<'_>) -> String {
         (_, true) => format!("**{what}**"),
         _ => what,
     };
-    let away = words::downtime(action.impact.downtime, false).map(|d| format!(", {d}")).unwrap_or_default();
+    let away = words::downtime(action, false).map(|d| format!(", {d}")).unwrap_or_default();
     let data = if line.len() == 1 { words::data(action, false, "→") } else { None };
     let mut why = vec![safe::markdown(&action.reason.text)];
     why.extend(action.reason.trigger.iter().map(|t| format!("for {}", safe::code(&t.0))));

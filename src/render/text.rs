@@ -119,7 +119,7 @@ impl Page<'_> {
         if line.len() == 1 {
             effects.extend(words::data(action, self.style.show_all, arrow));
         }
-        effects.extend(words::downtime(action.impact.downtime, self.style.stable));
+        effects.extend(words::downtime(action, self.style.stable));
         if action.cause != Cause::Change {
             effects.push(format!("[{}]", action.cause.word()));
         }
@@ -200,7 +200,7 @@ impl Page<'_> {
         if !plan.hosts.is_empty() {
             self.text.push('\n');
             self.line(Ink::Bold, "HOSTS");
-            let table = hosts(&plan.hosts, self.style.arrow());
+            let table = hosts(plan, self.style.arrow());
             self.text.push_str(&table.render(self.style, 1));
         }
         let waves = waves(plan);
@@ -288,13 +288,17 @@ pub(super) fn limit(l: &crate::plan::LimitUse) -> String {
 }
 
 /// Head-room of each host, before and after.
-pub(super) fn hosts(rooms: &[HostRoom], arrow: &str) -> Table {
+pub(super) fn hosts(plan: &Plan, arrow: &str) -> Table {
+    let rooms: &[HostRoom] = &plan.hosts;
+    // Of a host that was not asked nobody knows how large it is.
+    let seen = |room: &HostRoom| room.known && plan.inputs.source != "none";
     let mut table = Table::new(&["host", "cpus", "memory MiB", "slots", "disk free", "N+1", ""]);
-    let triple = |t: &crate::plan::Triple| {
+    let triple = |t: &crate::plan::Triple, known: bool| {
+        let capacity = if known { t.capacity.to_string() } else { "?".to_owned() };
         if t.before == t.after {
-            format!("{} /{}", t.after, t.capacity)
+            format!("{} /{capacity}", t.after)
         } else {
-            format!("{} {arrow} {} /{}", t.before, t.after, t.capacity)
+            format!("{} {arrow} {} /{capacity}", t.before, t.after)
         }
     };
     for room in rooms {
@@ -312,8 +316,10 @@ pub(super) fn hosts(rooms: &[HostRoom], arrow: &str) -> Table {
         if room.unmanaged > 0 {
             remarks.push(format!("{} not ours", room.unmanaged));
         }
-        let (cpus, memory, slots) = (triple(&room.cpus), triple(&room.memory_mib), triple(&room.slots));
-        let free = if room.known { room.free.to_string() } else { "?".to_owned() };
+        let known = seen(room);
+        let (cpus, memory) = (triple(&room.cpus, known), triple(&room.memory_mib, known));
+        let slots = triple(&room.slots, true);
+        let free = if known { room.free.to_string() } else { "?".to_owned() };
         table.row(vec![room.host.to_string(), cpus, memory, slots, free, spare.to_owned(), remarks.join(", ")]);
     }
     table

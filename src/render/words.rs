@@ -82,18 +82,23 @@ pub(super) fn place(from: Option<&Name>, to: Option<&Name>, arrow: &str) -> Stri
 }
 
 /// How long a VM is away, with the source of the figure; `stable` leaves the figure out.
-pub(super) fn downtime(downtime: Downtime, stable: bool) -> Option<String> {
-    match downtime {
+pub(super) fn downtime(action: &Action, stable: bool) -> Option<String> {
+    // What is new is not away: it is awaited.
+    let (away, meanwhile) = match action.impact.class {
+        Class::Create => ("ready in", None),
+        _ => ("away", Some("away meanwhile".to_owned())),
+    };
+    match action.impact.downtime {
         Downtime::None => None,
         Downtime::Permanent => Some("gone for good".to_owned()),
         Downtime::UntilStarted => Some("away until started".to_owned()),
-        Downtime::Estimate { .. } if stable => Some("away meanwhile".to_owned()),
+        Downtime::Estimate { .. } if stable => meanwhile,
         Downtime::Estimate { millis, samples: 0 } => {
-            Some(format!("away at most {} (no boot measured yet)", duration(millis)))
+            Some(format!("{away} at most {} (no boot measured yet)", duration(millis)))
         }
-        Downtime::Estimate { millis, samples: 1 } => Some(format!("away ~{} (1 past boot)", duration(millis))),
+        Downtime::Estimate { millis, samples: 1 } => Some(format!("{away} ~{} (1 past boot)", duration(millis))),
         Downtime::Estimate { millis, samples } => {
-            Some(format!("away ~{} (median of {samples} boots)", duration(millis)))
+            Some(format!("{away} ~{} (median of {samples} boots)", duration(millis)))
         }
     }
 }

@@ -90,14 +90,9 @@ impl Store {
 
 impl crate::execute::Journal for Store {
     fn begin(&self, action: &ActionId, index: usize, step: &Step) -> Result<u64, String> {
-        self.step_begins(action, index, step).map_err(|e| with_source(&e))
+        self.step_begins(action, index, step).map_err(StoreError::one_line)
     }
     fn end(&self, id: u64, outcome: &str) -> Result<(), String> {
-        self.step_ended(id, outcome).map_err(|e| with_source(&e))
+        self.step_ended(id, outcome).map_err(StoreError::one_line)
     }
-}
-
-/// The error and what caused it, on one line.
-fn with_source(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }

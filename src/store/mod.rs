@@ -57,6 +57,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The error and what caused it, on one line.
+    #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
+    pub fn one_line(self) -> String {
+        std::error::Error::source(&self).map_or_else(|| self.to_string(), |source| format!("{self}: {source}"))
+    }
     /// What to do about it.
     pub fn hint(&self) -> &'static str {
         match self {
@@ -296,6 +301,17 @@ impl Store {
         let found = self.lock().query_row(sql, values, row).optional().map_err(did("use an approval"))?;
         let (effects, revision) = (effects.to_owned(), revision.to_owned());
         Ok(found.map(|(who, at)| Approval { effects, revision, who, at: Timestamp(time_sql(at)) }))
+    }
+
+    /// Uses up an approval that somebody else kept (a reviewed file); false when it was used before.
+    ///
+    /// # Errors
+    /// When SQLite does not answer.
+    pub fn approve_once(&self, approval: &Approval, now: Timestamp) -> Result<bool, StoreError> {
+        let sql = "INSERT OR IGNORE INTO approval (effects, revision, who, at, used) VALUES (?1, ?2, ?3, ?4, NULL)";
+        let values = params![approval.effects, approval.revision, approval.who, sql_time(approval.at)];
+        self.change("keep an approval", sql, values)?;
+        Ok(self.use_approval(&approval.effects, &approval.revision, now)?.is_some())
     }
 
     /// Counts something done against its limit, and forgets what is older than two days.

@@ -8,4 +8,4 @@ pub mod machine;
 mod run;
 pub mod socket;
 
-pub use run::{Followed, Rhythm, StopFlag, WatchError, Work, run};
+pub use run::{Followed, Rhythm, WatchError, Work, run};

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use notify::{EventKind, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::machine::{Command, Event, Found, Machine, Notice, PassEnd};
+use crate::execute::StopFlag;
 use crate::observe::Boxed;
 
 /// What the loop drives.
@@ -16,28 +16,9 @@ pub trait Work: Send + Sync + 'static {
     /// Reads and validates the desired state. Called on a thread that may block.
     fn read(&self) -> Found;
     /// Runs a pass for the revision that [`Self::read`] last called good; looks at `stop` between steps.
-    fn pass(self: Arc<Self>, revision: String, stop: StopFlag) -> Boxed<'static, PassEnd>;
+    fn pass(self: Arc<Self>, revision: String, stop: Arc<StopFlag>) -> Boxed<'static, PassEnd>;
     /// Tells people.
     fn say(&self, notice: &Notice);
-}
-
-/// Set when a pass is to stop between steps.
-#[derive(Clone, Debug, Default)]
-pub struct StopFlag(Arc<AtomicBool>);
-
-impl StopFlag {
-    /// Asks to stop.
-    pub fn set(&self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-    /// Whether to stop.
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
-    }
-    /// The flag itself, for who takes an [`AtomicBool`].
-    pub fn shared(&self) -> Arc<AtomicBool> {
-        self.0.clone()
-    }
 }
 
 /// How often to look.
@@ -87,7 +68,7 @@ pub async fn run<W: Work>(work: Arc<W>, followed: Followed, rhythm: Rhythm) -> R
     let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     let mut machine = Machine::new(millis(rhythm.resync), millis(rhythm.debounce));
     let mut ears = follow(&followed, &events);
-    let mut stop = StopFlag::default();
+    let mut stop = Arc::new(StopFlag::default());
     loop {
         let event = next(&machine, now(), &mut inbox, &mut terminate, &mut interrupt).await;
         // Removing the followed folder ends the listening; the next timer listens again.
@@ -101,11 +82,11 @@ pub async fn run<W: Work>(work: Arc<W>, followed: Followed, rhythm: Rhythm) -> R
                     tokio::task::spawn_blocking(move || events.send(Event::Read(work.read())));
                 }
                 Command::StartPass { revision } => {
-                    stop = StopFlag::default();
+                    stop = Arc::new(StopFlag::default());
                     let (pass, events) = (work.clone().pass(revision.clone(), stop.clone()), events.clone());
                     tokio::spawn(guarded(pass, revision, events));
                 }
-                Command::StopPass => stop.set(),
+                Command::StopPass => stop.raise(),
                 Command::Say(notice) => work.say(&notice),
                 Command::Exit => return Ok(()),
             }
@@ -220,7 +201,7 @@ mod tests {
                 Found::Good { revision }
             }
         }
-        fn pass(self: Arc<Self>, revision: String, _: StopFlag) -> Boxed<'static, PassEnd> {
+        fn pass(self: Arc<Self>, revision: String, _: Arc<StopFlag>) -> Boxed<'static, PassEnd> {
             Box::pin(async move {
                 self.passes.lock().unwrap().push(revision.clone());
                 self.done.notify_one();

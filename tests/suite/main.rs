@@ -1,7 +1,6 @@
 //! Tests that need no root, in one binary: one module a room or promise.
 
 mod config;
-mod converge;
 mod lab;
 mod plan;
 mod rooms;

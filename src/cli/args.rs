@@ -1,0 +1,356 @@
+//! The command line as clap sees it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Your VM fleet, in Git: plan, apply and watch a fleet of virtual machines.
+#[derive(Debug, Parser)]
+#[command(name = "stablehand", version, about, max_term_width = 110, disable_help_subcommand = true)]
+#[command(after_help = "Exit codes: 0 ok; 1 error; 2 changes and 3 changes of which some are blocked (plan \
+    --detailed-exitcode); 4 observed state missing or too old; 5 applied in part; 64 usage.")]
+pub(crate) struct Arguments {
+    /// What holds for every verb.
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What holds for every verb.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Global {
+    /// The fleet's folder
+    #[arg(long, global = true, value_name = "DIR", default_value = ".", env = "STABLEHAND_FLEET")]
+    pub(crate) fleet: PathBuf,
+    /// Take the fleet from a commit of the folder's Git repository instead of its files
+    #[arg(long, global = true, value_name = "REV")]
+    pub(crate) rev: Option<String>,
+    /// The form of the output
+    #[arg(long, short, global = true, value_name = "FORM", value_enum, default_value_t = Form::Text)]
+    pub(crate) output: Form,
+    /// Signs of ASCII only
+    #[arg(long, global = true)]
+    pub(crate) ascii: bool,
+    /// No colours (also by NO_COLOR)
+    #[arg(long, global = true)]
+    pub(crate) no_color: bool,
+    /// Where holds, approvals, the journal and the control socket are [default: /var/lib/stablehand/FLEET as root, else
+    /// $XDG_STATE_HOME/stablehand/FLEET]
+    #[arg(long, global = true, value_name = "DIR", env = "STABLEHAND_STATE_DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
+}
+
+/// Forms of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Form {
+    /// For people
+    Text,
+    /// For programs
+    Json,
+    /// For pull requests
+    Markdown,
+    /// Annotations of GitHub Actions (validate)
+    Github,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Write a small fleet to start from
+    Init(Init),
+    /// Check the fleet's YAML and show every error at once
+    Validate,
+    /// Write the YAML files in the usual form
+    Fmt(Fmt),
+    /// Show what apply would do, to whom, and why
+    Plan(Plan),
+    /// Render a plan that `plan --out` saved
+    Show(Show),
+    /// Draw the plan as a Mermaid chart
+    Graph(Seen),
+    /// Make it so
+    Apply(Apply),
+    /// Keep it so: follow the folder, or a branch given by --rev
+    Watch(Watch),
+    /// Show every VM and service as it is now
+    Status(Status),
+    /// List what the fleet describes: hosts, images, networks, services, modules or vms
+    Get(Get),
+    /// Show all that is known of one VM, host, image, network, service or module
+    Describe(Describe),
+    /// Say why something is where it is, or why nothing happens to it
+    Why(Describe),
+    /// Explain a code (E0207, R101), or where a field of a VM comes from (vm/web-1 memory)
+    Explain(Explain),
+    /// Print what a change of each field costs
+    ExplainImpact,
+    /// Start VMs by hand; healing respects it until --withdraw
+    Start(Hand),
+    /// Stop VMs by hand; healing respects it until --withdraw
+    Stop(Hand),
+    /// Suspend VMs by hand; healing respects it until --withdraw
+    Suspend(Hand),
+    /// Stop and start VMs once
+    Restart(HandOnce),
+    /// Print the YAML of a VM that exists and is not in the fleet
+    Export(Export),
+    /// Write the YAML and the Adoption of a VM that exists into the fleet's folder
+    Adopt(Adopt),
+    /// Say where a VM's screen is, or save a picture of it
+    Console(Console),
+    /// Write down what the hosts say now
+    Observe(Observe),
+    /// Run the fleet's own plan tests: tests/**/case.yaml
+    Test(Test),
+    /// Run a script of the simulator
+    Sim(Sim),
+    /// Print, write or check the JSON Schemas
+    Schema(Schema),
+    /// Look at this machine: what is missing, and the command that mends it
+    Doctor,
+    /// Print the version
+    Version,
+}
+
+/// `init`
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// Where to [default: the fleet's folder]
+    pub(crate) folder: Option<PathBuf>,
+}
+
+/// `fmt`
+#[derive(Debug, Args)]
+pub(crate) struct Fmt {
+    /// Write nothing; fail when something would be written
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+/// Which observed state a plan is made against.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Seen {
+    /// `live`, `none` (as if every host were empty), or a folder written by `observe --out`
+    #[arg(long, value_name = "live|none|DIR", default_value = "live")]
+    pub(crate) observed: String,
+    /// Observed state older than this is an error (exit code 4); its age is always printed
+    #[arg(long, value_name = "TIME")]
+    pub(crate) max_age: Option<crate::model::Span>,
+}
+
+/// `plan`
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// Which observed state.
+    #[command(flatten)]
+    pub(crate) seen: Seen,
+    /// Tell what this change does apart from what an earlier one left: the revision before it
+    #[arg(long, value_name = "REV")]
+    pub(crate) base: Option<String>,
+    /// Exit with 2 when there are changes, 3 when some are blocked
+    #[arg(long)]
+    pub(crate) detailed_exitcode: bool,
+    /// Also save the plan as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Fold nothing, and show notes also when nothing changes
+    #[arg(long)]
+    pub(crate) show_all: bool,
+}
+
+/// `show`
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// The saved plan
+    pub(crate) file: PathBuf,
+    /// Fold nothing
+    #[arg(long)]
+    pub(crate) show_all: bool,
+}
+
+/// `apply`
+#[derive(Debug, Args)]
+pub(crate) struct Apply {
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    /// Do what this saved plan says, or less where the world has moved on, never more
+    #[arg(long, value_name = "FILE", conflicts_with = "effects")]
+    pub(crate) plan: Option<PathBuf>,
+    /// Do it only if the plan has exactly these effects
+    #[arg(long, value_name = "HASH")]
+    pub(crate) effects: Option<String>,
+}
+
+/// `watch`
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// Look again after this time although nothing was heard
+    #[arg(long, value_name = "TIME", default_value = "30s")]
+    pub(crate) resync: crate::model::Span,
+    /// Quiet wanted after a change
+    #[arg(long, value_name = "TIME", default_value = "300ms")]
+    pub(crate) debounce: crate::model::Span,
+}
+
+/// `status`
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    /// Recorded state instead of asking the hosts
+    #[arg(long, value_name = "live|DIR", default_value = "live")]
+    pub(crate) observed: String,
+}
+
+/// `get`
+#[derive(Debug, Args)]
+pub(crate) struct Get {
+    /// Of which kind
+    #[arg(value_enum)]
+    pub(crate) kind: Kind,
+}
+
+/// Kinds that `get` lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Kind {
+    /// Host documents
+    #[value(alias = "host")]
+    Hosts,
+    /// Image documents
+    #[value(alias = "image")]
+    Images,
+    /// Network documents
+    #[value(alias = "network")]
+    Networks,
+    /// Service documents
+    #[value(alias = "service")]
+    Services,
+    /// Module documents
+    #[value(alias = "module")]
+    Modules,
+    /// VMs
+    #[value(alias = "vm")]
+    Vms,
+}
+
+/// `describe`, `why`
+#[derive(Debug, Args)]
+pub(crate) struct Describe {
+    /// kind/name, like vm/web-1
+    pub(crate) address: crate::model::Address,
+    /// Which observed state
+    #[arg(long, value_name = "live|none|DIR", default_value = "live")]
+    pub(crate) observed: String,
+}
+
+/// `explain`
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// A code, or vm/NAME
+    pub(crate) what: String,
+    /// A field of the VM, like memory
+    pub(crate) field: Option<String>,
+}
+
+/// `start`, `stop`, `suspend`
+#[derive(Debug, Args)]
+pub(crate) struct Hand {
+    /// The VMs
+    #[arg(required = true, value_name = "VM")]
+    pub(crate) vms: Vec<String>,
+    /// Take back what was asked: the YAML decides again
+    #[arg(long)]
+    pub(crate) withdraw: bool,
+}
+
+/// `restart`
+#[derive(Debug, Args)]
+pub(crate) struct HandOnce {
+    /// The VMs
+    #[arg(required = true, value_name = "VM")]
+    pub(crate) vms: Vec<String>,
+    /// Take back what was asked and not done yet
+    #[arg(long)]
+    pub(crate) withdraw: bool,
+}
+
+/// `export`
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The domain's libvirt name
+    pub(crate) domain: String,
+    /// On which host [default: the one that has it]
+    #[arg(long)]
+    pub(crate) host: Option<String>,
+    /// The name that its service gets [default: the domain's name]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+}
+
+/// `adopt`
+#[derive(Debug, Args)]
+pub(crate) struct Adopt {
+    /// Which VM.
+    #[command(flatten)]
+    pub(crate) export: Export,
+    /// Why, for the Adoption document
+    #[arg(long)]
+    pub(crate) reason: String,
+}
+
+/// `console`
+#[derive(Debug, Args)]
+pub(crate) struct Console {
+    /// vm/NAME
+    pub(crate) vm: String,
+    /// Save a picture of the screen
+    #[arg(long, value_name = "FILE")]
+    pub(crate) screenshot: Option<PathBuf>,
+}
+
+/// `observe`
+#[derive(Debug, Args)]
+pub(crate) struct Observe {
+    /// Where to [default: stdout]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+}
+
+/// `test`
+#[derive(Debug, Args)]
+pub(crate) struct Test {
+    /// Write the snapshots instead of comparing them
+    #[arg(long)]
+    pub(crate) update: bool,
+    /// Only cases whose path has this in it
+    pub(crate) filter: Option<String>,
+}
+
+/// `sim`
+#[derive(Debug, Args)]
+pub(crate) struct Sim {
+    /// The script
+    pub(crate) script: PathBuf,
+}
+
+/// `schema`
+#[derive(Debug, Args)]
+pub(crate) struct Schema {
+    /// Compare with the files of a folder
+    #[arg(long, value_name = "DIR", conflicts_with = "write")]
+    pub(crate) check: Option<PathBuf>,
+    /// Write them into a folder
+    #[arg(long, value_name = "DIR")]
+    pub(crate) write: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -1,0 +1,145 @@
+//! What every verb needs: where it runs, which fleet it is about, and the store beside it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::model::{Name, Timestamp};
+use crate::render::Style;
+use crate::store::Store;
+
+use super::args::Global;
+use super::console::Console;
+use super::failure::Failure;
+
+/// What the process is told by its surroundings. Given, so that tests and the control socket can give another one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Surroundings {
+    /// The folder that relative paths start from.
+    pub(crate) folder: PathBuf,
+    /// `NO_COLOR`, `HOME`, `XDG_STATE_HOME`, `USER`, `PATH`, …
+    pub(crate) variables: BTreeMap<String, String>,
+    /// Whether we are root.
+    pub(crate) root: bool,
+    /// The verb that runs, for locks.
+    pub(crate) verb: String,
+}
+
+impl Surroundings {
+    /// This process's.
+    #[expect(clippy::disallowed_methods, reason = "the one place where the environment is read")]
+    pub(crate) fn of_process() -> Self {
+        let names = ["NO_COLOR", "HOME", "XDG_STATE_HOME", "SUDO_USER", "USER", "LOGNAME", "PATH", "HOSTNAME"];
+        let variables = names.iter().filter_map(|n| Some(((*n).to_owned(), std::env::var(n).ok()?))).collect();
+        Self {
+            folder: std::env::current_dir().unwrap_or_default(),
+            variables,
+            root: rustix::process::geteuid().is_root(),
+            verb: String::new(),
+        }
+    }
+
+    /// A variable that is set to something.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|v| !v.is_empty())
+    }
+
+    /// Who acts, for locks: `ann@kvm1, process 123, apply`.
+    pub(crate) fn process(&self) -> String {
+        format!("{}, process {}, {}", self.who(), std::process::id(), self.verb)
+    }
+
+    /// Who acts, for holds and approvals: `ann@kvm1`.
+    pub(crate) fn who(&self) -> String {
+        let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|n| self.get(n)).unwrap_or("somebody");
+        let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        format!("{user}@{machine}")
+    }
+}
+
+/// A verb's surroundings, flags and streams.
+pub(crate) struct Context {
+    /// Flags of every verb.
+    pub(crate) global: Global,
+    /// Where it runs.
+    pub(crate) around: Surroundings,
+    /// Where its words go.
+    pub(crate) console: Arc<Console>,
+    /// Set when the verb runs inside `watch`, which has the hosts open already.
+    pub(crate) inside: Option<Arc<super::watch::Inside>>,
+}
+
+impl Context {
+    /// Waits until no pass runs in this process: inside `watch`, a verb that acts takes turns with it.
+    pub(crate) async fn acting(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        match &self.inside {
+            Some(inside) => Some(inside.acting.lock().await),
+            None => None,
+        }
+    }
+
+    /// A path that a person gave.
+    pub(crate) fn path(&self, path: &Path) -> PathBuf {
+        self.around.folder.join(path)
+    }
+
+    /// How tables and plans look.
+    pub(crate) fn style(&self, show_all: bool) -> Style {
+        self.console.style(&self.global, self.around.get("NO_COLOR").is_some(), show_all)
+    }
+
+    /// The moment.
+    #[expect(clippy::disallowed_methods, reason = "the moment is read here and given to the pure rooms")]
+    pub(crate) fn now() -> Timestamp {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Timestamp(since.map_or(0, |d| d.as_secs()))
+    }
+
+    /// The state folder of a fleet.
+    pub(crate) fn state_dir(&self, fleet: &Name) -> Result<PathBuf, Failure> {
+        if let Some(folder) = &self.global.state_dir {
+            return Ok(self.path(folder));
+        }
+        if self.around.root {
+            return Ok(Path::new("/var/lib/stablehand").join(fleet.as_str()));
+        }
+        let base = match (self.around.get("XDG_STATE_HOME"), self.around.get("HOME")) {
+            (Some(state), _) => PathBuf::from(state),
+            (None, Some(home)) => Path::new(home).join(".local/state"),
+            (None, None) => {
+                return Err(Failure::new("there is no place for the state folder").hint("set HOME, or use --state-dir"));
+            }
+        };
+        Ok(base.join("stablehand").join(fleet.as_str()))
+    }
+
+    /// The store of a fleet.
+    pub(crate) fn store(&self, fleet: &Name) -> Result<Arc<Store>, Failure> {
+        if let Some(inside) = &self.inside {
+            return Ok(inside.store.clone());
+        }
+        Ok(Arc::new(Store::open(&self.state_dir(fleet)?)?))
+    }
+
+    /// Reads a file that a person named.
+    #[expect(clippy::disallowed_methods, reason = "files that a person names on the command line")]
+    pub(crate) fn read(&self, path: &Path) -> Result<String, Failure> {
+        let full = self.path(path);
+        std::fs::read_to_string(&full).map_err(|e| Failure::caused(format!("cannot read `{}`", path.display()), &e))
+    }
+
+    /// Writes a file that a person named, whole or not at all.
+    #[expect(clippy::disallowed_methods, reason = "files that a person names on the command line")]
+    pub(crate) fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), Failure> {
+        let full = self.path(path);
+        let folder = full.parent().unwrap_or(Path::new("."));
+        let write = || {
+            std::fs::create_dir_all(folder)?;
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            std::io::Write::write_all(&mut file, bytes)?;
+            file.as_file().set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+            file.persist(&full).map(drop).map_err(|e| e.error)
+        };
+        write().map_err(|e: std::io::Error| Failure::caused(format!("cannot write `{}`", path.display()), &e))
+    }
+}

@@ -1,0 +1,143 @@
+//! Progress of an apply: bars on a terminal, plain lines elsewhere; and how long boots took, for later plans.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::execute::{Done, Event, Listener, Outcome};
+use crate::model::{Desired, Name};
+use crate::plan::{Action, ActionId, Op};
+use crate::render;
+use crate::store::{self, Store};
+
+use super::console::Console;
+use super::context::Context;
+
+/// Shows and notes what happens.
+pub(crate) struct Teller {
+    console: Arc<Console>,
+    store: Arc<Store>,
+    images: BTreeMap<Name, String>,
+    who: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    all: Option<MultiProgress>,
+    bars: BTreeMap<ActionId, ProgressBar>,
+    started: BTreeMap<ActionId, Instant>,
+}
+
+/// What a step does, in a few words.
+fn words(action: &Action, step: usize) -> String {
+    action.steps.get(step).map(|s| s.op.describe()).unwrap_or_default()
+}
+
+impl Teller {
+    /// Tells on this console; notes boots and the audit log in this store.
+    pub(crate) fn new(console: Arc<Console>, store: Arc<Store>, desired: &Desired, who: String) -> Self {
+        let digest = |vm: &crate::model::Vm| {
+            let image = desired.images.get(vm.spec.image.as_ref()?)?;
+            Some((vm.name.clone(), image.disk.digest.as_str().to_owned()))
+        };
+        let images = desired.vms.values().filter_map(digest).collect();
+        let all = console.bars.then(MultiProgress::new);
+        Self { console, store, images, who, state: Mutex::new(State { all, ..State::default() }) }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begins(&self, action: &Action, step: usize) {
+        let mut state = self.state();
+        if matches!(action.steps.get(step).map(|s| &s.op), Some(Op::Start { .. })) {
+            state.started.insert(action.id.clone(), now());
+        }
+        let Some(all) = state.all.clone() else {
+            drop(state);
+            if step == 0 {
+                self.console.note(&format!("{}: {}", action.id, render::clean(&action.reason.text)));
+            }
+            return;
+        };
+        let steps = u64::try_from(action.steps.len()).unwrap_or(1);
+        let bar = state.bars.entry(action.id.clone()).or_insert_with(|| {
+            let bar = all.add(ProgressBar::new(steps));
+            let style = ProgressStyle::with_template("{prefix:32!} {bar:20} {pos:>2}/{len} {wide_msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_prefix(action.id.to_string());
+            bar
+        });
+        bar.set_position(u64::try_from(step).unwrap_or(0));
+        bar.set_message(words(action, step));
+    }
+
+    fn advances(&self, action: &Action, step: usize, done: u64, total: u64) {
+        if let Some(bar) = self.state().bars.get(&action.id) {
+            let percent = done.saturating_mul(100).checked_div(total).map(|p| format!(" {p}%"));
+            bar.set_message(format!("{}{}", words(action, step), percent.unwrap_or_default()));
+        }
+    }
+
+    /// Remembers the time from start to ready, for the estimates of later plans.
+    fn booted(&self, action: &Action, step: usize) {
+        let Some(Op::AwaitReady { vm, .. }) = action.steps.get(step).map(|s| &s.op) else { return };
+        let started = self.state().started.remove(&action.id);
+        if let (Some(started), Some(image)) = (started, self.images.get(vm)) {
+            let millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+            if let Err(error) = self.store.booted(image, millis) {
+                tracing::warn!("{}", error.one_line());
+            }
+        }
+    }
+
+    fn over(&self, action: &Action, outcome: &Outcome) {
+        let (word, text) = match outcome {
+            Outcome::Done => ("done", String::new()),
+            Outcome::Failed { error, .. } => ("failed", format!(": {error}")),
+            _ => ("not done", String::new()),
+        };
+        let line = format!("{}: {word}{}", action.id, render::clean(&text));
+        let (all, bar) = {
+            let mut state = self.state();
+            (state.all.clone(), state.bars.remove(&action.id))
+        };
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        match all {
+            Some(all) => drop(all.println(line)),
+            None => self.console.note(&line),
+        }
+        let event = store::Event {
+            at: Context::now(),
+            kind: word.to_owned(),
+            subject: action.id.to_string(),
+            text: format!("{} ({}), by {}{text}", action.reason.text, action.cause.word(), self.who),
+        };
+        if let Err(error) = self.store.log(&event) {
+            tracing::warn!("{}", error.one_line());
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "measures how long a boot takes")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+impl Listener for Teller {
+    fn hear(&self, event: &Event<'_>) {
+        match event {
+            Event::Begins { action, step } => self.begins(action, *step),
+            Event::Advances { action, step, done, total } => self.advances(action, *step, *done, *total),
+            Event::Ends { action, step, result: Ok(Done::Changed) } => self.booted(action, *step),
+            Event::Ends { .. } => {}
+            Event::Over { action, outcome } => self.over(action, outcome),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! `apply`: carries a plan out. What it may do is bound to what a person saw.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::execute::StopFlag;
+use crate::model::{LockHolder, Name, Timestamp};
+use crate::plan::{Action, Plan, Policy, effect_key};
+use crate::reconcile::{self, Approval, Cast, Ledger as _, Passed};
+use crate::render::{self, Tally};
+use crate::store::{self, Store};
+
+use super::super::args::{self, Form};
+use super::super::context::Context;
+use super::super::failure::{Exit, Failure, Outcome};
+use super::super::fleet::{Fleet, World};
+use super::super::progress::Teller;
+use super::plan::{print, saved};
+
+/// Those who take part in a pass, kept together for as long as it lasts.
+pub(crate) struct Troupe {
+    world: Arc<dyn World>,
+    store: Arc<Store>,
+    teller: Teller,
+    stop: Arc<StopFlag>,
+    who: LockHolder,
+    clock: fn() -> Timestamp,
+}
+
+impl Troupe {
+    /// Opens what a pass of this fleet needs.
+    pub(crate) fn of(context: &Context, fleet: &Fleet, stop: Arc<StopFlag>) -> Result<Self, Failure> {
+        let store = context.store(&fleet.desired.fleet.name)?;
+        let world = context.world(&fleet.desired)?;
+        let who = context.around.process();
+        let teller = Teller::new(context.console.clone(), store.clone(), &fleet.desired, who.clone());
+        let who = LockHolder { token: token(), who, since: Context::now() };
+        Ok(Self { world, store, teller, stop, who, clock: Context::now })
+    }
+    /// As `reconcile` wants them.
+    pub(crate) fn cast(&self) -> Cast<'_> {
+        Cast {
+            observer: &*self.world,
+            actuator: &*self.world,
+            ledger: &*self.store,
+            listener: &self.teller,
+            stop: &self.stop,
+            clock: &self.clock,
+            who: self.who.clone(),
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a lock's token names this process and nothing that lasts")]
+fn token() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+/// A person saw the plan: what waits because the store was lost may go on.
+const SEEN: Policy = Policy { store_loss_accepted: true };
+
+/// `apply`
+pub(crate) async fn apply(context: &Context, args: &args::Apply) -> Outcome {
+    let fleet = context.load(None)?;
+    let stop = Arc::new(StopFlag::default());
+    let _acting = context.acting().await;
+    let troupe = Troupe::of(context, &fleet, stop.clone())?;
+    let planned = reconcile::plan_live(&troupe.cast(), &fleet.desired, None, SEEN).await;
+    let (plan, _) = planned.map_err(Failure::new)?;
+    if plan.is_empty() || context.global.output == Form::Text {
+        print(context, &plan, false);
+    }
+    if plan.is_empty() {
+        troupe.store.whole(&plan.head, Context::now()).map_err(Failure::new)?;
+        return Ok(Exit::Ok);
+    }
+    let approval = approval(context, args, &fleet, &troupe.store, &plan)?;
+    let _ears = context.inside.is_none().then(|| listen(context, stop));
+    carry_out(context, &fleet, &troupe, &approval).await
+}
+
+/// What may be done: by a saved plan, an effects hash, `--yes`, or a person's answer.
+fn approval(
+    context: &Context,
+    args: &args::Apply,
+    fleet: &Fleet,
+    store: &Store,
+    plan: &Plan,
+) -> Result<Approval, Failure> {
+    if let Some(file) = &args.plan {
+        let approved = saved(context, file)?;
+        return from_saved(context, &approved, fleet, store);
+    }
+    if let Some(effects) = &args.effects {
+        return Ok(Approval::Hash(effects.clone()));
+    }
+    if args.yes {
+        return Ok(Approval::Everything);
+    }
+    if !context.console.can_ask() {
+        return Err(Failure::new("nobody is there to ask, so nothing was done")
+            .hint("approve with --yes, --plan FILE or --effects HASH"));
+    }
+    if context.console.ask("apply this plan?") {
+        // Bound to what was read: a world that moves meanwhile is refused, not guessed at.
+        Ok(Approval::Hash(plan.effects.clone()))
+    } else {
+        context.console.note("nothing was done");
+        Err(Failure::said(Exit::Error))
+    }
+}
+
+/// A saved plan approves its effects for its revision, once, for a day.
+fn from_saved(context: &Context, approved: &Plan, fleet: &Fleet, store: &Store) -> Result<Approval, Failure> {
+    let again = "make and review a new plan: stablehand plan --out FILE";
+    let desired = &fleet.desired;
+    if approved.fleet != desired.fleet.name {
+        return Err(Failure::new(format!(
+            "the plan is for fleet `{}`, this is `{}`",
+            approved.fleet, desired.fleet.name
+        )));
+    }
+    if approved.head != desired.revision {
+        let (was, is) = (render::short_revision(&approved.head), render::short_revision(&desired.revision));
+        return Err(Failure::new(format!("the plan was made for revision {was}, the fleet is at {is}")).hint(again));
+    }
+    let now = Context::now();
+    if now.since(approved.inputs.now) > store::APPROVAL_TIME {
+        let at = render::moment(approved.inputs.now);
+        return Err(Failure::new(format!("the plan was made {at}: an approval holds for 24 hours")).hint(again));
+    }
+    let yes = store::Approval {
+        effects: approved.effects.clone(),
+        revision: approved.head.clone(),
+        who: context.around.who(),
+        at: approved.inputs.now,
+    };
+    if !store.approve_once(&yes, now)? {
+        return Err(Failure::new("this approval was used already").hint(again));
+    }
+    let any = desired.fleet.approval_any_host;
+    let open = approved.actions.iter().filter(|a| !a.is_blocked());
+    Ok(Approval::Keys(open.map(|a| effect_key(a, any)).collect()))
+}
+
+/// Runs the pass and says what came of it.
+async fn carry_out(context: &Context, fleet: &Fleet, troupe: &Troupe, approval: &Approval) -> Outcome {
+    let passed = reconcile::apply(&troupe.cast(), &fleet.desired, None, approval).await.map_err(Failure::new)?;
+    held(&passed, "wait for it to end, or ask who it is; a lock goes with its process")?;
+    if let Some(why) = &passed.refused {
+        return Err(Failure::new(format!("nothing was done: the world is not as the approved plan saw it; {why}"))
+            .hint("look at the new plan: stablehand plan"));
+    }
+    let tally = render::tally(&passed.rounds);
+    if context.global.output == Form::Json {
+        let value = serde_json::json!({
+            "effects": passed.plan.effects, "done": tally.done, "failed": tally.failed,
+            "notDone": tally.not_done, "left": passed.left,
+        });
+        context.console.out(&format!("{}\n", serde_json::to_string_pretty(&value).unwrap_or_default()));
+    } else {
+        let report = render::report_text(&passed.rounds, &passed.left, &context.style(false));
+        context.console.out(&format!("\n{report}"));
+    }
+    Ok(exit(tally))
+}
+
+/// Fails when somebody else acts, and says who.
+fn held(passed: &Passed, hint: &str) -> Result<(), Failure> {
+    match &passed.held {
+        Some((host, error)) => {
+            let error = render::clean(&error.to_string());
+            Err(Failure::new(format!("nothing was done on host `{host}`: {error}")).hint(hint))
+        }
+        None => Ok(()),
+    }
+}
+
+fn exit(tally: Tally) -> Exit {
+    match tally {
+        Tally { failed: 0, not_done: 0, .. } => Exit::Ok,
+        Tally { done: 0, failed: 1.., .. } => Exit::Error,
+        _ => Exit::Partial,
+    }
+}
+
+/// Carries out what demand by hand changes about these VMs, and nothing else.
+pub(crate) async fn after_demand(context: &Context, fleet: &Fleet, vms: &[Name]) -> Outcome {
+    let stop = Arc::new(StopFlag::default());
+    let _acting = context.acting().await;
+    let troupe = Troupe::of(context, fleet, stop.clone())?;
+    let planned = reconcile::plan_live(&troupe.cast(), &fleet.desired, None, SEEN).await;
+    let (plan, _) = planned.map_err(Failure::new)?;
+    let ours = |a: &Action| a.subject.kind() == "vm" && vms.contains(a.subject.name());
+    let wanted = plan.actions.iter().filter(|a| ours(a) && !a.impact.class.is_destructive());
+    let wanted: Vec<&Action> = wanted.collect();
+    if wanted.is_empty() {
+        context.console.note("nothing is to be done for it");
+        return Ok(Exit::Ok);
+    }
+    let any = fleet.desired.fleet.approval_any_host;
+    let approval = Approval::Keys(wanted.iter().map(|a| effect_key(a, any)).collect());
+    let ids: BTreeSet<_> = wanted.iter().map(|a| a.id.clone()).collect();
+    let _ears = context.inside.is_none().then(|| listen(context, stop));
+    let mut passed = reconcile::apply(&troupe.cast(), &fleet.desired, None, &approval).await.map_err(Failure::new)?;
+    held(&passed, "what was asked is noted: whoever acts there carries it out")?;
+    // Only these VMs are spoken of: what else the fleet needs is another apply's business.
+    for (plan, report) in &mut passed.rounds {
+        plan.actions.retain(|a| ids.contains(&a.id));
+        report.outcomes.retain(|(id, _)| ids.contains(id));
+    }
+    passed.left.actions.retain(ours);
+    context.console.out(&render::report_text(&passed.rounds, &passed.left, &context.style(false)));
+    Ok(exit(render::tally(&passed.rounds)))
+}
+
+/// Listens to SIGINT and SIGTERM while it lives: the first stops between steps, the second ends the process.
+struct Ears(tokio::task::JoinHandle<()>);
+
+impl Drop for Ears {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn listen(context: &Context, stop: Arc<StopFlag>) -> Ears {
+    use tokio::signal::unix::{SignalKind, signal};
+    let console = context.console.clone();
+    Ears(tokio::spawn(async move {
+        let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
+        let (Ok(mut interrupt), Ok(mut terminate)) = signals else { return };
+        for first in [true, false] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if !first {
+                std::process::exit(130);
+            }
+            console.note("stopping between steps; once more to stop at once (the next apply goes on)");
+            stop.raise();
+        }
+    }))
+}

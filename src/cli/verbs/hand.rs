@@ -1,0 +1,88 @@
+//! `start`, `stop`, `suspend`, `restart`: demand by hand. It joins desired state until it is withdrawn.
+
+use crate::model::{Hold, Name, RunState};
+use crate::store::{Event, Store};
+
+use super::super::context::Context;
+use super::super::failure::{Failure, Outcome};
+
+/// What is asked by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Asked {
+    /// This state, until withdrawn.
+    Run(RunState),
+    /// A stop and a start, once.
+    Restart,
+}
+
+/// A VM's name, with or without `vm/`.
+pub(crate) fn vm_name(text: &str) -> Result<Name, Failure> {
+    Name::new(text.strip_prefix("vm/").unwrap_or(text))
+        .map_err(|e| Failure::caused(format!("`{text}` is not a VM"), &e))
+}
+
+/// Notes what is asked of some VMs, or takes it back, and says what comes of it.
+pub(crate) async fn hand(context: &Context, asked: Asked, vms: &[String], withdraw: bool) -> Outcome {
+    let fleet = context.load(None)?;
+    let names = vms.iter().map(|text| vm_name(text)).collect::<Result<Vec<_>, _>>()?;
+    for name in &names {
+        if !fleet.desired.vms.contains_key(name) {
+            return Err(super::plan::unknown(&crate::model::Address::Vm(name.clone())));
+        }
+    }
+    let store = context.store(&fleet.desired.fleet.name)?;
+    for name in &names {
+        let said = if withdraw { take_back(&store, asked, name)? } else { ask(context, &store, asked, name)? };
+        context.console.note(&said);
+    }
+    // What was noted is demand; the pass that carries it out is an ordinary one, of these VMs' changes and any other.
+    super::apply::after_demand(context, &fleet, &names).await
+}
+
+fn ask(context: &Context, store: &Store, asked: Asked, name: &Name) -> Result<String, Failure> {
+    let run = if let Asked::Run(run) = asked { run } else { RunState::Started };
+    let hold = Hold { run, who: context.around.who().into(), at: Context::now() };
+    let text = if asked == Asked::Restart {
+        store.ask_restart(name, &hold)?;
+        format!("vm/{name}: to be restarted once")
+    } else {
+        store.hold(name, &hold)?;
+        format!("vm/{name}: held {} until withdrawn (stablehand {} {name} --withdraw)", state(run), verb(run))
+    };
+    log(context, store, "held", name, &text)?;
+    Ok(text)
+}
+
+fn take_back(store: &Store, asked: Asked, name: &Name) -> Result<String, Failure> {
+    if asked == Asked::Restart {
+        store.restarted(name)?;
+        return Ok(format!("vm/{name}: no restart is asked for"));
+    }
+    Ok(if store.withdraw(name)? {
+        format!("vm/{name}: the YAML decides again")
+    } else {
+        format!("vm/{name}: nothing was held")
+    })
+}
+
+fn log(context: &Context, store: &Store, kind: &str, name: &Name, text: &str) -> Result<(), Failure> {
+    let text = format!("{text}, by {}", context.around.who());
+    store.log(&Event { at: Context::now(), kind: kind.to_owned(), subject: format!("vm/{name}"), text })?;
+    Ok(())
+}
+
+const fn state(run: RunState) -> &'static str {
+    match run {
+        RunState::Started => "started",
+        RunState::Stopped => "stopped",
+        RunState::Suspended => "suspended",
+    }
+}
+
+const fn verb(run: RunState) -> &'static str {
+    match run {
+        RunState::Started => "start",
+        RunState::Stopped => "stop",
+        RunState::Suspended => "suspend",
+    }
+}

@@ -1,0 +1,265 @@
+//! `status`, `get`, `describe`, `console`: what there is.
+
+use std::fmt::Write as _;
+
+use crate::model::{Address, Desired, Field, Name, Observed, Vm, VmObs};
+use crate::observe::Look;
+use crate::plan::Policy;
+use crate::render::{self, Status, Table, status_text};
+
+use super::super::args::{self, Form, Kind};
+use super::super::context::Context;
+use super::super::failure::{Exit, Failure, Outcome};
+use super::plan::{happens, make, unknown, vms_of};
+
+/// `status`
+pub(crate) async fn status(context: &Context, args: &args::Status) -> Outcome {
+    let fleet = context.load(None)?;
+    let seen = context.seen(&fleet.desired, &args.observed, Look { probe: true }).await?;
+    let status = Status::of(&fleet.desired, &seen.demand, &seen.observed);
+    if context.global.output == Form::Json {
+        context.console.out(&format!("{}\n", serde_json::to_string_pretty(&status).unwrap_or_default()));
+    } else {
+        context.console.out(&status_text(&status, &context.style(false)));
+    }
+    if status.unknown_hosts.is_empty() { Ok(Exit::Ok) } else { Ok(Exit::Stale) }
+}
+
+/// `get`
+pub(crate) fn get(context: &Context, args: &args::Get) -> Outcome {
+    let fleet = context.load(None)?;
+    let d = &fleet.desired;
+    let (heads, rows): (&[&str], Vec<Vec<String>>) = match args.kind {
+        Kind::Hosts => (
+            &["HOST", "CONNECTION", "SLOTS", "WHERE"],
+            d.hosts.values().map(|h| vec![s(&h.name), s(&h.connection), s(h.slots), s(&h.origin)]).collect(),
+        ),
+        Kind::Images => (
+            &["IMAGE", "DIGEST", "WHERE"],
+            d.images.values().map(|i| vec![s(&i.name), i.disk.digest.short().to_owned(), s(&i.origin)]).collect(),
+        ),
+        Kind::Networks => (
+            &["NETWORK", "BRIDGE", "SUBNET", "WHERE"],
+            d.networks
+                .values()
+                .map(|n| {
+                    vec![
+                        s(&n.name),
+                        s(&n.bridge),
+                        n.subnet.map_or_else(|| "-".to_owned(), |n| n.to_string()),
+                        s(&n.origin),
+                    ]
+                })
+                .collect(),
+        ),
+        Kind::Services => (
+            &["SERVICE", "APPS", "WHERE"],
+            d.services
+                .values()
+                .map(|v| {
+                    let apps: Vec<String> = v.apps.iter().map(|(n, a)| format!("{n} {}", a.min)).collect();
+                    vec![s(&v.name), apps.join(", "), s(&v.origin)]
+                })
+                .collect(),
+        ),
+        Kind::Modules => (
+            &["MODULE", "VMS", "INSTANCES", "WHERE"],
+            d.modules
+                .values()
+                .map(|m| vec![s(&m.name), join(&m.members), join(m.instances.keys()), s(&m.origin)])
+                .collect(),
+        ),
+        Kind::Vms => (
+            &["VM", "OF", "IMAGE", "CPUS", "MEMORY", "WHERE"],
+            d.vms
+                .values()
+                .map(|v| {
+                    let image = v.spec.image.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string);
+                    vec![
+                        s(&v.name),
+                        v.owner.address().to_string(),
+                        image,
+                        s(v.spec.cpus),
+                        s(v.spec.memory),
+                        s(&v.origin),
+                    ]
+                })
+                .collect(),
+        ),
+    };
+    if context.global.output == Form::Json {
+        let keys: Vec<String> = heads.iter().map(|h| h.to_lowercase()).collect();
+        let object = |row: &Vec<String>| -> serde_json::Map<String, serde_json::Value> {
+            keys.iter().cloned().zip(row.iter().cloned().map(Into::into)).collect()
+        };
+        let all: Vec<_> = rows.iter().map(object).collect();
+        context.console.out(&format!("{}\n", serde_json::to_string_pretty(&all).unwrap_or_default()));
+    } else {
+        let mut table = Table::new(heads);
+        rows.into_iter().for_each(|row| table.row(row));
+        context.console.out(&table.render(&context.style(false), 0));
+    }
+    Ok(Exit::Ok)
+}
+
+fn s(value: impl std::fmt::Display) -> String {
+    value.to_string()
+}
+
+fn join<'a>(names: impl IntoIterator<Item = &'a Name>) -> String {
+    names.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// `describe`
+pub(crate) async fn describe(context: &Context, args: &args::Describe) -> Outcome {
+    let fleet = context.load(None)?;
+    let seen = context.seen(&fleet.desired, &args.observed, Look { probe: true }).await?;
+    let plan = make(&fleet, None, &seen, Policy::default());
+    let vms = vms_of(&fleet, &args.address);
+    let mut out = format!("{}\n", args.address);
+    let known = match &args.address {
+        Address::Vm(name) => {
+            let obs = find(&seen.observed, name);
+            if let Some(vm) = fleet.desired.vms.get(name) {
+                out.push_str(&desired_vm(vm));
+            }
+            if let Some((host, obs)) = obs {
+                out.push_str(&observed_vm(host, obs));
+            } else if seen.source != "none" {
+                out.push_str(" is    not seen\n");
+            }
+            obs.is_some() || fleet.desired.vms.contains_key(name)
+        }
+        address => {
+            let text = document(&fleet.desired, &seen.observed, address);
+            out.push_str(text.as_deref().unwrap_or_default());
+            if !vms.is_empty() {
+                let _ = writeln!(out, " VMs   {}", join(&vms));
+            }
+            text.is_some()
+        }
+    };
+    if !known {
+        return Err(unknown(&args.address));
+    }
+    let happens = happens(&plan, &args.address, &vms);
+    out.push_str(if happens.is_empty() { " plan  no changes\n" } else { " plan\n" });
+    happens.lines().for_each(|line| out.push_str(&format!("   {line}\n")));
+    context.console.out(&out);
+    Ok(Exit::Ok)
+}
+
+/// Where a VM was seen.
+fn find<'a>(observed: &'a Observed, vm: &Name) -> Option<(&'a Name, &'a VmObs)> {
+    observed.hosts.iter().find_map(|(host, o)| Some((host, o.known()?.vms.get(vm)?)))
+}
+
+/// What the YAML says of a VM, with the line that says it.
+fn desired_vm(vm: &Vm) -> String {
+    let spec = &vm.spec;
+    let image = spec.image.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
+    let disks: Vec<String> = spec.disks.iter().map(|(n, d)| format!("{n} {}", d.size)).collect();
+    let nics: Vec<String> = spec.nics.iter().map(|(n, nic)| format!("{n} on {}", nic.network)).collect();
+    let fields = [
+        (Field::Image, image),
+        (Field::Cpus, format!("{} of at most {}", spec.cpus, spec.max_cpus)),
+        (Field::Memory, format!("{} of at most {}", spec.memory, spec.max_memory)),
+        (Field::Disks, disks.join(", ")),
+        (Field::Nics, nics.join(", ")),
+        (Field::Machine, spec.machine.to_string()),
+    ];
+    let mut out = format!(" of    {}   {}\n", vm.owner.address(), vm.origin);
+    for (field, value) in fields.iter().filter(|(_, v)| !v.is_empty()) {
+        let origin = spec.origins.of(*field).map(|o| format!("   {o}")).unwrap_or_default();
+        let _ = writeln!(out, " wants {}: {}{origin}", field.path(), render::clean(value));
+    }
+    out
+}
+
+/// What a VM is now.
+fn observed_vm(host: &Name, obs: &VmObs) -> String {
+    let shape = obs.live.as_ref().unwrap_or(&obs.config);
+    let mut out = format!(" is    {:?} on {host}, domain {} ({})\n", obs.power, obs.domain, obs.uuid);
+    let _ = writeln!(out, " has   {} processors, {} of memory, {}", shape.cpus, shape.memory, shape.machine);
+    for (name, disk) in &shape.disks {
+        let _ = writeln!(out, " disk  {name}: {} as {}", render::clean(&disk.path), disk.target);
+    }
+    for (name, nic) in &obs.stamp.nics {
+        let address = nic.address.map_or_else(|| "given by its network".to_owned(), |a| a.to_string());
+        let _ = writeln!(out, " nic   {name}: {} {address}", nic.mac);
+    }
+    if let Some(screen) = &obs.screen {
+        let _ = writeln!(out, " screen {}", render::clean(screen));
+    }
+    out
+}
+
+/// What a document of another kind says.
+fn document(desired: &Desired, observed: &Observed, address: &Address) -> Option<String> {
+    match address {
+        Address::Host(name) => {
+            let host = desired.hosts.get(name)?;
+            let mut out = format!(" at    {}   {}\n", host.connection, host.origin);
+            match observed.hosts.get(name) {
+                Some(crate::model::Observation::Known(obs)) => {
+                    let _ = writeln!(out, " is    {}, {} processors, {} of memory", obs.version, obs.cpus, obs.memory);
+                    let _ = writeln!(out, " free  {} for slots, {} for images", obs.slots_free, obs.images_free);
+                    let _ = writeln!(out, " runs  {}", join(obs.vms.keys()));
+                    if !obs.unmanaged.is_empty() {
+                        let theirs: Vec<&str> = obs.unmanaged.iter().map(|u| u.domain.as_str()).collect();
+                        let _ = writeln!(out, " not ours {}", render::clean(&theirs.join(", ")));
+                    }
+                }
+                Some(crate::model::Observation::Unknown(fault)) => {
+                    let _ = writeln!(out, " is    unknown: {}", render::clean(&fault.text));
+                }
+                _ => {}
+            }
+            Some(out)
+        }
+        Address::Image(name) => {
+            let image = desired.images.get(name)?;
+            Some(format!(" is    {}   {}\n", image.disk.digest.as_str(), image.origin))
+        }
+        Address::Network(name) => {
+            let network = desired.networks.get(name)?;
+            Some(format!(" is    bridge {}   {}\n", network.bridge, network.origin))
+        }
+        Address::Service(name) => Some(format!(" at    {}\n", desired.services.get(name)?.origin)),
+        Address::Module(name) => Some(format!(" at    {}\n", desired.modules.get(name)?.origin)),
+        Address::Fleet(name) if *name == desired.fleet.name => Some(format!(" at    {}\n", desired.fleet.origin)),
+        Address::Fleet(_) | Address::Vm(_) => None,
+    }
+}
+
+/// `console`: where the screen is.
+pub(crate) async fn console(context: &Context, args: &args::Console) -> Outcome {
+    let vm = super::hand::vm_name(&args.vm)?;
+    let fleet = context.load(None)?;
+    let seen = context.seen(&fleet.desired, "live", Look::default()).await?;
+    let Some((host, obs)) = find(&seen.observed, &vm) else {
+        return Err(unknown(&Address::Vm(vm)));
+    };
+    let Some(screen) = &obs.screen else {
+        return Err(Failure::new(format!("vm/{vm} has no screen while it is {:?}", obs.power))
+            .hint(format!("stablehand start {vm}")));
+    };
+    if let Some(file) = &args.screenshot {
+        let picture = super::super::screen::picture(screen).await?;
+        context.write(file, &picture)?;
+        context.console.note(&format!("saved the screen of vm/{vm} as {}", file.display()));
+        return Ok(Exit::Ok);
+    }
+    context.console.out(&format!("{screen}\n"));
+    let viewer = match screen.split_once(':') {
+        Some((_, port)) if port.bytes().all(|b| b.is_ascii_digit()) => {
+            format!("vncviewer {}", screen.replacen(':', "::", 1))
+        }
+        _ => {
+            format!("socat TCP-LISTEN:5999,bind=127.0.0.1,reuseaddr UNIX-CONNECT:{screen} &  vncviewer 127.0.0.1::5999")
+        }
+    };
+    context.console.note(&format!("the screen of vm/{vm} on host {host}; look with: {viewer}"));
+    context.console.note(&format!("or save a picture: stablehand console vm/{vm} --screenshot {vm}.ppm"));
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,8 @@
+//! The verbs, a file a family.
+
+pub(crate) mod apply;
+pub(crate) mod doctor;
+pub(crate) mod hand;
+pub(crate) mod look;
+pub(crate) mod plan;
+pub(crate) mod texts;

@@ -1,0 +1,185 @@
+//! `watch`: the loop's work, and what it shares with the verbs that it runs for others.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::execute::StopFlag;
+use crate::observe::Boxed;
+use crate::reconcile::{self, Approval, Passed};
+use crate::render;
+use crate::store::Store;
+use crate::watch::machine::{Found, Notice, Outcome as Ended, PassEnd};
+use crate::watch::socket::{self, Server};
+use crate::watch::{Followed, Rhythm, Work, run};
+
+use super::args;
+use super::context::Context;
+use super::failure::{Exit, Failure, Outcome};
+use super::fleet::{Fleet, World};
+use super::forward;
+use super::verbs::apply::Troupe;
+
+/// What verbs that run inside `watch` share with it.
+pub(crate) struct Inside {
+    /// The store.
+    pub(crate) store: Arc<Store>,
+    /// The hosts, as this process has them open.
+    pub(crate) world: Arc<dyn World>,
+    /// Whoever acts holds this: a pass, or a verb of a client.
+    pub(crate) acting: tokio::sync::Mutex<()>,
+}
+
+/// `watch`
+pub(crate) async fn watch(mut context: Context, args: &args::Watch) -> Outcome {
+    // A fleet that has never been valid has no name, hence no state folder: the first look must succeed.
+    let first = context.load(None)?;
+    let name = first.desired.fleet.name.clone();
+    let folder = context.state_dir(&name)?;
+    let store = context.store(&name)?;
+    let world = context.world(&first.desired)?;
+    let server = Server::listen(&folder).map_err(|e| {
+        Failure::caused(format!("cannot serve other verbs in `{}`", folder.display()), &e)
+            .hint("stop the other watch, or give this one another --state-dir")
+    })?;
+    for left in store.unfinished()? {
+        let (what, when) = (render::clean(&left.what), render::moment(left.began));
+        context.console.note(&format!("`{what}` of {} was begun at {when} and not ended: looking again", left.action));
+    }
+    store.close_unfinished()?;
+    let inside = Arc::new(Inside { store, world, acting: tokio::sync::Mutex::new(()) });
+    context.inside = Some(inside.clone());
+    let followed = followed(&context);
+    let what = context.global.rev.as_ref().map(|rev| format!("{rev} in ")).unwrap_or_default();
+    let socket = folder.join(socket::FILE);
+    context.console.note(&format!(
+        "watching {what}{} (fleet {name}); other verbs are served at {}",
+        context.global.fleet.display(),
+        socket.display()
+    ));
+    let serving = tokio::spawn(forward::serve(server, inside, context.around.clone()));
+    let rhythm = Rhythm { resync: args.resync.duration(), debounce: args.debounce.duration() };
+    let work = Arc::new(Watching { context, good: Mutex::new(Arc::new(first)), said: Mutex::new(String::new()) });
+    let result = run(work, followed, rhythm).await;
+    serving.abort();
+    // Waited for, so that the socket's file is gone when the process is.
+    let _ = serving.await;
+    result.map(|()| Exit::Ok).map_err(|e| Failure::caused("the watch ended", &e))
+}
+
+/// The folder, or the references of its repository.
+fn followed(context: &Context) -> Followed {
+    let folder = context.path(&context.global.fleet);
+    if context.global.rev.is_none() {
+        return Followed::Folder(folder);
+    }
+    let repository = git2::Repository::discover(&folder).ok();
+    Followed::References(repository.map_or(folder, |r| PathBuf::from(r.commondir())))
+}
+
+/// The loop's work.
+struct Watching {
+    context: Context,
+    good: Mutex<Arc<Fleet>>,
+    /// What was said last of a pass: a state that stays is said once.
+    said: Mutex<String>,
+}
+
+impl Watching {
+    fn good(&self) -> Arc<Fleet> {
+        self.good.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn one_pass(&self, fleet: &Fleet, stop: Arc<StopFlag>) -> Result<Passed, Failure> {
+        let _acting = self.context.acting().await;
+        let troupe = Troupe::of(&self.context, fleet, stop)?;
+        let pass = reconcile::apply(&troupe.cast(), &fleet.desired, None, &Approval::Unattended).await;
+        pass.map_err(Failure::new)
+    }
+
+    /// Says what a pass did.
+    fn tell(&self, passed: &Passed) {
+        let style = self.context.style(false);
+        let text = match &passed.held {
+            Some((host, error)) => {
+                format!("nothing was done on host `{host}`: {}\n", render::clean(&error.to_string()))
+            }
+            None if passed.rounds.iter().all(|(plan, _)| plan.is_empty()) => render::text(&passed.left, &style),
+            None => render::report_text(&passed.rounds, &passed.left, &style),
+        };
+        self.once(text);
+    }
+
+    fn once(&self, text: String) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if *said != text {
+            self.context.console.err(&text);
+            *said = text;
+        }
+    }
+}
+
+impl Work for Watching {
+    fn read(&self) -> Found {
+        let snapshot = match self.context.snapshot(None) {
+            Ok(snapshot) => snapshot,
+            Err(failure) => return Found::Bad { revision: "(unreadable)".to_owned(), why: failure.render() },
+        };
+        let revision = snapshot.revision.clone();
+        let desired = match crate::config::load(&snapshot) {
+            Ok(loaded) => loaded.desired,
+            Err(diagnostics) => return Found::Bad { revision, why: crate::config::diagnostic::text(&diagnostics) },
+        };
+        let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
+        let (before, now) = (&good.desired.fleet.name, &desired.fleet.name);
+        if before != now {
+            let why = format!("the fleet is called `{now}` now; this watch is of `{before}`: start another one\n");
+            return Found::Bad { revision, why };
+        }
+        *good = Arc::new(Fleet { desired, snapshot });
+        Found::Good { revision }
+    }
+
+    fn pass(self: Arc<Self>, revision: String, stop: Arc<StopFlag>) -> Boxed<'static, PassEnd> {
+        Box::pin(async move {
+            // The newest good one; `revision` says which one the machine knows of.
+            let fleet = self.good();
+            let result = self.one_pass(&fleet, stop.clone()).await;
+            let (effects, outcome) = match &result {
+                Err(failure) => {
+                    self.once(failure.render());
+                    (String::new(), Ended::Failed)
+                }
+                Ok(passed) => {
+                    self.tell(passed);
+                    let failed = passed.rounds.last().is_some_and(|(_, report)| report.has_failures());
+                    let outcome = match (stop.is_raised(), failed || passed.held.is_some()) {
+                        (true, _) => Ended::Stopped,
+                        (_, true) => Ended::Failed,
+                        _ => Ended::Settled,
+                    };
+                    (passed.plan.effects.clone(), outcome)
+                }
+            };
+            PassEnd { revision, effects, outcome }
+        })
+    }
+
+    fn say(&self, notice: &Notice) {
+        let console = &self.context.console;
+        match notice {
+            Notice::Revision(revision) => console.note(&format!("revision {}", render::short_revision(revision))),
+            Notice::Bad { revision, why, healing } => {
+                console.err(why);
+                let healing = healing.as_deref().map_or_else(
+                    || "nothing good was seen yet".to_owned(),
+                    |good| format!("{} is kept healthy meanwhile", render::short_revision(good)),
+                );
+                console.note(&format!("revision {} is not used: {healing}", render::short_revision(revision)));
+            }
+            Notice::BackOff { wait, tries } => {
+                let wait = crate::model::Span(*wait);
+                console.note(&format!("failed ({tries} in a row): again in {wait}, or when the fleet changes"));
+            }
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! The durable store as a pass's [`Ledger`].
+
+use super::Ledger;
+use crate::model::{Demand, Name, StoreState, Timestamp};
+use crate::plan::Verb;
+use crate::store::{Counted, Store, StoreError};
+
+impl Ledger for Store {
+    fn demand(&self) -> Result<Demand, String> {
+        Self::demand(self).map_err(StoreError::one_line)
+    }
+    fn state(&self, stamps: bool, now: Timestamp) -> Result<StoreState, String> {
+        Self::state(self, stamps, now).map_err(StoreError::one_line)
+    }
+    fn carried_out(&self, verb: Verb, vm: &Name, now: Timestamp) -> Result<(), String> {
+        let counted = match verb {
+            Verb::Destroy => Some(Counted::Destroyed),
+            Verb::Recreate => Some(Counted::Recreated),
+            Verb::Reboot => Some(Counted::Rebooted),
+            _ => None,
+        };
+        let Some(counted) = counted else { return Ok(()) };
+        // Each of these is a stop and a start: what was asked for once is done.
+        self.count(counted, vm, now).and_then(|()| self.restarted(vm)).map_err(StoreError::one_line)
+    }
+    fn whole(&self, revision: &str, now: Timestamp) -> Result<(), String> {
+        self.settle(now).and_then(|()| self.applied(revision)).map_err(StoreError::one_line)
+    }
+}
