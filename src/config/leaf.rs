@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::read::{Accepts, Leaf, Wrong, nearest, words};
 use crate::model::quantity::{BYTE_UNITS, SPAN_UNITS};
+use crate::model::schema;
 use crate::model::{
     Acceleration, Address, Bytes, CloneMethod, Digest, Firmware, Identity, ImageFormat, Name, NetworkMode, Protection,
     QuantityError, RunState, Share, Span, Timestamp, UpdatePolicy,
@@ -46,7 +47,7 @@ impl Leaf for Name {
         })
     }
     fn leaf_schema() -> Value {
-        json!({"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"})
+        json!({"type": "string", "pattern": schema::NAME})
     }
 }
 
@@ -92,7 +93,7 @@ impl Leaf for Bytes {
         text.parse().map_err(|e| quantity(e, text, &BYTE_UNITS, "MiB", Self::WHAT))
     }
     fn leaf_schema() -> Value {
-        json!({"type": "string", "pattern": r"^[0-9]+(\.[0-9]{1,9})?([KMGT]i?B|B)$"})
+        json!({"type": "string", "pattern": schema::BYTES})
     }
 }
 
@@ -103,7 +104,7 @@ impl Leaf for Span {
         text.parse().map_err(|e| quantity(e, text, &SPAN_UNITS, "s", Self::WHAT))
     }
     fn leaf_schema() -> Value {
-        json!({"type": "string", "pattern": r"^[0-9]+(\.[0-9]{1,9})?(d|h|m|s|ms)$"})
+        json!({"type": "string", "pattern": schema::SPAN})
     }
 }
 
@@ -194,7 +195,7 @@ impl Leaf for Address {
         })
     }
     fn leaf_schema() -> Value {
-        json!({"type": "string", "pattern": "^(fleet|host|image|network|service|module|vm)/[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"})
+        json!({"type": "string", "pattern": schema::ADDRESS})
     }
 }
 
@@ -204,7 +205,7 @@ impl Leaf for Digest {
         Self::new(text).map_err(|error| Wrong::new("E0222", error).help("`sha256sum FILE` prints the digits"))
     }
     fn leaf_schema() -> Value {
-        json!({"type": "string", "pattern": "^(sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128})$"})
+        json!({"type": "string", "pattern": schema::DIGEST})
     }
 }
 

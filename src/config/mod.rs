@@ -16,6 +16,7 @@ mod leaf;
 mod node;
 mod read;
 mod repository;
+pub mod schema;
 mod sink;
 mod spec;
 mod vm;
@@ -33,6 +34,15 @@ pub struct Loaded {
     pub desired: Desired,
     /// What it hardly meant to say.
     pub warnings: Vec<Diagnostic>,
+}
+
+/// The values of a text's documents as JSON; `None` when anything in it is refused. For tests that hold our reading
+/// of YAML against another crate's.
+pub fn values(text: &str) -> Option<Vec<serde_json::Value>> {
+    let mut sink = Sink::new(&Snapshot::default());
+    let (documents, _) = node::documents(text, 0, &mut sink);
+    let values: Option<Vec<_>> = documents.iter().map(node::Node::json).collect();
+    values.filter(|_| sink.errors() == 0)
 }
 
 /// Reads a fleet's repository.

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use granit_parser::{Event, Parser, ScalarStyle, Span};
+use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, Span};
 
 use super::sink::{Mark, Sink};
 
@@ -79,7 +79,36 @@ impl<'s> Node<'s> {
     }
 }
 
+impl Node<'_> {
+    /// The value by the YAML 1.2 core schema, as JSON has it; `None` where something in it was reported.
+    pub(crate) fn json(&self) -> Option<serde_json::Value> {
+        Some(match &self.kind {
+            Kind::Bad => return None,
+            Kind::List(items) => items.iter().map(Node::json).collect::<Option<Vec<_>>>()?.into(),
+            Kind::Map(entries) => {
+                let pair = |(key, value): &(Key<'_>, Node<'_>)| {
+                    (!key.dropped).then_some(())?;
+                    Some((key.text.clone().into_owned(), value.json()?))
+                };
+                serde_json::Value::Object(entries.iter().map(pair).collect::<Option<_>>()?)
+            }
+            Kind::Scalar(s) if s.is_null() => serde_json::Value::Null,
+            Kind::Scalar(s) if s.is_bool() => s.text.eq_ignore_ascii_case("true").into(),
+            Kind::Scalar(s) if s.is_number() => s.number(),
+            Kind::Scalar(s) => (&*s.text).into(),
+        })
+    }
+}
+
 impl Scalar<'_> {
+    fn number(&self) -> serde_json::Value {
+        let integer = self.text.parse::<i64>().map(serde_json::Value::from);
+        let unsigned = || self.text.parse::<u64>().map(serde_json::Value::from);
+        integer
+            .or_else(|_| unsigned())
+            .unwrap_or_else(|_| self.text.parse::<f64>().map_or_else(|_| (&*self.text).into(), Into::into))
+    }
+
     /// YAML 1.2 core schema, section 10.3.2.
     pub(crate) fn is_null(&self) -> bool {
         self.plain && matches!(&*self.text, "" | "~" | "null" | "Null" | "NULL")
@@ -142,7 +171,10 @@ pub(crate) fn documents<'s>(text: &'s str, file: u32, sink: &mut Sink) -> (Vec<N
             Some(Err(error)) => {
                 let mark = *error.marker();
                 let at = Mark::new(file, mark.line(), mark.col(), 1);
-                sink.report("E0101", at, format!("this is not YAML: {}", error.info()));
+                match error.kind() {
+                    ErrorKind::RecursionLimitExceeded => too_deep(at, sink),
+                    _ => drop(sink.report("E0101", at, format!("this is not YAML: {}", error.info()))),
+                }
                 true
             }
         };
@@ -155,6 +187,10 @@ pub(crate) fn documents<'s>(text: &'s str, file: u32, sink: &mut Sink) -> (Vec<N
         }
     }
     (builder.documents, builder.lost)
+}
+
+fn too_deep(at: Mark, sink: &mut Sink) {
+    sink.report("E0108", at, format!("nested deeper than {MAX_NESTING} levels"));
 }
 
 /// A bound was passed: the rest of the document is not read.
@@ -242,7 +278,7 @@ impl<'s> Builder<'s> {
     fn open(&mut self, items: Items<'s>, anchor: usize, tag: &Tag<'s>, at: Mark, sink: &mut Sink) -> Result<(), Stop> {
         self.count(1, at, sink)?;
         if self.stack.len() >= MAX_NESTING {
-            sink.report("E0108", at, format!("nested deeper than {MAX_NESTING} levels"));
+            too_deep(at, sink);
             return Err(Stop);
         }
         let bad = !allowed_tag(tag, at, sink);

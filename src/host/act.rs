@@ -16,7 +16,10 @@ use crate::plan::{DomainSpec, Edit, Op};
 pub(super) async fn perform(host: &RealHost, op: &Op, progress: &dyn Progress) -> Result<Done, StepError> {
     let (shell, folders) = (host.shell.as_ref(), &host.folders);
     match op {
-        Op::PutImage { file, path } => images::put(shell, &host.base, file, path, progress).await,
+        Op::PutImage { file, path } => {
+            let _one = host.fetching.lock().await;
+            images::put(shell, &host.base, file, path, progress).await
+        }
         Op::DropImage { path, .. } => {
             unused(host, path).await?;
             images::drop(shell, path).await

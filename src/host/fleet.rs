@@ -32,6 +32,8 @@ pub(super) struct RealHost {
     pub(super) shell: Arc<dyn Shell>,
     /// Base of relative image paths.
     pub(super) base: PathBuf,
+    /// One file at a time comes into the store: two fetches of one path would write one partial file.
+    pub(super) fetching: tokio::sync::Mutex<()>,
     lock: Mutex<Option<lock::Held>>,
 }
 
@@ -87,6 +89,7 @@ impl RealFleet {
             hypervisor: Hypervisor::new(&doc.connection, &self.who),
             shell: Arc::new(Local),
             base: self.base.clone(),
+            fetching: tokio::sync::Mutex::new(()),
             lock: Mutex::new(None),
         }
     }

@@ -31,3 +31,5 @@ pub mod xml;
 
 #[cfg(feature = "libvirt")]
 pub use fleet::RealFleet;
+#[cfg(feature = "libvirt")]
+pub use libvirt::prepare_process;

@@ -185,19 +185,17 @@ pub(super) async fn set_memory(
             detail: Vec::new(),
         });
     }
-    let there = |actual: Option<Bytes>| actual.unwrap_or(live.shape.memory) >= memory;
-    if there(hypervisor.balloon(uuid).await?) {
+    if memory_now(host, uuid).await? >= memory {
         return Ok(Done::Already);
     }
     hypervisor.set_memory(uuid, memory).await?;
     let began = Instant::now();
     loop {
-        let actual = hypervisor.balloon(uuid).await?;
-        if there(actual) {
+        let now = memory_now(host, uuid).await?;
+        if now >= memory {
             return Ok(Done::Changed);
         }
         if began.elapsed() > GUEST {
-            let now = actual.unwrap_or(live.shape.memory);
             return Err(StepError::Failed {
                 what: format!("{vm} has {now} of memory, not {memory}, {} s after it was asked", GUEST.as_secs()),
                 hint: Some(
@@ -210,6 +208,14 @@ pub(super) async fn set_memory(
         advance(progress, began.elapsed());
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// What a running guest has: what the balloon says and what libvirt has heard of it, whichever is less. libvirt hears up to
+/// a second later (QEMU sends `BALLOON_CHANGE` at most once a second), and an observation says what libvirt has heard.
+async fn memory_now(host: &RealHost, uuid: Uuid) -> Result<Bytes, StepError> {
+    let heard = xml::read(&host.hypervisor.live_xml(uuid).await?)?.shape.memory;
+    let actual = host.hypervisor.balloon(uuid).await?;
+    Ok(actual.map_or(heard, |actual| actual.min(heard)))
 }
 
 /// Adds processors to a running domain.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -63,7 +64,7 @@ pub struct Fleet {
 }
 
 /// Limits of a pass. A pass over a limit blocks every action of that class.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Limits {
     /// Most VMs destroyed (default 3; never more than a tenth of ten or more, see [`Share`]).
     pub destroy: Share,
@@ -78,7 +79,7 @@ pub struct Limits {
 }
 
 /// A number, or a percentage of the fleet's VMs (rounded up, at least 1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Share {
     /// A number of VMs.
@@ -101,7 +102,7 @@ pub struct Weights {
 }
 
 /// How QEMU runs guests on a host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Acceleration {
     /// KVM where a probe guest boots with it, else software emulation.
@@ -210,7 +211,7 @@ impl From<Digest> for String {
 }
 
 /// Where a file comes from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Source {
     /// A path: relative to the fleet's folder, or absolute, on the controller.
@@ -220,7 +221,7 @@ pub enum Source {
 }
 
 /// A file with the digest that it must have.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageFile {
     /// Where from.
@@ -230,7 +231,7 @@ pub struct ImageFile {
 }
 
 /// How a VM of an image boots.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Boot {
     /// From its disk.
@@ -247,7 +248,7 @@ pub enum Boot {
 }
 
 /// The format of a disk image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ImageFormat {
     /// QEMU copy-on-write.
@@ -257,7 +258,7 @@ pub enum ImageFormat {
 }
 
 /// How a clone learns its address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Identity {
     /// A NoCloud seed disk.
@@ -267,7 +268,7 @@ pub enum Identity {
 }
 
 /// How a root disk is made from its image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CloneMethod {
     /// A copy-on-write overlay: instant.
@@ -308,7 +309,7 @@ impl Image {
 }
 
 /// How a network reaches further.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkMode {
     /// Not beyond its bridge (and the host's own address on it).
@@ -343,7 +344,7 @@ pub struct Network {
 }
 
 /// Whether something should run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RunState {
     /// Running.
@@ -355,7 +356,7 @@ pub enum RunState {
 }
 
 /// What may not be done to a VM without a Removal that names it. Stamped on the VM, so it outlives the YAML.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Protection {
     /// Anything the YAML says.
@@ -370,7 +371,7 @@ pub enum Protection {
 }
 
 /// What happens to a data disk when its VM goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum OnRemove {
     /// Kept for this long, then deleted by a later pass.
@@ -380,7 +381,7 @@ pub enum OnRemove {
 }
 
 /// A data disk: persistent, outlives its VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DataDisk {
     /// Its size; grows, never shrinks.
@@ -390,7 +391,7 @@ pub struct DataDisk {
 }
 
 /// A network interface.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Nic {
     /// The network's name.
@@ -400,7 +401,7 @@ pub struct Nic {
 }
 
 /// Firmware of a VM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Firmware {
     /// SeaBIOS.
@@ -411,7 +412,7 @@ pub enum Firmware {
 }
 
 /// The VM's video and the geometry of its display.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Display {
     /// Width in pixels.
@@ -421,7 +422,7 @@ pub struct Display {
 }
 
 /// What cloud-init is given beside hostname and addresses, which we decide.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CloudInit {
     /// User data as written; parsed as YAML by `config` when it begins with `#cloud-config`.
@@ -431,7 +432,7 @@ pub struct CloudInit {
 }
 
 /// How it is known that a VM is ready for those who depend on it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Probe {
     /// What is tried.
@@ -443,7 +444,7 @@ pub struct Probe {
 }
 
 /// What is tried to learn that a VM is ready.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum ProbeKind {
     /// A TCP port accepts a connection.
@@ -470,7 +471,7 @@ pub enum ProbeKind {
 }
 
 /// How a VM is stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StopPolicy {
     /// How long the guest may take to shut down.
@@ -480,7 +481,7 @@ pub struct StopPolicy {
 }
 
 /// How a change that needs a restart is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum UpdatePolicy {
     /// Written down; takes effect at the next stop and start.
@@ -490,7 +491,7 @@ pub enum UpdatePolicy {
 }
 
 /// Where a VM may run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
     /// On this host only.
@@ -546,7 +547,7 @@ pub struct VmSpec {
 }
 
 /// Whose VM it is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Owner {
     /// A replica of an app of a service.
@@ -649,7 +650,7 @@ pub struct Module {
 }
 
 /// What a Removal does with data disks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum RemovalData {
     /// Kept for this long.

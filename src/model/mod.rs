@@ -9,6 +9,7 @@ pub mod ids;
 pub mod observed;
 pub mod origin;
 pub mod quantity;
+pub mod schema;
 pub mod snapshot;
 
 pub use demand::*;

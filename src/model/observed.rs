@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -15,7 +16,7 @@ use super::ids::{Mac, Name};
 use super::quantity::{Bytes, Timestamp};
 
 /// What was learnt of one part of the world.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Observation<T> {
     /// Seen.
@@ -34,7 +35,7 @@ impl<T> Observation<T> {
 }
 
 /// Why something is not known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Fault {
     /// What was tried and what came back.
     pub text: String,
@@ -43,7 +44,7 @@ pub struct Fault {
 }
 
 /// The state of all hosts of a fleet at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Observed {
     /// Version of this format: 1.
@@ -63,7 +64,7 @@ pub struct Observed {
 }
 
 /// What the store knew.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct StoreState {
     /// True when hosts carry stamps of this fleet but the store is empty: it was lost.
@@ -80,7 +81,7 @@ pub struct StoreState {
 }
 
 /// The proof that a host got a VM, or never did.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PlacementRecord {
     /// The host it was put on.
@@ -93,7 +94,7 @@ pub struct PlacementRecord {
 }
 
 /// One host.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HostObs {
     /// libvirt's host UUID (`virConnectGetCapabilities`).
@@ -131,7 +132,7 @@ pub struct HostObs {
 }
 
 /// What a domain does now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Power {
     /// Running.
@@ -156,7 +157,7 @@ impl Power {
 }
 
 /// Whether a VM answers its readiness probe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Readiness {
     /// The probe succeeded, or there is none and it runs.
@@ -168,7 +169,7 @@ pub enum Readiness {
 }
 
 /// What we wrote into a domain's metadata. Everything that `plan` needs to know of the past travels with the VM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Stamp {
     /// The fleet's id.
@@ -204,7 +205,7 @@ pub struct Stamp {
 }
 
 /// An interface in a stamp.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NicStamp {
     /// Its MAC.
@@ -214,7 +215,7 @@ pub struct NicStamp {
 }
 
 /// One domain of ours.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VmObs {
     /// Its UUID.
@@ -238,7 +239,7 @@ pub struct VmObs {
 }
 
 /// The projection of a domain's XML onto the fields that are ours. Fields we do not own do not exist for us.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Shape {
     /// `<vcpu current=…>`.
@@ -271,7 +272,7 @@ pub struct Shape {
 }
 
 /// A disk as the domain sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ShapeDisk {
     /// `<source file=…>`.
@@ -283,7 +284,7 @@ pub struct ShapeDisk {
 }
 
 /// An interface as the domain sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ShapeNic {
     /// `<source bridge=…>`.
@@ -293,7 +294,7 @@ pub struct ShapeNic {
 }
 
 /// The stamp file beside a disk (`<disk>.stamp`, JSON): disks outlive domains.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DiskStamp {
     /// The fleet's id.
@@ -315,7 +316,7 @@ pub struct DiskStamp {
 }
 
 /// A disk file in a slots folder.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct DiskObs {
     /// Its stamp.
@@ -327,7 +328,7 @@ pub struct DiskObs {
 }
 
 /// A file in an image store.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ImageObs {
     /// Its path on the host.
@@ -337,7 +338,7 @@ pub struct ImageObs {
 }
 
 /// A bridge on a host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BridgeObs {
     /// Whether we made it (its alias says so: `stablehand:<fleet>`).
@@ -351,7 +352,7 @@ pub struct BridgeObs {
 }
 
 /// A domain that is not ours.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Unmanaged {
     /// Its libvirt name.
@@ -367,7 +368,7 @@ pub struct Unmanaged {
 }
 
 /// Who may act on a host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct LockHolder {
     /// Random token of the holder.

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A place in the fleet's repository, shown as `file:line:col`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Origin {
     /// Path relative to the fleet's folder, with `/`.
     pub file: Arc<str>,
@@ -34,7 +35,7 @@ macro_rules! fields {
         /// The fields of a VM that a plan can change, in the order in which they are shown.
         ///
         /// `stablehand explain-impact` prints, for each of them, what a change costs.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
         #[serde(rename_all = "camelCase")]
         pub enum Field { $($(#[$doc])* $variant,)* }
 

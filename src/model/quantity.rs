@@ -171,7 +171,9 @@ macro_rules! as_text {
 as_text!(Bytes, Span);
 
 /// Seconds since 1970-01-01T00:00:00Z. Pure rooms get it as an argument; they read no clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {

@@ -89,6 +89,12 @@ impl<'a> Draft<'a> {
             }
         } else if let Some(host) = self.world.dark.first() {
             return dark(host, fault(host));
+        } else if let (true, Some(host)) = (has_data, self.world.lost()) {
+            return Whereabouts::Dark(Block {
+                by: BlockedBy::UnknownState,
+                text: format!("no record says that its data was not on host/{host}, which is declared lost"),
+                unblock: format!("bring host/{host} back, or take its documents out of the repository"),
+            });
         }
         let data =
             |d: &Disk<'_>| d.obs.stamp.disk != "seed" && (d.obs.stamp.disk != "root" || self.root_is_whole(vm, d));

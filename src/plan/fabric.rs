@@ -7,7 +7,7 @@ use super::steps::{Op, Step};
 use super::target::image_path;
 use super::types::{Action, ActionId, Block, BlockedBy, Cause, Class, Downtime, Impact, Verb};
 use super::world::HostView;
-use crate::model::{Address, Host, Image, Name, Network};
+use crate::model::{Address, Host, HostObs, Image, Name, Network};
 
 impl<'a> Draft<'a> {
     /// Adds the actions that put images and bridges where this plan's VMs need them, and lets the VMs wait for them.
@@ -57,7 +57,11 @@ impl<'a> Draft<'a> {
         }
         let subject = Address::Image(image.name.clone());
         let trigger = needed_by.first().map(|n| self.actions[*n].id.clone());
-        let text = format!("{} of {} file(s) are not in {}'s store", missing.len(), image.files().len(), host.name);
+        let text = if image.files().len() == 1 {
+            format!("not in the store of {} yet", host.name)
+        } else {
+            format!("{} of its {} files not in the store of {} yet", missing.len(), image.files().len(), host.name)
+        };
         let steps = missing.into_iter().map(|file| Op::PutImage { file: file.clone(), path: image_path(host, file) });
         let mut act = plain(subject, Verb::Fetch, &host.name, steps);
         act.reason = reason("image_missing", text, Some(image.origin.clone()));
@@ -146,7 +150,7 @@ impl<'a> Draft<'a> {
         let mut last: BTreeMap<&Name, Vec<ActionId>> = BTreeMap::new();
         let mut staying: BTreeSet<&Name> = BTreeSet::new();
         for act in &self.actions {
-            if let (Verb::Destroy, Some(host)) = (act.verb, &act.from) {
+            if let (Verb::Destroy | Verb::Expire, Some(host)) = (act.verb, &act.from) {
                 if act.is_blocked() {
                     staying.insert(act.subject.name());
                 }
@@ -185,8 +189,10 @@ impl<'a> Draft<'a> {
             if let Some(removal) = whole_fleet
                 && here.is_empty()
             {
+                let under = self.images_under_disks(host, known);
                 for image in desired.images.values() {
                     let stored = image.files().into_iter().filter_map(|f| known.images.get(&f.digest).map(|s| (f, s)));
+                    let stored = stored.filter(|(f, _)| !under.contains(f.digest.as_str()));
                     let ops: Vec<Op> =
                         stored.map(|(f, s)| Op::DropImage { digest: f.digest.clone(), path: s.path.clone() }).collect();
                     if ops.is_empty() {
@@ -206,6 +212,20 @@ impl<'a> Draft<'a> {
         for act in new {
             self.push(act, None);
         }
+    }
+
+    /// Digests of images under disks that this plan leaves on a host: an overlay without its image is lost.
+    fn images_under_disks<'k>(&self, host: &Name, known: &'k HostObs) -> BTreeSet<&'k str> {
+        let open = self.actions.iter().filter(|a| !a.is_blocked());
+        let steps = open.flat_map(|a| &a.steps).filter(|s| s.host == *host);
+        let deleted: BTreeSet<&str> = steps
+            .filter_map(|s| match &s.op {
+                Op::DeleteDisk { path, .. } => Some(path.as_str()),
+                _ => None,
+            })
+            .collect();
+        let kept = known.disks.iter().filter(|(path, _)| !deleted.contains(path.as_str()));
+        kept.filter_map(|(_, disk)| disk.stamp.made_from.as_deref()).collect()
     }
 
     fn let_wait(&mut self, needed_by: &[usize], id: &ActionId) {

@@ -1,11 +1,11 @@
 //! What exists and should not: VMs that end, disks whose time is over, leftovers of a crash.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::draft::{Draft, Footprint, action, covers, need_now, on, reason};
 use super::place::Need;
 use super::steps::Op;
-use super::types::{Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, NoteKind, Verb};
+use super::types::{Action, ActionId, Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, NoteKind, Verb};
 use super::world::Disk;
 use crate::model::{Address, Name, OnRemove, Power, Protection, Removal, RemovalData, Timestamp, VmObs};
 
@@ -30,6 +30,8 @@ impl<'a> Draft<'a> {
         let disks: Vec<Disk<'a>> = mine.iter().filter(|(h, _)| *h == host).map(|(_, d)| *d).collect();
         let has_data = disks.iter().any(|d| is_data(d, obs)) || adopted;
         let mut data = Vec::new();
+        // What is kept is stamped before the domain goes, so that a crash between the two forgets no Removal.
+        let mut keep = Vec::new();
         let mut after = Vec::new();
         for disk in &disks {
             let stamp = &disk.obs.stamp;
@@ -40,10 +42,11 @@ impl<'a> Draft<'a> {
                 (true, None, OnRemove::Retain(span)) => DiskFate::RetainUntil(Timestamp(now.0 + span.as_secs())),
                 (true, None, OnRemove::Delete) => DiskFate::Delete,
             };
-            after.push(match fate {
-                DiskFate::RetainUntil(until) => Op::RetainDisk { path: disk.path.to_owned(), until },
-                _ => Op::DeleteDisk { path: disk.path.to_owned(), vm: name.clone() },
-            });
+            let path = disk.path.to_owned();
+            match fate {
+                DiskFate::RetainUntil(until) => keep.push(Op::RetainDisk { path, until }),
+                _ => after.push(Op::DeleteDisk { path, vm: name.clone() }),
+            }
             if stamp.disk != "seed" && (stamp.disk != "root" || obs.stamp.persistent_root) {
                 data.push(DataEffect { disk: stamp.disk.clone(), effect: fate, bytes: disk.obs.size });
             }
@@ -63,6 +66,7 @@ impl<'a> Draft<'a> {
         } else if obs.power.is_active() {
             ops.push(Op::Stop { vm: name.clone(), uuid: obs.uuid, policy: obs.stamp.stop });
         }
+        ops.extend(keep);
         ops.push(Op::Undefine { vm: name.clone(), uuid: obs.uuid, drop_save: true });
         ops.extend(after);
         ops.push(Op::Unrecord { vm: name.clone() });
@@ -134,23 +138,38 @@ impl<'a> Draft<'a> {
         let used = self.used_paths();
         let now = self.input.now;
         let ending = self.ending();
+        let (made, attached) = self.made();
         let names: Vec<&'a Name> = self.world.disks.keys().copied().collect();
         for name in names {
             let wanted = self.wanted.contains_key(name);
             let placed = self.world.place(name);
-            if (wanted && placed.is_none()) || ending.contains(name) {
-                // What a creation will take, or a destruction deletes, is not an orphan.
+            let creation = made.get(name);
+            if (wanted && placed.is_none() && creation.is_none()) || ending.contains(name) {
+                // What a creation would take, or a destruction deletes, is not an orphan.
                 continue;
             }
             let removal = self.removal(name, "");
             let delete_all = removal.is_some_and(|r| r.data == RemovalData::Delete);
-            let mut by_host: std::collections::BTreeMap<&'a Name, (Vec<Op>, Vec<DataEffect>)> = Default::default();
+            let mut by_host: BTreeMap<&'a Name, (Vec<Op>, Vec<DataEffect>)> = Default::default();
             let disks: Vec<(&'a Name, Disk<'a>)> = self.world.disks.get(name).cloned().unwrap_or_default();
             for (host, disk) in disks {
-                if used.contains(&(host, disk.path)) {
+                let stamp = &disk.obs.stamp;
+                let is_scrap = matches!(stamp.disk.as_str(), "root" | "seed") && stamp.on_remove == OnRemove::Delete;
+                let taken = creation.is_some() && (!is_scrap || attached.contains(disk.path));
+                if taken || used.contains(&(host, disk.path)) {
                     continue;
                 }
-                let stamp = &disk.obs.stamp;
+                let holds_data = match stamp.disk.as_str() {
+                    "seed" => false,
+                    "root" => stamp.on_remove != OnRemove::Delete,
+                    _ => true,
+                };
+                if holds_data && !wanted && placed.is_none() && removal.is_none() && stamp.expires.is_none() {
+                    // Its domain was undefined by somebody, and its document is gone: that is no review.
+                    let text = format!("disk {} holds data, and no Removal names its VM", stamp.disk);
+                    self.note(name, NoteKind::LeftAlone, text, None);
+                    continue;
+                }
                 let due = match (stamp.expires, stamp.on_remove) {
                     _ if delete_all && placed.is_none() => Some(None),
                     (Some(until), _) if until <= now => Some(None),
@@ -196,9 +215,29 @@ impl<'a> Draft<'a> {
                 act.from = Some(host.clone());
                 act.impact.data = data;
                 act.steps = on(host, ops);
+                act.after.extend(creation.cloned());
                 self.push(act, None);
             }
         }
+    }
+
+    /// VMs that this plan makes, and the paths of the disks that they take: what else a half-done recreate left of
+    /// their roots and seeds goes after that.
+    fn made(&self) -> (BTreeMap<Name, ActionId>, BTreeSet<String>) {
+        let (mut made, mut attached) = (BTreeMap::new(), BTreeSet::new());
+        let makes = |a: &&Action| !a.is_blocked() && matches!(a.verb, Verb::Create | Verb::Restore);
+        for act in self.actions.iter().filter(makes) {
+            made.insert(act.subject.name().clone(), act.id.clone());
+            for step in &act.steps {
+                match &step.op {
+                    Op::MakeDisk(disk) => drop(attached.insert(disk.path.clone())),
+                    Op::MakeSeed { path, .. } => drop(attached.insert(path.clone())),
+                    Op::Define { domain, .. } => attached.extend(domain.disks.iter().map(|d| d.path.clone())),
+                    _ => {}
+                }
+            }
+        }
+        (made, attached)
     }
 
     /// VMs whose disks an action of this plan deletes or exchanges already.

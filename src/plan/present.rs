@@ -92,11 +92,13 @@ impl<'a> Draft<'a> {
         if matches!(turn, Turn::Start | Turn::Stop | Turn::Suspend | Turn::Resume) {
             let path = Field::Run.path().to_owned();
             let word = |r: RunState| format!("{r:?}").to_lowercase();
-            let keep = (cause == Cause::Drift).then(|| format!("run: {}", power_as_run(obs.power)));
+            let kept = cause == Cause::Drift && obs.power != Power::Paused;
+            let keep = kept.then(|| format!("run: {}", power_as_run(obs.power)));
+            let seen = if obs.power == Power::Paused { "paused" } else { power_as_run(obs.power) };
             act.fields.push(FieldChange {
                 field: Field::Run,
                 path,
-                before: Some(power_as_run(obs.power).to_owned()),
+                before: Some(seen.to_owned()),
                 after: Some(word(want)),
                 class,
                 origin: vm.spec.origins.of(Field::Run).cloned(),
@@ -105,11 +107,25 @@ impl<'a> Draft<'a> {
         }
         act.fields.extend(keep_only_drift(std::mem::take(&mut diff.fields), field_cause));
         act.impact.data = std::mem::take(&mut diff.data);
-        let ops = self.power_steps(&target, obs, turn, reboot_now, diff);
+        let (lost, root_gone, seed_gone) = self.lost_disks(&target, obs, host);
+        let mut ops = self.power_steps(&target, obs, turn, reboot_now, diff);
+        if seed_gone && turn == Turn::Start {
+            ops.splice(0..0, target.make_seed());
+        }
+        if root_gone && turn == Turn::Start {
+            ops = self.with_new_root(&target, obs, ops);
+        }
         act.impact.data.extend(root_reset_effect(&ops));
         act.steps = on(host, ops);
         if let Some(block) = self.pause(&vm.name, &vm.group) {
             act.blocked.push(block);
+        }
+        if !lost.is_empty() && matches!(turn, Turn::Start | Turn::Resume) {
+            act.blocked.push(Block {
+                by: BlockedBy::UnknownState,
+                text: format!("its data is not where it was: {} is gone", lost.join(", ")),
+                unblock: format!("bring the file back, or end the VM by a Removal of vm/{}", vm.name),
+            });
         }
         let disturbs = matches!(verb, Verb::Stop | Verb::Suspend | Verb::Reboot);
         if disturbs && obs.stamp.protect == Protection::All {
@@ -252,6 +268,39 @@ impl<'a> Draft<'a> {
         ops
     }
 
+    /// Disks of its definition that are not on the host any more: those with data, then whether the root and the
+    /// seed are gone, which can be made again.
+    fn lost_disks(&self, target: &Target<'_>, obs: &VmObs, host: &Name) -> (Vec<String>, bool, bool) {
+        if obs.power.is_active() || target.stamp.adopted.is_some() {
+            return (Vec::new(), false, false);
+        }
+        let there = self.world.disks.get(&target.vm.name).map(Vec::as_slice).unwrap_or_default();
+        let gone = |path: &str| !there.iter().any(|(h, d)| *h == host && d.path == path);
+        let mut lost = Vec::new();
+        let (mut root, mut seed) = (false, false);
+        for (name, shape) in obs.config.disks.iter().filter(|(_, d)| gone(&d.path)) {
+            match name.as_str() {
+                "seed" => seed = true,
+                "root" if !obs.stamp.persistent_root && target.image.is_some() => root = true,
+                _ => lost.push(shape.path.clone()),
+            }
+        }
+        (lost, root, seed)
+    }
+
+    /// A root disk without data that somebody deleted is made again before the start.
+    fn with_new_root(&self, target: &Target<'_>, obs: &VmObs, ops: Vec<Op>) -> Vec<Op> {
+        let make = target.make_root().and_then(|op| match (op, obs.config.disks.get("root")) {
+            (Op::MakeDisk(mut disk), Some(root)) => {
+                disk.path.clone_from(&root.path);
+                Some(Op::MakeDisk(disk))
+            }
+            _ => None,
+        });
+        let already = ops.iter().any(|op| matches!(op, Op::MakeDisk(d) if d.stamp.disk == "root"));
+        make.into_iter().filter(|_| !already).chain(ops).collect()
+    }
+
     /// A non-persistent VM of a module returns to its image before each start.
     fn reset_root(&self, target: &Target<'_>, obs: &VmObs) -> Vec<Op> {
         let module = matches!(target.vm.owner, Owner::Module { .. });
@@ -282,7 +331,7 @@ impl<'a> Draft<'a> {
         let origin = vm.spec.origins.of(Field::Image).cloned();
         let why = reason(
             "image_immutable",
-            format!("the image is another one: {}", super::impact::why(Field::Image)),
+            "the image is another one: its root disk is made anew, data disks are kept",
             origin,
         );
         let incarnation = self.next_incarnation(target, obs);

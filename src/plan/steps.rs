@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -16,7 +17,7 @@ use crate::model::{
 };
 
 /// One step on one host.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Step {
     /// Where.
@@ -26,7 +27,7 @@ pub struct Step {
 }
 
 /// What a step does.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Op {
     /// Puts a file into the host's image store: fetch to `<path>.partial`, check the digest, rename.
@@ -213,7 +214,7 @@ pub enum Op {
 }
 
 /// A disk to make.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NewDisk {
     /// Its path, always qcow2.
@@ -227,7 +228,7 @@ pub struct NewDisk {
 }
 
 /// What a disk begins as.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum DiskFrom {
     /// Empty.
@@ -244,7 +245,7 @@ pub enum DiskFrom {
 }
 
 /// What a NoCloud seed holds. Secrets are not part of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Seed {
     /// `instance-id`: version 5 of the domain's UUID and its interfaces, so that a recreate, and other addresses, are
@@ -261,7 +262,7 @@ pub struct Seed {
 }
 
 /// An interface in a seed's network-config (version 2).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SeedNic {
     /// What to match.
@@ -275,7 +276,7 @@ pub struct SeedNic {
 }
 
 /// A domain to define. Everything is decided; `host` only writes it as libvirt's XML.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DomainSpec {
     /// The VM.
@@ -311,7 +312,7 @@ pub struct DomainSpec {
 }
 
 /// Kernel boot of a domain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct KernelBoot {
     /// Path of the kernel.
@@ -323,10 +324,11 @@ pub struct KernelBoot {
 }
 
 /// A disk of a domain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DomainDisk {
-    /// `root`, `seed` or the data disk's name: the user alias is `ua-disk-<name>`, the serial its first 20 characters.
+    /// `root`, `seed` or the data disk's name: the user alias is `ua-disk-<name>`, the serial its first 20 characters
+    /// (the seed's is `cidata`).
     pub name: String,
     /// Its path.
     pub path: String,
@@ -339,7 +341,7 @@ pub struct DomainDisk {
 }
 
 /// An interface of a domain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DomainNic {
     /// Its name: the user alias is `ua-nic-<name>`.
@@ -353,7 +355,7 @@ pub struct DomainNic {
 }
 
 /// One edit of a domain's inactive XML.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Edit {
     /// `<vcpu current=…>`.

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::steps::Step;
@@ -15,8 +16,13 @@ use crate::model::{Address, Bytes, Field, Name, Origin, Timestamp};
 /// Version of the plan's JSON form.
 pub const FORMAT_VERSION: &str = "1.0";
 
+/// The plan's JSON Schema file: its name below `schemas/`, and its text.
+pub fn schema() -> (String, String) {
+    ("plan.json".into(), crate::model::schema::text::<Plan>())
+}
+
 /// What would be done, to whom, why, in which order; and why nothing happens where nothing does.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Plan {
     /// [`FORMAT_VERSION`].
@@ -50,7 +56,7 @@ pub struct Plan {
 }
 
 /// What the plan was made from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Inputs {
     /// `live`, `none`, or the folder it was read from.
@@ -62,7 +68,7 @@ pub struct Inputs {
 }
 
 /// `vm/web-1#create`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct ActionId(pub Arc<str>);
 
@@ -80,7 +86,7 @@ impl fmt::Display for ActionId {
 }
 
 /// One change to one VM, image, network or record.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Action {
     /// Its id, unique in the plan.
@@ -112,7 +118,7 @@ pub struct Action {
 }
 
 /// What is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Verb {
     /// An image is put into a host's store.
@@ -183,7 +189,7 @@ impl Verb {
 }
 
 /// Why an action is in this plan (DESIGN section 4, point 3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Cause {
     /// This commit.
@@ -212,7 +218,7 @@ impl Cause {
 }
 
 /// Why an action is done.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Reason {
     /// A stable code; readers treat one they do not know as unspecified.
@@ -226,7 +232,7 @@ pub struct Reason {
 }
 
 /// Impact classes, worst first (DESIGN section 4, point 4): the sort key of a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Class {
     /// The VM and its data end.
@@ -290,7 +296,7 @@ impl Class {
 }
 
 /// What an action costs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Impact {
     /// Its class.
@@ -302,7 +308,7 @@ pub struct Impact {
 }
 
 /// How long a VM is away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Downtime {
     /// Not at all.
@@ -321,7 +327,7 @@ pub enum Downtime {
 }
 
 /// What happens to one disk.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DataEffect {
     /// `root` or the data disk's name.
@@ -333,7 +339,7 @@ pub struct DataEffect {
 }
 
 /// What happens to a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum DiskFate {
     /// Stays as it is.
@@ -353,7 +359,7 @@ pub enum DiskFate {
 }
 
 /// A field before and after, as people write it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FieldChange {
     /// The field.
@@ -373,7 +379,7 @@ pub struct FieldChange {
 }
 
 /// What stops an action.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Block {
     /// What kind of stop.
@@ -385,7 +391,7 @@ pub struct Block {
 }
 
 /// Kinds of stops (DESIGN section 4, point 5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum BlockedBy {
     /// The VM's protection.
@@ -420,7 +426,7 @@ impl BlockedBy {
 }
 
 /// A line about something that does not happen.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Note {
     /// What it is about.
@@ -434,7 +440,7 @@ pub struct Note {
 }
 
 /// Kinds of quiet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum NoteKind {
     /// Waiting for something.
@@ -448,7 +454,7 @@ pub enum NoteKind {
 }
 
 /// A host before and after the plan.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HostRoom {
     /// The host.
@@ -470,7 +476,7 @@ pub struct HostRoom {
 }
 
 /// Before, after, capacity.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Triple {
     /// Before the plan.
     pub before: u64,
@@ -481,7 +487,7 @@ pub struct Triple {
 }
 
 /// How much of a limit a plan uses.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LimitUse {
     /// `destroy`, `recreate` or `reboot`.
@@ -495,7 +501,7 @@ pub struct LimitUse {
 }
 
 /// A risk flag.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Risk {
     /// R1xx availability, R2xx data, R3xx exposure, R4xx freshness, R5xx capacity, R6xx policy.

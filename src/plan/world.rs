@@ -126,6 +126,11 @@ impl<'a> World<'a> {
         mine.max_by_key(|d| (d.obs.stamp.epoch, d.obs.stamp.incarnation))
     }
 
+    /// A host that is declared lost.
+    pub(crate) fn lost(&self) -> Option<&'a Name> {
+        self.hosts.iter().find(|(_, view)| matches!(view, HostView::Lost)).map(|(name, _)| *name)
+    }
+
     /// The only place where a VM was seen.
     pub(crate) fn place(&self, vm: &Name) -> Option<(&'a Name, &'a VmObs)> {
         self.vms.get(vm).and_then(|all| all.first()).copied()

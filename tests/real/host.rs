@@ -29,12 +29,12 @@ fn boot_sector() -> Vec<u8> {
     sector
 }
 
-fn name(text: &str) -> Name {
+pub(crate) fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
 /// A world of one host under a folder.
-struct World {
+pub(crate) struct World {
     folder: PathBuf,
     fleet: RealFleet,
     desired: Desired,
@@ -108,33 +108,39 @@ impl World {
         }
     }
 
-    fn bridge() -> String {
+    pub(crate) fn bridge() -> String {
         std::env::var("STABLEHAND_TEST_BRIDGE").unwrap()
     }
-    fn path(&self, part: &str) -> String {
+    pub(crate) fn path(&self, part: &str) -> String {
         self.folder.join(part).to_str().unwrap().to_owned()
     }
     fn image_path(&self) -> String {
         self.path(&format!("images/{}-boot.img", self.image.digest.short()))
     }
 
-    async fn step(&self, op: Op) -> Result<Done, StepError> {
+    pub(crate) async fn step(&self, op: Op) -> Result<Done, StepError> {
         let began = Instant::now();
         let text = op.describe();
         let result = self.fleet.perform(&Step { host: name("here"), op }, &NoProgress).await;
         println!("  {:>6} ms  {text}: {result:?}", began.elapsed().as_millis());
         result
     }
-    async fn done(&self, op: Op) {
+    pub(crate) async fn done(&self, op: Op) {
         let result = self.step(op.clone()).await;
         assert!(result.is_ok(), "{op:?}: {result:?}");
         // Every step is safe to repeat, and finds its work done.
         assert_eq!(self.step(op).await, Ok(Done::Already));
     }
-    async fn observe(&self) -> HostObs {
+    pub(crate) async fn observe(&self) -> HostObs {
         let began = Instant::now();
         let mut observed = self.fleet.observe(&self.desired, Look { probe: true }).await;
         println!("  {:>6} ms  observe", began.elapsed().as_millis());
+        if let Some(Observation::Known(host)) = observed.hosts.get("here") {
+            for (vm, seen) in &host.vms {
+                let memory = seen.live.as_ref().map(|l| l.memory.to_string());
+                println!("             {vm}: {:?}, {:?}, {memory:?}", seen.power, seen.ready);
+            }
+        }
         match observed.hosts.remove("here").unwrap() {
             Observation::Known(host) => host,
             other => panic!("{other:?}"),
@@ -144,7 +150,7 @@ impl World {
         self.observe().await.vms.remove("a").unwrap()
     }
 
-    fn stamp(&self) -> Stamp {
+    pub(crate) fn stamp(&self) -> Stamp {
         let nic = NicStamp { mac: self.spec().nics[0].mac, address: Some([10, 250, 9, 10].into()) };
         Stamp {
             fleet: name("t"),
@@ -166,7 +172,7 @@ impl World {
     fn uuid(&self) -> uuid::Uuid {
         domain_uuid(&name("t"), &name("a"), 1)
     }
-    fn disk(&self, disk: &str) -> DiskStamp {
+    pub(crate) fn disk(&self, disk: &str) -> DiskStamp {
         DiskStamp {
             fleet: name("t"),
             vm: name("a"),
@@ -366,6 +372,7 @@ fn stage() {
             "up" => bring_up(&world).await,
             "change" => change(&world).await,
             "down" => tear_down(&world).await,
+            "guest" => crate::guest::run(&world).await,
             "second" => {
                 let mut observed = world.fleet.observe(&world.desired, Look::default()).await;
                 let Some(Observation::Unknown(fault)) = observed.hosts.remove("here") else {
@@ -404,32 +411,54 @@ impl Drop for CleanUp {
     }
 }
 
+/// A scratch root, and this program as one of its stages.
+struct Lab {
+    clean: CleanUp,
+}
+impl Lab {
+    fn new(letter: char) -> Self {
+        let pid = std::process::id();
+        let folder: PathBuf = format!("/var/lib/stablehand/t{letter}{pid}").into();
+        std::fs::create_dir_all(&folder).unwrap();
+        Self { clean: CleanUp { folder, bridge: format!("sht{letter}{pid}") } }
+    }
+    fn stage(&self, stage: &str) -> Command {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "host::stage", "--ignored", "--nocapture"]);
+        command.env(STAGE, stage).env(FOLDER, &self.clean.folder).env("STABLEHAND_TEST_BRIDGE", &self.clean.bridge);
+        command.env("LIBVIRT_LOG_OUTPUTS", "4:file:/dev/null");
+        command
+    }
+}
+
 #[test]
 fn a_vm_lives_through_an_embedded_root() {
     if let Err(why) = crate::can_run() {
         eprintln!("SKIPPED a_vm_lives_through_an_embedded_root: {why}");
         return;
     }
-    let pid = std::process::id();
-    let clean = CleanUp { folder: format!("/var/lib/stablehand/t{pid}").into(), bridge: format!("sht{pid}") };
-    std::fs::create_dir_all(&clean.folder).unwrap();
-    let stage = |stage: &str| {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "host::stage", "--ignored", "--nocapture"]);
-        command.env(STAGE, stage).env(FOLDER, &clean.folder).env("STABLEHAND_TEST_BRIDGE", &clean.bridge);
-        command
-    };
-    let mut first = stage("up").spawn().unwrap();
+    let lab = Lab::new('a');
+    let mut first = lab.stage("up").spawn().unwrap();
     let patience = Instant::now() + Duration::from_secs(180);
-    while !clean.folder.join("up.done").exists() {
+    while !lab.clean.folder.join("up.done").exists() {
         assert!(first.try_wait().unwrap().is_none(), "the first stage failed");
         assert!(Instant::now() < patience, "the first stage hangs");
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert!(stage("second").status().unwrap().success(), "a second opener is told who has the root");
+    assert!(lab.stage("second").status().unwrap().success(), "a second opener is told who has the root");
     // SIGKILL, as an impatient person would.
     first.kill().unwrap();
     first.wait().unwrap();
-    assert!(stage("change").status().unwrap().success());
-    assert!(stage("down").status().unwrap().success());
+    assert!(lab.stage("change").status().unwrap().success());
+    assert!(lab.stage("down").status().unwrap().success());
+}
+
+#[test]
+fn guests_answer_probes_and_take_what_they_are_given() {
+    if let Some(why) = crate::can_run().err().or_else(crate::guest::missing) {
+        eprintln!("SKIPPED guests_answer_probes_and_take_what_they_are_given: {why}");
+        return;
+    }
+    let lab = Lab::new('g');
+    assert!(lab.stage("guest").status().unwrap().success());
 }

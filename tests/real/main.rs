@@ -1,5 +1,6 @@
 //! Real hypervisors and real guests. Says aloud when it is skipped: it needs root, QEMU and libvirt's QEMU driver.
 
+mod guest;
 mod host;
 
 /// Whether real guests can run here; in words, what is missing.

@@ -109,3 +109,207 @@ fn every_example_is_valid() {
         }
     }
 }
+
+/// Every schema file's name and text, those of documents first.
+fn schemas() -> Vec<(String, String)> {
+    let mut all = config::schema::all();
+    all.push(stablehand::plan::schema());
+    all
+}
+
+#[test]
+fn the_schema_files_are_current() {
+    let folder = root("schemas");
+    let mut known = BTreeSet::new();
+    for (name, text) in schemas() {
+        if std::env::var_os("UPDATE_EXPECTED").is_some() {
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(&name), &text).unwrap();
+        }
+        let written = fs::read_to_string(folder.join(&name)).unwrap_or_default();
+        assert!(
+            written == text,
+            "schemas/{name} is not current: `stablehand schema --write`, or this test with UPDATE_EXPECTED=1"
+        );
+        known.insert(name);
+    }
+    for entry in fs::read_dir(&folder).unwrap() {
+        let name = entry.unwrap().file_name().to_string_lossy().into_owned();
+        assert!(known.contains(&name), "schemas/{name} is nobody's");
+    }
+}
+
+/// The documents of a snapshot as the other YAML crate reads them; `None` for a file that it refuses.
+fn as_json(snapshot: &Snapshot) -> Vec<(String, Option<serde_json::Value>)> {
+    use serde::Deserialize as _;
+    let mut out = Vec::new();
+    for file in &snapshot.files {
+        for document in serde_yaml::Deserializer::from_str(&file.text) {
+            let value = serde_json::Value::deserialize(document).ok();
+            let failed = value.is_none();
+            out.push((file.path.to_string(), value));
+            if failed {
+                break;
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn the_schemas_agree_with_what_is_read() {
+    let texts = config::schema::all();
+    let validator = |name: &str| {
+        let text = &texts.iter().find(|(n, _)| n == name).unwrap().1;
+        jsonschema::draft7::new(&serde_json::from_str(text).unwrap()).unwrap()
+    };
+    let any = validator("fleet-repository.json");
+    let good = cases("tests/cases/config/valid").into_iter().map(|c| case(&c));
+    for snapshot in good.chain(cases("examples").iter().map(|e| snapshot(&e.join("fleet")))) {
+        for (path, document) in as_json(&snapshot) {
+            let document = document.unwrap_or_else(|| panic!("{path} is YAML"));
+            let kind = document["kind"].as_str().unwrap();
+            let own = texts.iter().find(|(_, t)| t.contains(&format!("\"title\": \"{kind}\""))).unwrap();
+            let errors: Vec<_> =
+                validator(&own.0).iter_errors(&document).map(|e| format!("{}: {e}", e.instance_path())).collect();
+            assert!(errors.is_empty(), "{path}: {errors:?}");
+            assert!(any.is_valid(&document), "{path} is one document of a repository");
+        }
+    }
+    for folder in cases("tests/cases/config/invalid") {
+        let must = folder.join("schema-rejects").exists();
+        let documents = as_json(&snapshot(&folder));
+        let rejected = documents.iter().any(|(_, d)| d.as_ref().is_none_or(|d| !any.is_valid(d)));
+        assert!(rejected || !must, "the schema accepts {}", folder.display());
+    }
+}
+
+/// The codes of what is wrong with a folder that a test made.
+fn codes(folder: &Path) -> Vec<&'static str> {
+    config::load(&snapshot(folder)).err().unwrap_or_default().iter().map(|d| d.code).collect()
+}
+
+const FLEET: &str = "apiVersion: stablehand/v1alpha1\nkind: Fleet\nmetadata: {name: lab}\nspec: {}\n";
+
+/// A folder with a Fleet and one more file.
+fn folder_with(name: &str, text: &[u8]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("fleet.yaml"), FLEET).unwrap();
+    fs::write(folder.path().join(name), text).unwrap();
+    folder
+}
+
+#[test]
+fn huge_and_hostile_files_are_survived() {
+    let huge = tempfile::tempdir().unwrap();
+    fs::write(huge.path().join("fleet.yaml"), FLEET).unwrap();
+    fs::File::create(huge.path().join("huge.yaml")).unwrap().set_len(100 << 20).unwrap();
+    assert_eq!(codes(huge.path()), ["E0002"]);
+
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x]\n");
+    for n in 1..12 {
+        let list = vec![format!("*a{}", n - 1); 9].join(", ");
+        bomb += &format!("a{n}: &a{n} [{list}]\n");
+    }
+    assert_eq!(codes(folder_with("bomb.yaml", bomb.as_bytes()).path()), ["E0109"]);
+
+    let deep = format!("{}{}", "[".repeat(20_000), "]".repeat(20_000));
+    assert_eq!(codes(folder_with("deep.yaml", deep.as_bytes()).path()), ["E0108"]);
+    let deep = "a:\n".to_owned() + &(1..2_000).map(|n| format!("{}a:\n", " ".repeat(n))).collect::<String>();
+    assert_eq!(codes(folder_with("deep.yaml", deep.as_bytes()).path()), ["E0108"]);
+
+    let wide = format!("[{}]", "1, ".repeat(1 << 20));
+    assert_eq!(codes(folder_with("wide.yaml", wide.as_bytes()).path()), ["E0109"]);
+
+    let wrong: String =
+        (0..5_000).map(|n| format!("---\napiVersion: v{n}\nkind: Hots\nmetadata: {{}}\nspec: {{}}\n")).collect();
+    let many = codes(folder_with("many.yaml", wrong.as_bytes()).path());
+    assert_eq!(many.len(), 1_001);
+    assert_eq!(many.last(), Some(&"E0199"));
+}
+
+#[test]
+fn an_empty_folder_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(codes(folder.path()), ["E0006"]);
+    fs::create_dir_all(folder.path().join("state")).unwrap();
+    fs::write(folder.path().join("state/fleet.yaml"), FLEET).unwrap();
+    assert_eq!(codes(folder.path()), ["E0006"], "recorded state is not the fleet");
+    assert!(source::folder(&folder.path().join("nothing")).is_err());
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_followed_only_inside() {
+    use std::os::unix::fs::symlink;
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("secret.yaml"), FLEET).unwrap();
+    let folder = folder_with("readme.txt", b"");
+    let at = |name: &str| folder.path().join(name);
+    symlink("fleet.yaml", at("again.yaml")).unwrap();
+    symlink(outside.path().join("secret.yaml"), at("leaves.yaml")).unwrap();
+    symlink("nowhere.yaml", at("dangling.yaml")).unwrap();
+    symlink(outside.path(), at("folder")).unwrap();
+    symlink(".", at("loop")).unwrap();
+    fs::create_dir(at("dir.yaml")).unwrap();
+    let snapshot = snapshot(folder.path());
+    assert_eq!(snapshot.files.iter().map(|f| &*f.path).collect::<Vec<_>>(), ["again.yaml", "fleet.yaml"]);
+    assert_eq!(
+        snapshot.problems.iter().map(|p| &*p.path).collect::<Vec<_>>(),
+        ["dangling.yaml", "folder", "leaves.yaml"]
+    );
+}
+
+#[test]
+fn a_commit_reads_as_its_folder_does() {
+    let top = tempfile::tempdir().unwrap();
+    let repository = git2::Repository::init(top.path()).unwrap();
+    let fleet = top.path().join("infra/fleet");
+    fs::create_dir_all(fleet.join("tests")).unwrap();
+    fs::write(fleet.join("fleet.yaml"), FLEET).unwrap();
+    fs::write(fleet.join("tests/not.yaml"), "[").unwrap();
+    fs::write(top.path().join("other.yaml"), "[").unwrap();
+    let who = git2::Signature::now("ann", "ann@example.org").unwrap();
+    let mut index = repository.index().unwrap();
+    index.add_all(["."], git2::IndexAddOption::DEFAULT, None).unwrap();
+    let tree = repository.find_tree(index.write_tree().unwrap()).unwrap();
+    let id = repository.commit(Some("HEAD"), &who, &who, "first", &tree, &[]).unwrap();
+
+    let commit = source::commit(&fleet, "HEAD").unwrap();
+    assert_eq!(commit.revision, id.to_string());
+    assert_eq!(commit.files, snapshot(&fleet).files);
+    assert_eq!(source::head(&fleet, "HEAD").unwrap(), id.to_string());
+    fs::write(fleet.join("fleet.yaml"), "[").unwrap();
+    assert_eq!(source::commit(&fleet, "HEAD").unwrap(), commit, "the work tree does not matter");
+    assert!(source::commit(&fleet, "no-such-branch").is_err());
+    assert!(source::commit(&fleet.join("nothing"), "HEAD").is_err());
+}
+
+#[test]
+fn a_folder_is_known_by_its_contents() {
+    let folder = folder_with("a.yaml", b"");
+    let before = snapshot(folder.path()).revision;
+    assert!(before.starts_with("folder:"));
+    fs::write(folder.path().join("readme.txt"), "not the fleet's").unwrap();
+    assert_eq!(snapshot(folder.path()).revision, before);
+    fs::write(folder.path().join("a.yaml"), "# other").unwrap();
+    assert_ne!(snapshot(folder.path()).revision, before);
+}
+
+#[test]
+fn both_yaml_crates_see_the_same_values() {
+    let all =
+        ["tests/cases/config/valid", "tests/cases/config/invalid"].into_iter().flat_map(cases).map(|c| snapshot(&c));
+    let mut compared = 0;
+    for snapshot in all.chain(cases("examples").iter().map(|e| snapshot(&e.join("fleet")))) {
+        for file in &snapshot.files {
+            // Where we refuse what the other crate takes, there is nothing to compare.
+            let Some(ours) = config::values(&file.text) else { continue };
+            let one = Snapshot { files: vec![file.clone()], ..Snapshot::default() };
+            let theirs: Option<Vec<_>> = as_json(&one).into_iter().map(|(_, value)| value).collect();
+            assert_eq!(Some(ours), theirs, "{}", file.path);
+            compared += 1;
+        }
+    }
+    assert!(compared > 60, "{compared} files compared");
+}

@@ -1,6 +1,7 @@
 //! Tests that need no root, in one binary: one module a room or promise.
 
 mod config;
+mod converge;
 mod lab;
 mod plan;
 mod rooms;

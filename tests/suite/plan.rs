@@ -10,6 +10,7 @@
 //! | `observed.yaml` | recorded observed state, instead of `before.yaml` |
 //! | `base.yaml` | what causes are told against |
 //! | `plan.snap` | the plan |
+//! | `open` | why the case is known to fail: a promise that is not kept yet |
 //!
 //! Documents of kinds that a file does not have come from `_common`. Each case ends with an apply, and planning again
 //! must give nothing but what was blocked.

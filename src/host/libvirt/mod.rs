@@ -183,6 +183,12 @@ impl Hypervisor {
     }
 }
 
+/// To be called first in `main`, before any thread: keeps libvirt's own log off stderr (`LIBVIRT_LOG_OUTPUTS` still says
+/// where it should go instead). Errors reach us through its calls either way. `false` when it was too late.
+pub fn prepare_process() -> bool {
+    raw::silence_log()
+}
+
 /// Runs a blocking closure on a thread that no runtime waits for at its end: a call that hangs must not keep the program
 /// from ending.
 async fn on_thread<T: Send + 'static>(

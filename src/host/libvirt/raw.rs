@@ -1,5 +1,8 @@
 //! The libvirt calls that the `virt` crate lacks or gets wrong: all `unsafe` of the program.
-#![expect(unsafe_code, reason = "`virt` 0.5 leaks every record of virConnectGetAllDomainStats")]
+#![expect(
+    unsafe_code,
+    reason = "`virt` 0.5 leaks every record of virConnectGetAllDomainStats; libvirt's log is set by environment"
+)]
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -44,6 +47,19 @@ pub(super) fn all_domain_stats(connect: &Connect, groups: u32) -> Result<BTreeMa
     // SAFETY: `records` is the list that virConnectGetAllDomainStats allocated; nothing borrows from it any more.
     unsafe { sys::virDomainStatsRecordListFree(records) };
     Ok(out)
+}
+
+/// Sends libvirt's own log (an embedded driver writes warnings to stderr) to nowhere, unless somebody has said where it
+/// should go. Only while the process has one thread: afterwards it changes nothing and gives `false`.
+pub(super) fn silence_log() -> bool {
+    const VARIABLE: &str = "LIBVIRT_LOG_OUTPUTS";
+    let threads = std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count);
+    if threads != 1 || std::env::var_os(VARIABLE).is_some() {
+        return false;
+    }
+    // SAFETY: this is the only thread of the process (counted above), so nobody reads the environment meanwhile.
+    unsafe { std::env::set_var(VARIABLE, "4:file:/dev/null") };
+    true
 }
 
 fn numbers(record: &sys::virDomainStatsRecord) -> Numbers {

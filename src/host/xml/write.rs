@@ -136,13 +136,14 @@ pub(super) fn cpu(acceleration: Acceleration) -> &'static str {
     }
 }
 
-/// A `<disk>` of ours. The serial holds at most 20 characters (virtio-blk, `VIRTIO_BLK_ID_BYTES`).
+/// A `<disk>` of ours. A guest knows it by its serial (`/dev/disk/by-id/virtio-<serial>`): the disk's name, and `cidata`
+/// for the seed, as cloud-init calls it. The serial holds at most 20 characters (virtio-blk, `VIRTIO_BLK_ID_BYTES`).
 pub(super) fn disk(d: &DomainDisk) -> String {
     let (format, options) = match d.format {
         ImageFormat::Qcow2 => ("qcow2", " discard='unmap'"),
         ImageFormat::Raw => ("raw", ""),
     };
-    let serial: String = d.name.chars().take(20).collect();
+    let serial: String = if d.name == "seed" { "cidata".to_owned() } else { d.name.chars().take(20).collect() };
     format!(
         "<disk type='file' device='disk'><driver name='qemu' type='{format}'{options}/><source file='{path}'/>\
          <target dev='{target}' bus='virtio'/>{readonly}<serial>{serial}</serial><alias name='{DISK_ALIAS}{name}'/></disk>",

@@ -1,0 +1,80 @@
+//! Scenarios: a script of the simulator and the fleets it loads → a transcript.
+//!
+//! `tests/cases/converge/<a sentence>/`: `script`, the folders that it loads, `transcript.snap`. With the line
+//! `# crash: every` the script is run again for every step of every apply: there we end as with `kill -9`, a new process
+//! applies once, and the script goes on. Every expectation must hold, every promise must be kept, and in the end the
+//! world is the same.
+
+use std::fs;
+use std::path::Path;
+
+use stablehand::sim::World;
+use stablehand::sim::script::{Injected, Transcript, run, run_with};
+
+use crate::lab;
+
+#[test]
+fn every_scenario_reads_as_it_did() {
+    lab::each_case("converge", |folder| {
+        let transcript = transcript(folder);
+        lab::snapshot(folder, "transcript", &transcript.text);
+    });
+}
+
+fn transcript(folder: &Path) -> Transcript {
+    let text = fs::read_to_string(folder.join("script")).unwrap();
+    run(&text, folder).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn the_same_script_gives_the_same_bytes() {
+    let folders = lab::cases("converge");
+    let Some(folder) = folders.first() else { return };
+    assert_eq!(transcript(folder).text, transcript(folder).text);
+}
+
+#[test]
+fn a_crash_at_any_step_of_any_scenario_ends_in_the_same_world() {
+    let script = |folder: &Path| fs::read_to_string(folder.join("script")).unwrap();
+    let mut folders = lab::cases("converge");
+    folders.retain(|f| script(f).lines().any(|l| l == "# crash: every") && !lab::is_open(f));
+    lab::each(folders, |folder| {
+        let text = script(folder);
+        let whole = run(&text, folder).unwrap();
+        for (apply, steps) in whole.applies.iter().enumerate() {
+            for after in 0..*steps {
+                let crashed = run_with(&text, folder, Some(Injected { apply, after }));
+                let crashed = crashed.unwrap_or_else(|e| panic!("crash in apply {apply} after step {after}: {e}"));
+                assert_eq!(
+                    essence(&crashed.world),
+                    essence(&whole.world),
+                    "crash in apply {apply} after step {after}:\n{}",
+                    crashed.text
+                );
+            }
+        }
+    });
+}
+
+/// What must be the same however often we crashed: not when, nor which boot.
+fn essence(world: &World) -> Vec<String> {
+    let mut lines = Vec::new();
+    for (name, host) in &world.hosts {
+        for (uuid, domain) in &host.domains {
+            let stamp = domain.stamp.as_ref().map(|s| (s.vm.clone(), s.incarnation, s.spec.clone()));
+            lines.push(format!(
+                "{name} {uuid} {stamp:?} {:?} {:?} {:?} {}",
+                domain.power, domain.live, domain.config, domain.autostart
+            ));
+        }
+        for (path, disk) in &host.disks {
+            let stamp = disk.stamp.as_ref().map(|s| (&s.vm, &s.disk, s.incarnation, s.expires.is_some()));
+            lines.push(format!("{name} {path} {stamp:?} {}", disk.size));
+        }
+        lines.extend(host.bridges.iter().map(|(bridge, b)| format!("{name} {bridge} {b:?}")));
+        lines.extend(host.images.keys().map(|path| format!("{name} {path}")));
+        lines.extend(host.records.iter().map(|(vm, r)| format!("{name} {vm} {r:?}")));
+        lines.extend(host.lock.iter().map(|l| format!("{name} is locked by {}", l.who)));
+    }
+    lines
+}
