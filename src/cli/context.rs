@@ -51,7 +51,9 @@ impl Surroundings {
 
     /// Who acts, for holds and approvals: `ann@kvm1`.
     pub(crate) fn who(&self) -> String {
-        let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|n| self.get(n)).unwrap_or("somebody");
+        let named = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|n| self.get(n)).map(str::to_owned);
+        let number = || format!("uid {}", rustix::process::getuid().as_raw());
+        let user = named.unwrap_or_else(|| if self.root { "root".to_owned() } else { number() });
         let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
         format!("{user}@{machine}")
     }

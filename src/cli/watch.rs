@@ -104,7 +104,7 @@ impl Watching {
                 format!("nothing was done on host `{host}`: {}\n", render::clean(&error.to_string()))
             }
             None if passed.rounds.iter().all(|(plan, _)| plan.is_empty()) => render::text(&passed.left, &style),
-            None => render::report_text(&passed.rounds, &passed.left, &style),
+            None => render::report_text(&passed.rounds, Some(&passed.left), &style),
         };
         self.once(text);
     }

@@ -53,8 +53,8 @@ pub fn tally(rounds: &[(Plan, Report)]) -> Tally {
     tally
 }
 
-/// What was done, what failed and with which words, what was not tried and why, and what is left.
-pub fn report_text(rounds: &[(Plan, Report)], left: &Plan, style: &Style) -> String {
+/// What was done, what failed and with which words, what was not tried and why, and, where it is wanted, what is left.
+pub fn report_text(rounds: &[(Plan, Report)], left: Option<&Plan>, style: &Style) -> String {
     let words = last_words(rounds);
     let mut out = String::new();
     let done: Vec<&Action> = words.iter().filter(|(_, o)| **o == Outcome::Done).map(|(a, _)| *a).collect();
@@ -71,12 +71,13 @@ pub fn report_text(rounds: &[(Plan, Report)], left: &Plan, style: &Style) -> Str
             labelled(&mut out, style, Ink::Yellow, "not done", &format!("{} {why}", action.id));
         }
     }
-    let open = left.actions.len();
-    if open == 0 {
-        labelled(&mut out, style, Ink::Green, "left", "nothing: planning again gives no changes");
-    } else {
-        let text = format!("{} (stablehand plan shows them)", count(open, "action", "actions"));
-        labelled(&mut out, style, Ink::Yellow, "left", &text);
+    match left.map(|plan| plan.actions.len()) {
+        None => {}
+        Some(0) => labelled(&mut out, style, Ink::Green, "left", "nothing: planning again gives no changes"),
+        Some(open) => {
+            let text = format!("{} (stablehand plan shows them)", count(open, "action", "actions"));
+            labelled(&mut out, style, Ink::Yellow, "left", &text);
+        }
     }
     out
 }

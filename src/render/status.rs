@@ -137,7 +137,7 @@ fn seen_row(desired: &Desired, demand: &Demand, host: &Name, obs: &VmObs) -> VmR
         image: generation(obs),
         ready: match (&obs.ready, obs.power) {
             (Readiness::Ready, Power::Running) => Some("yes".to_owned()),
-            (Readiness::NotReady(why), _) => Some(format!("no: {why}")),
+            (Readiness::NotReady(why), Power::Running | Power::Paused) => Some(format!("no: {why}")),
             _ => None,
         },
         remark: if remarks.is_empty() { None } else { Some(remarks.join(", ")) },
@@ -197,7 +197,7 @@ fn services(desired: &Desired, seen: &BTreeMap<&Name, (&Name, &VmObs)>) -> Vec<S
 /// The status as two tables.
 pub fn status_text(status: &Status, style: &Style) -> String {
     let dash = |cell: &Option<String>| cell.clone().unwrap_or_else(|| "-".to_owned());
-    let mut vms = Table::new(&["VM", "HOST", "STATE", "READY", "ADDRESS", "SCREEN", "IMAGE", ""]);
+    let mut vms = Table::new(&["VM", "HOST", "STATE", "READY", "ADDRESS", "IMAGE", "", "SCREEN"]);
     for row in &status.vms {
         vms.row(vec![
             row.vm.to_string(),
@@ -205,9 +205,9 @@ pub fn status_text(status: &Status, style: &Style) -> String {
             row.state.clone(),
             dash(&row.ready),
             dash(&row.address),
-            dash(&row.screen),
             dash(&row.image),
             row.remark.clone().unwrap_or_default(),
+            dash(&row.screen),
         ]);
     }
     let mut out = if vms.is_empty() { "no VMs\n".to_owned() } else { vms.render(style, 0) };

@@ -159,7 +159,7 @@ async fn carry_out(context: &Context, fleet: &Fleet, troupe: &Troupe, approval: 
         });
         context.console.out(&format!("{}\n", serde_json::to_string_pretty(&value).unwrap_or_default()));
     } else {
-        let report = render::report_text(&passed.rounds, &passed.left, &context.style(false));
+        let report = render::report_text(&passed.rounds, Some(&passed.left), &context.style(false));
         context.console.out(&format!("\n{report}"));
     }
     Ok(exit(tally))
@@ -209,8 +209,7 @@ pub(crate) async fn after_demand(context: &Context, fleet: &Fleet, vms: &[Name])
         plan.actions.retain(|a| ids.contains(&a.id));
         report.outcomes.retain(|(id, _)| ids.contains(id));
     }
-    passed.left.actions.retain(ours);
-    context.console.out(&render::report_text(&passed.rounds, &passed.left, &context.style(false)));
+    context.console.out(&render::report_text(&passed.rounds, None, &context.style(false)));
     Ok(exit(render::tally(&passed.rounds)))
 }
 
