@@ -21,7 +21,7 @@ pub(super) async fn perform(host: &RealHost, op: &Op, progress: &dyn Progress) -
             images::put(shell, &host.base, file, path, progress).await
         }
         Op::DropImage { path, .. } => {
-            unused(host, path).await?;
+            unused(host, path, None).await?;
             images::drop(shell, path).await
         }
         Op::MakeBridge { bridge, address, fleet } => make_bridge(host, bridge, address.as_deref(), fleet).await,
@@ -40,7 +40,7 @@ pub(super) async fn perform(host: &RealHost, op: &Op, progress: &dyn Progress) -
         Op::StampDisk { path, stamp } => disk::stamp(shell, path, stamp).await,
         Op::RetainDisk { path, until } => disk::retain(shell, &folders.fleet, path, *until).await,
         Op::DeleteDisk { path, vm } => {
-            unused(host, path).await?;
+            unused(host, path, Some(vm)).await?;
             disk::delete(shell, &folders.fleet, vm, path).await
         }
         Op::Define { domain, stamp } => define(host, domain, stamp).await,
@@ -224,12 +224,18 @@ async fn grow(host: &RealHost, vm: &Name, uuid: Uuid, path: &str, to: Bytes) -> 
     }
 }
 
-/// Sees that no domain has a file, whoever's domain it is.
-async fn unused(host: &RealHost, path: &str) -> Result<(), StepError> {
+/// Sees that no domain has a file, whoever's domain it is; but for the one of `own`, when it is shut off.
+async fn unused(host: &RealHost, path: &str, own: Option<&Name>) -> Result<(), StepError> {
     for text in host.hypervisor.all_config_xml().await? {
-        if xml::sources(&text)?.iter().any(|s| s == path) {
-            let name = xml::read(&text).map_or_else(|_| "a domain".to_owned(), |r| r.name);
-            return Err(StepError::Stale(format!("{name} has {path}")));
+        if !xml::sources(&text)?.iter().any(|s| s == path) {
+            continue;
+        }
+        let reading = xml::read(&text)?;
+        let stamp = reading.stamp.as_ref().and_then(|s| s.as_ref().ok());
+        let mine = stamp.is_some_and(|s| s.fleet == host.folders.fleet && Some(&s.vm) == own);
+        let off = |power| matches!(power, Some(Power::Stopped | Power::Crashed));
+        if !(mine && off(host.hypervisor.power(reading.uuid).await?)) {
+            return Err(StepError::Stale(format!("{} has {path}", reading.name)));
         }
     }
     Ok(())

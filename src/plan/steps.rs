@@ -102,7 +102,8 @@ pub enum Op {
         /// When it may be deleted.
         until: Timestamp,
     },
-    /// Deletes a disk and its stamp file. Fails when its stamp names another VM or a domain has it.
+    /// Deletes a disk and its stamp file. Fails when its stamp names another VM, or a domain has it that is another
+    /// VM's or is not shut off: a VM whose root returns to its image keeps its definition meanwhile.
     DeleteDisk {
         /// Its path.
         path: String,
