@@ -180,9 +180,8 @@ pub(crate) fn documents<'s>(text: &'s str, file: u32, sink: &mut Sink) -> (Vec<N
         };
         if failed {
             builder.abandon();
-            match parser.proceed_next_document() {
-                Ok(true) if builder.values <= MAX_VALUES => {}
-                _ => break,
+            if builder.values > MAX_VALUES || !matches!(parser.proceed_next_document(), Ok(true)) {
+                break;
             }
         }
     }
