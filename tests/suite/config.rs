@@ -313,3 +313,115 @@ fn both_yaml_crates_see_the_same_values() {
     }
     assert!(compared > 60, "{compared} files compared");
 }
+
+#[test]
+fn formatting_changes_no_meaning_and_is_done_once() {
+    let without_lines = |loaded: &config::Loaded| {
+        format!(
+            "{:?}",
+            loaded
+                .desired
+                .vms
+                .values()
+                .map(|vm| (
+                    &vm.name,
+                    vm.run,
+                    &vm.spec.disks,
+                    vm.spec.memory,
+                    &vm.spec.cloud_init,
+                    &vm.spec.ready,
+                    vm.spec.stop
+                ))
+                .collect::<Vec<_>>()
+        )
+    };
+    for snapshot in cases("tests/cases/config/valid")
+        .iter()
+        .map(|c| case(c))
+        .chain(cases("examples").iter().map(|e| snapshot(&e.join("fleet"))))
+    {
+        let mut formatted = snapshot.clone();
+        for file in &mut formatted.files {
+            let once = config::fmt::text(&file.text).unwrap();
+            assert_eq!(config::fmt::text(&once).as_deref(), Some(&*once), "{}", file.path);
+            file.text = once.into();
+        }
+        let (before, after) = (config::load(&snapshot).unwrap(), config::load(&formatted).unwrap());
+        assert_eq!(without_lines(&before), without_lines(&after));
+    }
+}
+
+#[test]
+fn explain_names_the_layer_that_won() {
+    let snapshot = case(&root("tests/cases/config/valid/layers-from-defaults-to-the-app"));
+    let desired = config::load(&snapshot).unwrap().desired;
+    let explain = |field| config::explain::vm(&desired, &snapshot, "shop-web-1", Some(field));
+    insta::assert_snapshot!(explain("/spec/cpus").unwrap(), @r"
+    vm/shop-web-1, from shop/web (a.yaml:9:5)
+
+    cpus
+      won   app web  a.yaml:9:28  web: {from: big, cpus: 3, nics: {lan: {address: 10.0.0.11}}}
+      lost  from small  fleet.yaml:12:35  small: {memory: 128MiB, cpus: 2, disks: {log: {onRemove: delete}, data: {size: 1
+      lost  defaults  fleet.yaml:7:11  cpus: 1
+    ");
+    insta::assert_snapshot!(explain("memroy").unwrap_err(), @"a VM has no field `memroy`; did you mean `memory`?");
+    insta::assert_snapshot!(explain("machine").unwrap(), @r"
+    vm/shop-web-1, from shop/web (a.yaml:9:5)
+
+    machine
+      not written anywhere: the default of this version
+    ");
+}
+
+#[test]
+fn what_is_exported_is_adopted_and_nothing_else() {
+    let text = r#"{"domain": "Old_DB", "uuid": "0b0c6f1d-7c5e-4f0e-9a57-ab1e4a4d0002", "power": "running", "fleet": null, "shape": {
+        "cpus": 2, "maxCpus": 4, "memory": "768MiB", "maxMemory": "1GiB", "machine": "pc-q35-7.2", "firmware": "bios",
+        "acceleration": "kvm", "display": null, "kernel": null, "initrd": null, "commandLine": null,
+        "disks": {"vda": {"path": "/srv/a.qcow2", "target": "vda", "readonly": false}, "vdb": {"path": "/srv/b.qcow2", "target": "vdb", "readonly": false}},
+        "nics": {"52:54:00:00:00:01": {"bridge": "br0", "tap": null}, "52:54:00:00:00:02": {"bridge": "virbr0", "tap": null}}}}"#;
+    let found: stablehand::model::Unmanaged = serde_json::from_str(text).unwrap();
+    let base = snapshot(&root("tests/cases/config/base"));
+    let desired = config::load(&base).unwrap().desired;
+    let host = desired.hosts.keys().next().unwrap().clone();
+    let exported = config::export::adoption(&found, &host, &desired, "made by hand in spring").unwrap();
+    insta::assert_snapshot!(exported.text, @r"
+    # Old_DB as it was found on host/one.
+    # interface 52:54:00:00:00:02 stays as it is: no network has the bridge `virbr0`
+    # disk vdb (/srv/b.qcow2) stays as it is
+    apiVersion: stablehand/v1alpha1
+    kind: Service
+    metadata:
+      name: old-db
+    spec:
+      apps:
+        vm:
+          image: none
+          cpus: 2
+          maxCpus: 4
+          memory: 768MiB
+          maxMemory: 1GiB
+          machine: pc-q35-7.2
+          nics:
+            nic0:
+              network: lan
+          run: started
+          protect: destroy
+          placement:
+            host: one
+    ---
+    apiVersion: stablehand/v1alpha1
+    kind: Adoption
+    metadata:
+      name: old-db
+    spec:
+      vm: old-db-vm-1
+      uuid: 0b0c6f1d-7c5e-4f0e-9a57-ab1e4a4d0002
+      reason: made by hand in spring
+    ");
+    let mut files: Vec<_> = base.files.iter().map(|f| (&*f.path, &*f.text)).collect();
+    files.push((&exported.file, &exported.text));
+    let loaded = config::load(&Snapshot::of_texts(files)).unwrap();
+    assert!(loaded.desired.vms.contains_key(&exported.vm));
+    assert_eq!(loaded.desired.adoptions.len(), 1);
+}
