@@ -32,6 +32,8 @@ pub(super) struct RealHost {
     pub(super) shell: Arc<dyn Shell>,
     /// Base of relative image paths.
     pub(super) base: PathBuf,
+    /// Machine types, when QEMU itself was asked.
+    pub(super) machines: tokio::sync::OnceCell<Vec<String>>,
     /// One file at a time comes into the store: two fetches of one path would write one partial file.
     pub(super) fetching: tokio::sync::Mutex<()>,
     lock: Mutex<Option<lock::Held>>,
@@ -89,6 +91,7 @@ impl RealFleet {
             hypervisor: Hypervisor::new(&doc.connection, &self.who),
             shell: Arc::new(Local),
             base: self.base.clone(),
+            machines: tokio::sync::OnceCell::new(),
             fetching: tokio::sync::Mutex::new(()),
             lock: Mutex::new(None),
         }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::fleet::{RealHost, now};
 use super::libvirt::{Seen, Survey};
+use super::shell::{Program, succeed};
 use super::xml::{self, Reading};
 use super::{accel, bridge, disk, images, lock, ready};
 use crate::model::{
@@ -24,7 +25,7 @@ const AT_ONCE: usize = 32;
 /// Observes one host, or says in words why it cannot.
 pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> Result<HostObs, String> {
     let shell = host.shell.as_ref();
-    let survey = host.hypervisor.survey().await.map_err(|e| e.to_string())?;
+    let mut survey = host.hypervisor.survey().await.map_err(|e| e.to_string())?;
     let uuid = host_uuid(host, &survey).await;
     if let Some(pinned) = host.doc.uuid.filter(|p| *p != uuid) {
         return Err(format!("another machine answers there: its host UUID is {uuid}, not {pinned}"));
@@ -39,6 +40,7 @@ pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> R
         Acceleration::Auto => Some(accel::probe(shell, slots).await),
         Acceleration::Kvm | Acceleration::Tcg => None,
     };
+    let machines = machines(host, &mut survey).await;
     let lock_path = host.folders.lock();
     let lock = if host.is_locked() { None } else { lock::holder(Path::new(&lock_path)) };
     Ok(HostObs {
@@ -48,7 +50,7 @@ pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> R
         memory: survey.facts.memory,
         version: survey.facts.version,
         acceleration,
-        machines: survey.facts.machines,
+        machines,
         slots_free: Bytes(shell.free(slots).await.map_err(fault)?),
         images_free: Bytes(shell.free(store).await.map_err(fault)?),
         disks: disks(host, &vms).await.map_err(fault)?,
@@ -60,18 +62,44 @@ pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> R
     })
 }
 
-/// The host's UUID. An embedded driver on a machine without one in its firmware makes up another at every start: the root
-/// keeps the first.
+/// The host's UUID, as libvirt's capabilities say. An embedded root has its own: made from the machine's firmware or
+/// `/etc/machine-id` (machine-id(5)), else at random, and kept in the root, since copies of a machine share the former.
 async fn host_uuid(host: &RealHost, survey: &Survey) -> Uuid {
-    let reported = survey.facts.uuid.unwrap_or_default();
-    let Some(root) = host.hypervisor.embed_root() else { return reported };
+    let Some(root) = host.hypervisor.embed_root() else { return survey.facts.uuid.unwrap_or_default() };
     let path = format!("{root}/host.uuid");
-    let kept = host.shell.read(&path, 64).await.ok();
-    if let Some(kept) = kept.and_then(|b| String::from_utf8_lossy(&b).trim().parse().ok()) {
+    let text = async |path: &str| {
+        let bytes = host.shell.read(path, 64).await.ok()?;
+        String::from_utf8_lossy(&bytes).trim().parse::<Uuid>().ok().filter(|u| !u.is_nil() && !u.is_max())
+    };
+    if let Some(kept) = text(&path).await {
         return kept;
     }
-    let _ = host.shell.write(&path, format!("{reported}\n").into_bytes(), 0o644).await;
-    reported
+    let mut found = Uuid::nil();
+    for source in ["/sys/class/dmi/id/product_uuid", "/etc/machine-id", "/proc/sys/kernel/random/uuid"] {
+        if let Some(uuid) = text(source).await {
+            found = uuid;
+            break;
+        }
+    }
+    let _ = host.shell.write(&path, format!("{found}\n").into_bytes(), 0o644).await;
+    found
+}
+
+/// Machine types that this host's QEMU knows: from libvirt's capabilities, else asked of QEMU itself, once.
+async fn machines(host: &RealHost, survey: &mut Survey) -> Vec<String> {
+    let listed = std::mem::take(&mut survey.facts.machines);
+    if !listed.is_empty() {
+        return listed;
+    }
+    let ask = async {
+        let help = succeed(host.shell.as_ref(), Program::new(["qemu-system-x86_64", "-machine", "help"])).await;
+        let text = String::from_utf8_lossy(&help.unwrap_or_default()).into_owned();
+        let mut names: Vec<String> =
+            text.lines().skip(1).filter_map(|l| l.split_whitespace().next()).map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    host.machines.get_or_init(|| ask).await.clone()
 }
 
 fn sort_domains(host: &RealHost, seen: &[Seen]) -> (BTreeMap<Name, VmObs>, Vec<Unmanaged>) {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use roxmltree::Node;
 
 use super::read::{XmlError, child, children, mac_of, named_disks, parse, stamp_node};
-use super::{escape, write};
+use super::{escape, escape_text, write};
 use crate::model::{Acceleration, Firmware, Mac, Stamp};
 use crate::plan::{DomainDisk, DomainNic, Edit, KernelBoot};
 
@@ -179,7 +179,7 @@ fn kernel(root: Node<'_, '_>, out: &mut Splices<'_>, kernel: Option<&KernelBoot>
         match (child(os, name), value) {
             (Some(node), Some(value)) => out.set_text(node, value),
             (Some(node), None) => out.remove(node),
-            (None, Some(value)) => missing.push_str(&format!("<{name}>{}</{name}>", escape(value))),
+            (None, Some(value)) => missing.push_str(&format!("<{name}>{}</{name}>", escape_text(value))),
             (None, None) => {}
         }
     }
@@ -353,15 +353,15 @@ impl Splices<'_> {
         let whole = &self.xml[range.clone()];
         match (node.first_child(), node.last_child()) {
             (Some(first), Some(last)) => {
-                self.list.push((first.range().start..last.range().end, escape(text)));
+                self.list.push((first.range().start..last.range().end, escape_text(text)));
             }
             _ if whole.ends_with("/>") => {
                 let name = self.tag(node);
-                self.list.push((range.end - 2..range.end, format!(">{}</{name}>", escape(text))));
+                self.list.push((range.end - 2..range.end, format!(">{}</{name}>", escape_text(text))));
             }
             _ => {
                 let at = range.start + whole.rfind("</").unwrap_or(whole.len());
-                self.list.push((at..at, escape(text)));
+                self.list.push((at..at, escape_text(text)));
             }
         }
     }

@@ -27,7 +27,13 @@ pub const DISK_ALIAS: &str = "ua-disk-";
 /// User aliases of interfaces.
 pub const NIC_ALIAS: &str = "ua-nic-";
 
-/// Escapes a text for an attribute between `'` or for the content of an element.
+/// Escapes a text for the content of an element.
+pub(crate) fn escape_text(text: &str) -> String {
+    // Quotes mean nothing there, and JSON is full of them.
+    escape(text).replace("&quot;", "\"").replace("&apos;", "'")
+}
+
+/// Escapes a text for an attribute between either quotes.
 pub(crate) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

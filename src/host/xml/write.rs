@@ -2,18 +2,21 @@
 
 use std::fmt::Write as _;
 
-use super::{DISK_ALIAS, NIC_ALIAS, STAMP_NS, STAMP_PREFIX, escape};
+use super::{DISK_ALIAS, NIC_ALIAS, STAMP_NS, STAMP_PREFIX, escape, escape_text};
 use crate::model::{Acceleration, Firmware, ImageFormat, Stamp};
 use crate::plan::{DomainDisk, DomainNic, DomainSpec};
 
 /// The `<sh:stamp>` element: the stamp as JSON text.
 pub fn stamp_element(stamp: &Stamp) -> String {
-    format!("<{STAMP_PREFIX}:stamp xmlns:{STAMP_PREFIX}='{STAMP_NS}'>{}</{STAMP_PREFIX}:stamp>", escape(&json(stamp)))
+    format!(
+        "<{STAMP_PREFIX}:stamp xmlns:{STAMP_PREFIX}='{STAMP_NS}'>{}</{STAMP_PREFIX}:stamp>",
+        escape_text(&json(stamp))
+    )
 }
 
 /// The element that `virDomainSetMetadata` wants: it binds prefix and namespace itself.
 pub fn stamp_content(stamp: &Stamp) -> String {
-    format!("<stamp>{}</stamp>", escape(&json(stamp)))
+    format!("<stamp>{}</stamp>", escape_text(&json(stamp)))
 }
 
 /// The stamp as one line of JSON. A stamp holds nothing that JSON lacks, so the fallback is never taken.
@@ -40,7 +43,7 @@ pub fn domain(spec: &DomainSpec, stamp: &Stamp) -> String {
   <vcpu placement='static' current='{cpus}'>{max_cpus}</vcpu>
 ",
         kind = if kvm { "kvm" } else { "qemu" },
-        name = escape(&spec.domain),
+        name = escape_text(&spec.domain),
         uuid = spec.uuid,
         stamp = stamp_element(stamp),
         max = spec.max_memory.kib_ceil(),
@@ -117,11 +120,11 @@ fn os(x: &mut String, spec: &DomainSpec) {
     let _ = writeln!(x, "  <os{firmware}>");
     let _ = writeln!(x, "    <type arch='x86_64' machine='{}'>hvm</type>", escape(&spec.machine));
     if let Some(kernel) = &spec.kernel {
-        let _ = writeln!(x, "    <kernel>{}</kernel>", escape(&kernel.kernel));
+        let _ = writeln!(x, "    <kernel>{}</kernel>", escape_text(&kernel.kernel));
         if let Some(initrd) = &kernel.initrd {
-            let _ = writeln!(x, "    <initrd>{}</initrd>", escape(initrd));
+            let _ = writeln!(x, "    <initrd>{}</initrd>", escape_text(initrd));
         }
-        let _ = writeln!(x, "    <cmdline>{}</cmdline>", escape(&kernel.command_line));
+        let _ = writeln!(x, "    <cmdline>{}</cmdline>", escape_text(&kernel.command_line));
     }
     x.push_str("    <boot dev='hd'/>\n  </os>\n");
 }
