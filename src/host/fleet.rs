@@ -32,8 +32,8 @@ pub(super) struct RealHost {
     pub(super) shell: Arc<dyn Shell>,
     /// Base of relative image paths.
     pub(super) base: PathBuf,
-    /// Machine types, when QEMU itself was asked.
-    pub(super) machines: tokio::sync::OnceCell<Vec<String>>,
+    /// QEMU's version and machine types, when it was asked itself.
+    pub(super) emulator: tokio::sync::OnceCell<(String, Vec<String>)>,
     /// One file at a time comes into the store: two fetches of one path would write one partial file.
     pub(super) fetching: tokio::sync::Mutex<()>,
     lock: Mutex<Option<lock::Held>>,
@@ -91,7 +91,7 @@ impl RealFleet {
             hypervisor: Hypervisor::new(&doc.connection, &self.who),
             shell: Arc::new(Local),
             base: self.base.clone(),
-            machines: tokio::sync::OnceCell::new(),
+            emulator: tokio::sync::OnceCell::new(),
             fetching: tokio::sync::Mutex::new(()),
             lock: Mutex::new(None),
         }

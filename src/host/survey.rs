@@ -40,7 +40,8 @@ pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> R
         Acceleration::Auto => Some(accel::probe(shell, slots).await),
         Acceleration::Kvm | Acceleration::Tcg => None,
     };
-    let machines = machines(host, &mut survey).await;
+    let (qemu, machines) = emulator(host, &mut survey).await;
+    let version = format!("{}, {qemu}", survey.facts.library);
     let lock_path = host.folders.lock();
     let lock = if host.is_locked() { None } else { lock::holder(Path::new(&lock_path)) };
     Ok(HostObs {
@@ -48,7 +49,7 @@ pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> R
         at: now(),
         cpus: survey.facts.cpus,
         memory: survey.facts.memory,
-        version: survey.facts.version,
+        version,
         acceleration,
         machines,
         slots_free: Bytes(shell.free(slots).await.map_err(fault)?),
@@ -85,21 +86,27 @@ async fn host_uuid(host: &RealHost, survey: &Survey) -> Uuid {
     found
 }
 
-/// Machine types that this host's QEMU knows: from libvirt's capabilities, else asked of QEMU itself, once.
-async fn machines(host: &RealHost, survey: &mut Survey) -> Vec<String> {
-    let listed = std::mem::take(&mut survey.facts.machines);
-    if !listed.is_empty() {
-        return listed;
+/// QEMU's version and the machine types that it knows: from libvirt's capabilities, else asked of QEMU itself, once.
+async fn emulator(host: &RealHost, survey: &mut Survey) -> (String, Vec<String>) {
+    if let Some(version) = survey.facts.qemu.take() {
+        return (version, std::mem::take(&mut survey.facts.machines));
     }
-    let ask = async {
-        let help = succeed(host.shell.as_ref(), Program::new(["qemu-system-x86_64", "-machine", "help"])).await;
-        let text = String::from_utf8_lossy(&help.unwrap_or_default()).into_owned();
-        let mut names: Vec<String> =
-            text.lines().skip(1).filter_map(|l| l.split_whitespace().next()).map(str::to_owned).collect();
-        names.sort();
-        names
+    let say = async |option: &[&str]| {
+        let words = ["qemu-system-x86_64"].iter().chain(option).copied();
+        let said = succeed(host.shell.as_ref(), Program::new(words)).await.unwrap_or_default();
+        String::from_utf8_lossy(&said).into_owned()
     };
-    host.machines.get_or_init(|| ask).await.clone()
+    let ask = async {
+        // "QEMU emulator version 7.2.17 (Debian …)"
+        let version = say(&["-version"]).await;
+        let version = version.split_whitespace().nth(3).unwrap_or("?").to_owned();
+        let help = say(&["-machine", "help"]).await;
+        let first_words = help.lines().skip(1).filter_map(|l| l.split_whitespace().next());
+        let mut names: Vec<String> = first_words.map(str::to_owned).collect();
+        names.sort();
+        (format!("QEMU {version}"), names)
+    };
+    host.emulator.get_or_init(|| ask).await.clone()
 }
 
 fn sort_domains(host: &RealHost, seen: &[Seen]) -> (BTreeMap<Name, VmObs>, Vec<Unmanaged>) {

@@ -356,9 +356,30 @@ async fn tear_down(world: &World) {
     world.done(Op::DropImage { digest: world.image.digest.clone(), path: world.image_path() }).await;
     world.done(Op::RemoveBridge { bridge: World::bridge(), fleet: name("t") }).await;
     let seen = world.observe().await;
-    assert!(seen.vms.is_empty() && seen.disks.is_empty() && seen.images.is_empty() && seen.bridges.is_empty());
+    assert!(seen.vms.is_empty() && seen.disks.is_empty() && seen.images.is_empty());
+    assert!(!seen.bridges.contains_key(&World::bridge()));
     let left: Vec<_> = std::fs::read_dir(world.folder.join("slots")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(left.iter().all(|n| n.to_str().unwrap().starts_with('.')), "{left:?}");
+}
+
+/// Many domains that do not run: how long a look takes.
+async fn many(world: &World) {
+    const MANY: u32 = 1000;
+    let began = Instant::now();
+    for n in 1..=MANY {
+        let vm = name(&format!("m-{n}"));
+        let mut spec = world.spec();
+        (spec.vm, spec.domain, spec.uuid) = (vm.clone(), domain_name(&name("t"), &vm), domain_uuid(&name("t"), &vm, 1));
+        let step = Op::Define { domain: spec, stamp: Stamp { vm: vm.clone(), ..world.stamp() } };
+        assert!(world.fleet.perform(&Step { host: name("here"), op: step }, &NoProgress).await.is_ok());
+    }
+    println!("  {MANY} domains defined in {} ms", began.elapsed().as_millis());
+    for _ in 0..3 {
+        let began = Instant::now();
+        let seen = world.fleet.observe(&world.desired, Look::default()).await;
+        println!("  {MANY} domains observed in {} ms", began.elapsed().as_millis());
+        assert_eq!(seen.hosts[&name("here")].known().unwrap().vms.len(), usize::try_from(MANY).unwrap());
+    }
 }
 
 #[test]
@@ -372,6 +393,7 @@ fn stage() {
             "up" => bring_up(&world).await,
             "change" => change(&world).await,
             "down" => tear_down(&world).await,
+            "many" => many(&world).await,
             "guest" => crate::guest::run(&world).await,
             "second" => {
                 let mut observed = world.fleet.observe(&world.desired, Look::default()).await;
@@ -451,6 +473,17 @@ fn a_vm_lives_through_an_embedded_root() {
     first.wait().unwrap();
     assert!(lab.stage("change").status().unwrap().success());
     assert!(lab.stage("down").status().unwrap().success());
+}
+
+#[test]
+#[ignore = "a measurement: cargo test --test real -- --ignored --nocapture a_thousand"]
+fn a_thousand_domains_are_observed_in_one_look() {
+    if let Err(why) = crate::can_run() {
+        eprintln!("SKIPPED a_thousand_domains_are_observed_in_one_look: {why}");
+        return;
+    }
+    let lab = Lab::new('m');
+    assert!(lab.stage("many").status().unwrap().success());
 }
 
 #[test]

@@ -19,8 +19,10 @@ pub struct HostFacts {
     pub cpus: u32,
     /// Memory.
     pub memory: Bytes,
-    /// libvirt and QEMU versions, for people.
-    pub version: String,
+    /// libvirt's version, for people.
+    pub library: String,
+    /// QEMU's version, for people; `None` when capabilities were not asked for.
+    pub qemu: Option<String>,
     /// Machine types of x86_64 guests; empty when capabilities were not asked for.
     pub machines: Vec<String>,
 }
@@ -103,18 +105,19 @@ fn look(connect: &Connect, capabilities: bool) -> Result<Survey, Error> {
 
 fn facts(connect: &Connect, capabilities: bool) -> Result<HostFacts, Error> {
     let node = connect.node_info()?;
-    let (uuid, machines) = match capabilities {
-        true => read_capabilities(&connect.capabilities()?),
-        false => (None, Vec::new()),
+    let ((uuid, machines), qemu) = if capabilities {
+        // Both of these look at every QEMU binary of the machine.
+        (read_capabilities(&connect.capabilities()?), connect.hyp_version().ok())
+    } else {
+        ((None, Vec::new()), None)
     };
     let dotted = |v: u32| format!("{}.{}.{}", v / 1_000_000, v / 1_000 % 1_000, v % 1_000);
-    let library = connect.lib_version().map_or_else(|_| "?".to_owned(), dotted);
-    let qemu = connect.hyp_version().map_or_else(|_| "?".to_owned(), dotted);
     Ok(HostFacts {
         uuid,
         cpus: node.cpus,
         memory: Bytes(node.memory.saturating_mul(1024)),
-        version: format!("libvirt {library}, QEMU {qemu}"),
+        library: format!("libvirt {}", connect.lib_version().map_or_else(|_| "?".to_owned(), dotted)),
+        qemu: qemu.map(|v| format!("QEMU {}", dotted(v))),
         machines,
     })
 }
