@@ -283,9 +283,6 @@ pub(crate) struct Export {
     /// On which host [default: the one that has it]
     #[arg(long)]
     pub(crate) host: Option<String>,
-    /// The name that its service gets [default: the domain's name]
-    #[arg(long, value_name = "NAME")]
-    pub(crate) name: Option<String>,
 }
 
 /// `adopt`

@@ -28,7 +28,7 @@ use console::Console;
 use context::{Context, Surroundings};
 use failure::{Exit, Failure, Outcome};
 use verbs::hand::Asked;
-use verbs::{apply, doctor, hand, look, plan, texts};
+use verbs::{apply, cases, doctor, files, hand, look, plan, texts};
 
 /// Runs the program with this process's arguments and streams.
 pub fn main() -> ExitCode {
@@ -156,8 +156,11 @@ async fn dispatch(context: Context, verb: Verb) -> Outcome {
         Verb::Observe(a) => plan::observe(c, &a).await,
         Verb::Doctor => doctor::doctor(c),
         Verb::Version => texts::version(c),
-        Verb::Fmt(_) | Verb::Export(_) | Verb::Adopt(_) | Verb::Test(_) | Verb::Sim(_) | Verb::Schema(_) => {
-            Err(Failure::new("this verb is not there yet"))
-        }
+        Verb::Fmt(a) => files::format(c, &a),
+        Verb::Export(a) => files::export(c, &a).await,
+        Verb::Adopt(a) => files::adopt(c, &a).await,
+        Verb::Test(a) => cases::test(c, &a),
+        Verb::Sim(a) => files::simulate(c, &a),
+        Verb::Schema(a) => files::schemas(c, &a),
     }
 }

@@ -3,7 +3,7 @@
 /// `- `, `+ ` and `  ` lines that turn `before` into `after`; unchanged runs keep two lines around a change.
 ///
 /// Longest common subsequence by dynamic programming; past 2,000 × 2,000 lines everything counts as changed.
-pub(super) fn lines(before: &str, after: &str) -> Vec<String> {
+pub fn lines(before: &str, after: &str) -> Vec<String> {
     let (a, b): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
     let mut marked: Vec<(char, &str)> = Vec::with_capacity(a.len() + b.len());
     if a.len() * b.len() > 4_000_000 {

@@ -109,7 +109,7 @@ impl Page {
         for line in fold(&sections.drift, false) {
             body.push_str(&row(&line));
             for field in &line.first().fields {
-                if let Some(yaml) = &field.keep {
+                if let Some(yaml) = words::keep(line.first(), field) {
                     let _ = writeln!(keep, "# {}\n{}", line.first().subject, yaml.trim_end());
                 }
             }

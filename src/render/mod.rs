@@ -17,6 +17,7 @@ mod table;
 mod text;
 mod words;
 
+pub use diff::lines as line_diff;
 pub use markdown::{COMMENT_BUDGET, markdown};
 pub use mermaid::mermaid;
 pub use paint::Style;

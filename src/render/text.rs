@@ -187,7 +187,7 @@ impl Page<'_> {
             let value = format!("{}: {before} {arrow} {after}{class}{origin}", field.path);
             self.labelled(INDENT, "set", 7, Ink::Plain, &value);
         }
-        for (i, line) in field.keep.iter().flat_map(|k| k.lines()).enumerate() {
+        for (i, line) in words::keep(action, field).iter().flat_map(|k| k.lines()).enumerate() {
             let label = if i == 0 { "keep" } else { "" };
             // Not wrapped: this is to be copied.
             let line = self.style.clean(line);

@@ -1,7 +1,7 @@
 //! Words for the parts of a plan, shared by text and Markdown.
 
-use crate::model::{Name, Span, Timestamp};
-use crate::plan::{Action, Class, DataEffect, DiskFate, Downtime, Verb};
+use crate::model::{Field, Name, Span, Timestamp};
+use crate::plan::{Action, Cause, Class, DataEffect, DiskFate, Downtime, FieldChange, Verb};
 
 /// `2026-10-20 10:00 UTC`.
 pub fn moment(at: Timestamp) -> String {
@@ -127,6 +127,20 @@ pub(super) fn data(action: &Action, all: bool, arrow: &str) -> Option<String> {
     };
     let parts: Vec<String> = action.impact.data.iter().filter(matters).map(|e| disk(e, arrow)).collect();
     if parts.is_empty() { None } else { Some(parts.join(", ")) }
+}
+
+/// The YAML that would keep what drifted, where a line of YAML can.
+pub(super) fn keep(action: &Action, field: &FieldChange) -> Option<String> {
+    use Field::{Cpus, DiskSize, Firmware, Machine, MaxCpus, MaxMemory, Memory, RootSize, Run};
+    if field.keep.is_some() || action.cause != Cause::Drift {
+        return field.keep.clone();
+    }
+    let plain =
+        matches!(field.field, Run | Cpus | MaxCpus | Memory | MaxMemory | DiskSize | RootSize | Machine | Firmware);
+    // A run state that nobody can write (paused, crashed) has no YAML.
+    let writable = |now: &&str| field.field != Run || matches!(*now, "started" | "stopped" | "suspended");
+    let now = field.before.as_deref().filter(|now| plain && !now.contains('\n')).filter(writable)?;
+    Some(crate::config::export::keep(&field.path, now))
 }
 
 /// `1 restart`, `2 restarts`.

@@ -58,7 +58,6 @@ pub enum StoreError {
 
 impl StoreError {
     /// The error and what caused it, on one line.
-    #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
     pub fn one_line(self) -> String {
         std::error::Error::source(&self).map_or_else(|| self.to_string(), |source| format!("{self}: {source}"))
     }

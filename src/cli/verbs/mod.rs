@@ -1,7 +1,9 @@
 //! The verbs, a file a family.
 
 pub(crate) mod apply;
+pub(crate) mod cases;
 pub(crate) mod doctor;
+pub(crate) mod files;
 pub(crate) mod hand;
 pub(crate) mod look;
 pub(crate) mod plan;

@@ -1,14 +1,11 @@
 //! `validate`, `explain`, `version`: about texts alone.
 
 use crate::config::{self, diagnostic};
-use crate::model::{Address, Field};
 use crate::plan::RISKS;
-use crate::render;
 
 use super::super::args::{self, Form};
 use super::super::context::Context;
 use super::super::failure::{Exit, Failure, Outcome};
-use super::plan::unknown;
 
 /// `validate`
 pub(crate) fn validate(context: &Context) -> Outcome {
@@ -50,7 +47,7 @@ pub(crate) fn validate(context: &Context) -> Outcome {
 /// `explain`
 pub(crate) fn explain(context: &Context, args: &args::Explain) -> Outcome {
     if args.field.is_some() || args.what.contains('/') {
-        return explain_field(context, &args.what, args.field.as_deref().unwrap_or_default());
+        return explain_field(context, &args.what, args.field.as_deref());
     }
     let code = args.what.to_ascii_uppercase();
     if let Some(found) = config::codes::explain(&code) {
@@ -66,38 +63,11 @@ pub(crate) fn explain(context: &Context, args: &args::Explain) -> Outcome {
 }
 
 /// The layers that gave a field its value; the last one won.
-fn explain_field(context: &Context, what: &str, path: &str) -> Outcome {
-    let address: Address = what.parse().map_err(Failure::new)?;
+fn explain_field(context: &Context, what: &str, path: Option<&str>) -> Outcome {
+    let name = super::hand::vm_name(what)?;
     let fleet = context.load(None)?;
-    let Address::Vm(name) = &address else {
-        return Err(Failure::new(format!("`{address}` is not a VM")).hint("`stablehand get vms` lists them"));
-    };
-    let vm = fleet.desired.vms.get(name).ok_or_else(|| unknown(&address))?;
-    let wanted = path.trim_start_matches("/spec").trim_matches('/').replace('/', ".");
-    let matches = |f: &Field| wanted.is_empty() || f.path() == wanted || wanted.starts_with(&format!("{}.", f.path()));
-    let fields: Vec<Field> = Field::ALL.iter().copied().filter(|f| !f.path().is_empty() && matches(f)).collect();
-    if fields.is_empty() {
-        let known: Vec<&str> = Field::ALL.iter().map(|f| f.path()).filter(|p| !p.is_empty()).collect();
-        return Err(
-            Failure::new(format!("`{path}` is not a field of a VM")).hint(format!("one of {}", known.join(", ")))
-        );
-    }
-    for field in fields {
-        let layers: Vec<_> = vm.spec.origins.layers.iter().filter(|(f, _, _)| *f == field).collect();
-        if layers.is_empty() && wanted.is_empty() {
-            continue;
-        }
-        context.console.out(&format!("{address} {}\n", field.path()));
-        if layers.is_empty() {
-            context.console.out("   the program's default: written nowhere\n");
-        }
-        for (i, (_, origin, layer)) in layers.iter().enumerate() {
-            let won = if i + 1 == layers.len() { "  <- this one won" } else { "" };
-            let number = usize::try_from(origin.line).unwrap_or(1).saturating_sub(1);
-            let line = fleet.snapshot.text(&origin.file).and_then(|t| t.lines().nth(number)).unwrap_or_default();
-            context.console.out(&format!("   {layer:14} {origin}   {}{won}\n", render::clean(line.trim())));
-        }
-    }
+    let text = config::explain::vm(&fleet.desired, &fleet.snapshot, name.as_str(), path);
+    context.console.out(&text.map_err(Failure::new)?);
     Ok(Exit::Ok)
 }
 
