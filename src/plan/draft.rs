@@ -183,13 +183,15 @@ pub(crate) fn covers_address(address: &Address, vm: &Name, group: &str) -> bool 
 
 /// What an observed VM takes of its host now.
 pub(crate) fn need_now(vm: &VmObs) -> Need {
-    let shape = vm.live.as_ref().unwrap_or(&vm.config);
-    // The promise counts, not the balloon's momentary value: a guest that still boots holds its maximum.
-    let memory = vm.config.memory.min(shape.max_memory);
+    let live = vm.live.as_ref().unwrap_or(&vm.config);
+    // What it has now and what it gets at its next start: the larger counts, so that a staged growth has its room when
+    // it comes, and a staged shrink gives none back before. Only a guest that still boots holds its whole maximum for a
+    // moment, until its balloon is filled: there the promise counts.
+    let boots = live.memory == live.max_memory && live.max_memory == vm.config.max_memory;
+    let memory = if boots { vm.config.memory } else { vm.config.memory.max(live.memory) };
+    let cpus = vm.config.cpus.max(live.cpus);
     match vm.power {
-        Power::Running | Power::Paused | Power::ShuttingDown => {
-            Need::sized(shape.cpus.min(vm.config.cpus), memory, RunState::Started)
-        }
+        Power::Running | Power::Paused | Power::ShuttingDown => Need::sized(cpus, memory, RunState::Started),
         Power::Stopped | Power::Crashed => Need::sized(0, memory, RunState::Stopped),
         Power::Suspended => Need::default(),
     }

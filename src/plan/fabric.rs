@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::draft::{Draft, reason};
-use super::steps::{Op, Step};
+use super::steps::{Edit, Op, Step};
 use super::target::image_path;
 use super::types::{Action, ActionId, Block, BlockedBy, Cause, Class, Downtime, Impact, Verb};
 use super::world::HostView;
-use crate::model::{Address, Host, HostObs, Image, Name, Network};
+use crate::model::{Address, Host, HostObs, Image, Mac, Name, Network, Power, Shape, VmObs};
 
 impl<'a> Draft<'a> {
     /// Adds the actions that put images and bridges where this plan's VMs need them, and lets the VMs wait for them.
@@ -115,19 +115,24 @@ impl<'a> Draft<'a> {
         (!whole).then(|| Op::MakeBridge { bridge: network.bridge.as_ref().to_owned(), address, fleet })
     }
 
-    /// Bridges under running VMs that somebody took down or changed: made again.
-    fn standing_bridges(&mut self) {
-        let desired = self.input.desired;
-        let mut needed: BTreeSet<(&'a Name, &'a Name)> = BTreeSet::new();
+    /// Networks that wanted VMs have an interface on, and the hosts where those VMs are.
+    fn needed_networks(&self) -> BTreeSet<(&'a Name, &'a Name)> {
+        let mut needed = BTreeSet::new();
         for vm in self.wanted.values() {
             let Some((host, _)) = self.world.place(&vm.name) else { continue };
             for nic in vm.spec.nics.values() {
-                if let Some((network, _)) = desired.networks.get_key_value(&nic.network) {
+                if let Some((network, _)) = self.input.desired.networks.get_key_value(&nic.network) {
                     needed.insert((network, host));
                 }
             }
         }
-        for (network, host) in needed {
+        needed
+    }
+
+    /// Bridges under running VMs that somebody took down or changed: made again.
+    fn standing_bridges(&mut self) {
+        let desired = self.input.desired;
+        for (network, host) in self.needed_networks() {
             let (Some(network), Some(host)) = (desired.networks.get(network), desired.hosts.get(host)) else {
                 continue;
             };
@@ -157,6 +162,7 @@ impl<'a> Draft<'a> {
                 last.entry(host).or_default().push(act.id.clone());
             }
         }
+        let needed = self.needed_networks();
         let mut new = Vec::new();
         for (host, view) in &self.world.hosts {
             let Some(known) = view.known() else { continue };
@@ -164,9 +170,14 @@ impl<'a> Draft<'a> {
             let here: Vec<_> = known.vms.iter().filter(|(name, _)| stays(name)).collect();
             for (bridge, obs) in known.bridges.iter().filter(|(_, b)| b.ours) {
                 let network = desired.networks.values().find(|n| n.bridge.as_ref() == bridge);
-                let used_here = here.iter().any(|(_, vm)| {
-                    vm.live.iter().chain([&vm.config]).any(|s| s.nics.values().any(|n| n.bridge == *bridge))
-                });
+                let mut freed = last.get(*host).cloned().unwrap_or_default();
+                let mut used_here = false;
+                for (name, vm) in &here {
+                    match self.lets_go(name, vm, bridge) {
+                        None => used_here = true,
+                        Some(ids) => freed.extend(ids),
+                    }
+                }
                 let coming = self.actions.iter().any(|a| {
                     !a.is_blocked() && a.to.as_ref() == Some(*host) && a.steps.iter().any(|s| makes_on(&s.op, bridge))
                 });
@@ -174,7 +185,8 @@ impl<'a> Draft<'a> {
                     self.wanted.values().any(|vm| vm.spec.nics.values().any(|nic| nic.network == n.name))
                         && desired.hosts.len() == 1
                 });
-                if used_here || coming || waiting {
+                let wanted_here = network.is_some_and(|n| needed.contains(&(&n.name, *host)));
+                if used_here || wanted_here || coming || waiting {
                     continue;
                 }
                 let _ = obs;
@@ -183,7 +195,7 @@ impl<'a> Draft<'a> {
                 let op = Op::RemoveBridge { bridge: bridge.clone(), fleet };
                 let mut act = plain(Address::Network(name), Verb::Disconnect, host, [op]);
                 act.reason = reason("bridge_unused", format!("no VM needs bridge {bridge} on {host} any more"), None);
-                act.after = last.get(*host).cloned().unwrap_or_default();
+                act.after = freed;
                 new.push(act);
             }
             if let Some(removal) = whole_fleet
@@ -212,6 +224,32 @@ impl<'a> Draft<'a> {
         for act in new {
             self.push(act, None);
         }
+    }
+
+    /// Whether a VM that stays is off a bridge when this plan is done, and after which of its actions; `None`: it is on it.
+    fn lets_go(&self, name: &Name, vm: &VmObs, bridge: &str) -> Option<Vec<ActionId>> {
+        let on = |shape: &Shape| shape.nics.values().any(|n| n.bridge == bridge);
+        if !on(&vm.config) && !vm.live.as_ref().is_some_and(on) {
+            return Some(Vec::new());
+        }
+        let about = |a: &&Action| !a.is_blocked() && matches!(&a.subject, Address::Vm(n) if n == name);
+        let acts: Vec<&Action> = self.actions.iter().filter(about).collect();
+        let ops = || acts.iter().flat_map(|a| &a.steps).map(|s| &s.op);
+        let ends = ops().any(|op| matches!(op, Op::Undefine { .. }));
+        let stops = ends || ops().any(|op| matches!(op, Op::Stop { .. }));
+        let leaves = |mac: &Mac| {
+            ops().filter_map(|op| if let Op::Edit { edits, .. } = op { Some(edits) } else { None }).flatten().any(|e| {
+                match e {
+                    Edit::RemoveNic(gone) => gone == mac,
+                    Edit::NicBridge { mac: moved, bridge: to, .. } => moved == mac && to != bridge,
+                    _ => false,
+                }
+            })
+        };
+        let stays = vm.config.nics.iter().any(|(mac, nic)| nic.bridge == bridge && !leaves(mac));
+        let runs_on = vm.live.as_ref().is_some_and(on) && !stops;
+        let saved = vm.power == Power::Suspended && !ends;
+        if (stays && !ends) || runs_on || saved { None } else { Some(acts.iter().map(|a| a.id.clone()).collect()) }
     }
 
     /// Digests of images under disks that this plan leaves on a host: an overlay without its image is lost.

@@ -154,8 +154,7 @@ impl<'a> Draft<'a> {
             let disks: Vec<(&'a Name, Disk<'a>)> = self.world.disks.get(name).cloned().unwrap_or_default();
             for (host, disk) in disks {
                 let stamp = &disk.obs.stamp;
-                let is_scrap = matches!(stamp.disk.as_str(), "root" | "seed") && stamp.on_remove == OnRemove::Delete;
-                let taken = creation.is_some() && (!is_scrap || attached.contains(disk.path));
+                let taken = creation.is_some() && attached.contains(disk.path);
                 if taken || used.contains(&(host, disk.path)) {
                     continue;
                 }
@@ -167,6 +166,13 @@ impl<'a> Draft<'a> {
                 if holds_data && !wanted && placed.is_none() && removal.is_none() && stamp.expires.is_none() {
                     // Its domain was undefined by somebody, and its document is gone: that is no review.
                     let text = format!("disk {} holds data, and no Removal names its VM", stamp.disk);
+                    self.note(name, NoteKind::LeftAlone, text, None);
+                    continue;
+                }
+                let vm = self.wanted.get(name).filter(|vm| vm.spec.disks.contains_key(stamp.disk.as_str()));
+                if holds_data && vm.is_some() && stamp.expires.is_none() {
+                    // Nobody took it out of the YAML: which of two copies counts is for a person to say.
+                    let text = format!("another copy of its disk {} lies on host/{host}: {}", stamp.disk, disk.path);
                     self.note(name, NoteKind::LeftAlone, text, None);
                     continue;
                 }
@@ -221,8 +227,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// VMs that this plan makes, and the paths of the disks that they take: what else a half-done recreate left of
-    /// their roots and seeds goes after that.
+    /// VMs that this plan makes, and the paths of the disks that they take: what else lies about of them goes after.
     fn made(&self) -> (BTreeMap<Name, ActionId>, BTreeSet<String>) {
         let (mut made, mut attached) = (BTreeMap::new(), BTreeSet::new());
         let makes = |a: &&Action| !a.is_blocked() && matches!(a.verb, Verb::Create | Verb::Restore);
