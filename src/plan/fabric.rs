@@ -229,7 +229,9 @@ impl<'a> Draft<'a> {
     /// Whether a VM that stays is off a bridge when this plan is done, and after which of its actions; `None`: it is on it.
     fn lets_go(&self, name: &Name, vm: &VmObs, bridge: &str) -> Option<Vec<ActionId>> {
         let on = |shape: &Shape| shape.nics.values().any(|n| n.bridge == bridge);
-        if !on(&vm.config) && !vm.live.as_ref().is_some_and(on) {
+        // What a saved guest wakes up with is in its save, not in its definition: it may be any bridge of ours.
+        let saved = vm.power == Power::Suspended;
+        if !saved && !on(&vm.config) && !vm.live.as_ref().is_some_and(on) {
             return Some(Vec::new());
         }
         let about = |a: &&Action| !a.is_blocked() && matches!(&a.subject, Address::Vm(n) if n == name);
@@ -248,8 +250,11 @@ impl<'a> Draft<'a> {
         };
         let stays = vm.config.nics.iter().any(|(mac, nic)| nic.bridge == bridge && !leaves(mac));
         let runs_on = vm.live.as_ref().is_some_and(on) && !stops;
-        let saved = vm.power == Power::Suspended && !ends;
-        if (stays && !ends) || runs_on || saved { None } else { Some(acts.iter().map(|a| a.id.clone()).collect()) }
+        if (stays && !ends) || runs_on || (saved && !ends) {
+            None
+        } else {
+            Some(acts.iter().map(|a| a.id.clone()).collect())
+        }
     }
 
     /// Digests of images under disks that this plan leaves on a host: an overlay without its image is lost.

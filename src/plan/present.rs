@@ -392,6 +392,9 @@ impl<'a> Draft<'a> {
                 ops.push(Op::DeleteDisk { path: old.path.clone(), vm: vm.name.clone() });
             }
         }
+        // Data disks that were left out of the YAML go the way that they go without a recreate.
+        ops.append(&mut diff.after);
+        data.extend(diff.data.iter().filter(|d| matches!(d.effect, DiskFate::RetainUntil(_))).cloned());
         act.impact.data = data;
         act.steps = on(&host.name, ops);
         act.blocked.extend(self.pause(&vm.name, &vm.group));
@@ -501,7 +504,8 @@ impl<'a> Draft<'a> {
             if let Op::RetainDisk { path, until } = op {
                 let disk = self.world.disks.values().flatten().find(|(_, d)| d.path == path).map(|(_, d)| d.obs);
                 let keep = match disk.map(|d| d.stamp.on_remove) {
-                    Some(OnRemove::Delete) => Span(0),
+                    // Not in this plan: a later one says that it deletes data, and can be read before it does.
+                    Some(OnRemove::Delete) => Span::secs(60),
                     Some(OnRemove::Retain(span)) => span,
                     None => Span::secs(7 * 86_400),
                 };
