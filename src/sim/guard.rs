@@ -20,8 +20,9 @@ pub struct Permit {
     pub fleet: Option<Name>,
     /// Disks whose data the plan says is deleted or made anew: VM and disk.
     pub lost: BTreeSet<(Name, String)>,
-    /// VMs on which an action began: a root disk that is no data may be made anew by it.
-    pub begun: BTreeSet<Name>,
+    /// VMs on which an action began, and whether their root disk was data then, as far as a domain said: one that is
+    /// not may be made anew by it.
+    pub begun: BTreeMap<Name, Option<bool>>,
     /// VMs that the plan says are stopped.
     pub stopped: BTreeSet<Name>,
     /// Domains that are not ours yet, and are adopted.
@@ -42,12 +43,12 @@ impl Permit {
     }
 
     /// An action begins: from now on it may do what it says.
-    pub fn begin(&mut self, action: &Action) {
+    fn begin(&mut self, action: &Action, persistent_root: Option<bool>) {
         if action.verb == Verb::Adopt {
             self.adopted.extend(action.steps.iter().filter_map(|s| domain_of(&s.op)));
         }
         let Address::Vm(vm) = &action.subject else { return };
-        self.begun.insert(vm.clone());
+        self.begun.entry(vm.clone()).or_insert(persistent_root);
         let gone = |fate: &DiskFate| matches!(fate, DiskFate::Delete | DiskFate::Remake);
         let lost = action.impact.data.iter().filter(|d| gone(&d.effect));
         self.lost.extend(lost.map(|d| (vm.clone(), d.disk.clone())));
@@ -72,6 +73,13 @@ impl Use {
 }
 
 impl World {
+    /// An action begins: from now on it may do what it says.
+    pub(super) fn begin(&mut self, action: &Action) {
+        let stamps = self.hosts.values().flat_map(|h| h.domains.values()).filter_map(|d| d.stamp.as_ref());
+        let persistent = stamps.filter(|s| s.vm == *action.subject.name()).map(|s| s.persistent_root).max();
+        self.permit.begin(action, persistent);
+    }
+
     /// Notes a broken promise.
     pub(super) fn violate(&mut self, step: &Step, what: &str) {
         let text = format!("{}: {what}", Self::step_name(step));
@@ -126,7 +134,11 @@ impl World {
         let named = self.permit.lost.contains(&(vm.clone(), disk.clone()));
         let is_data = match disk.as_str() {
             "seed" => false,
-            "root" => stamp.on_remove != OnRemove::Delete || !self.permit.begun.contains(vm),
+            "root" => match self.permit.begun.get(vm) {
+                None | Some(Some(true)) => true,
+                Some(Some(false)) => false,
+                Some(None) => stamp.on_remove != OnRemove::Delete,
+            },
             _ => true,
         };
         if self.permit.bound && writes > 0 && is_data && !named {

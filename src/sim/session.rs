@@ -61,7 +61,7 @@ struct Teller<'f>(&'f SimFleet);
 impl Listener for Teller<'_> {
     fn hear(&self, event: &Event<'_>) {
         if let Event::Begins { action, .. } = event {
-            self.0.with(|world| world.permit.begin(action));
+            self.0.with(|world| world.begin(action));
         }
     }
 }

@@ -4,5 +4,6 @@ mod config;
 mod converge;
 mod lab;
 mod plan;
+mod props;
 mod rooms;
 mod sim;
