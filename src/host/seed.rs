@@ -56,7 +56,7 @@ pub fn files(seed: &Seed) -> Result<SeedFiles, SeedError> {
     meta.insert("instance-id".into(), seed.instance.to_string().into());
     meta.insert("local-hostname".into(), seed.hostname.as_str().into());
     if !seed.ssh_keys.is_empty() {
-        meta.insert("public-keys".into(), list(seed.ssh_keys.iter().map(|k| k.to_string())));
+        meta.insert("public-keys".into(), list(seed.ssh_keys.iter().map(ToString::to_string)));
     }
     let user_data = seed.user_data.as_deref().unwrap_or("#cloud-config\n{}\n");
     Ok(SeedFiles {
@@ -214,7 +214,7 @@ mod tests {
         let bytes = image(&files).unwrap();
         assert_eq!(&bytes[32769..32774], b"CD001");
         assert_eq!(&bytes[32808..32814], b"cidata");
-        assert!(bytes.len() % 2048 == 0 && bytes.len() < (512 << 10), "{} bytes", bytes.len());
+        assert!(bytes.len().is_multiple_of(2048) && bytes.len() < (512 << 10), "{} bytes", bytes.len());
         // A second opinion, where the tool is installed.
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("seed.iso");

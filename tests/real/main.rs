@@ -1,4 +1,11 @@
 //! Real hypervisors and real guests. Says aloud when it is skipped: it needs root, QEMU and libvirt's QEMU driver.
+#![expect(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "tests: files, clocks and programs are what is tried, and what was measured is printed"
+)]
 
 mod guest;
 mod host;
