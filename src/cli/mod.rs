@@ -32,6 +32,9 @@ use verbs::{apply, cases, doctor, files, hand, look, plan, texts};
 
 /// Runs the program with this process's arguments and streams.
 pub fn main() -> ExitCode {
+    // Before any thread.
+    #[cfg(feature = "libvirt")]
+    crate::host::prepare_process();
     let filter = tracing_subscriber::EnvFilter::try_from_env("STABLEHAND_LOG").unwrap_or_else(|_| "warn".into());
     let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().try_init();
     let arguments = std::env::args_os().skip(1).map(|a| a.to_string_lossy().into_owned()).collect();

@@ -34,6 +34,20 @@ fn boot_sector() -> Vec<u8> {
     sector
 }
 
+/// How `/dev/kvm` is mended where it is [`kvm_is_half_open`]; what udev does on an ordinary machine.
+pub const OPEN_KVM: &str = "chgrp kvm /dev/kvm && chmod 660 /dev/kvm";
+
+/// Whether `/dev/kvm` can be opened by root and not by QEMU's own user. libvirt then finds KVM, finds it gone again, and
+/// probes every QEMU anew at each question: minutes instead of seconds (seen in containers and machines without udev).
+pub fn kvm_is_half_open() -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    // Neither the group's nor everybody's read and write.
+    std::fs::metadata("/dev/kvm").is_ok_and(|m| {
+        let mode = m.permissions().mode();
+        mode & 0o060 != 0o060 && mode & 0o006 != 0o006
+    })
+}
+
 /// KVM where a guest boots with it, else software emulation.
 pub async fn probe(shell: &dyn Shell, folder: &str) -> Acceleration {
     if decide(shell, folder).await.unwrap_or(false) { Acceleration::Kvm } else { Acceleration::Tcg }

@@ -86,6 +86,10 @@ fn libvirt() -> Finding {
 /// Whether `/dev/kvm` can be opened. That it boots a guest is proven by the probe of `acceleration: auto`.
 fn kvm() -> Finding {
     let mend = "turn on virtualisation in the firmware; software emulation is used meanwhile";
+    if crate::host::accel::kvm_is_half_open() {
+        let found = "/dev/kvm is closed to QEMU's own user, which makes libvirt slow";
+        return finding("kvm", "bad", found, crate::host::accel::OPEN_KVM);
+    }
     match std::fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
         Ok(_) => finding("kvm", "ok", "/dev/kvm opens; `acceleration: auto` proves it by booting", mend),
         Err(error) => finding("kvm", "note", error.to_string(), mend),

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use virt::connect::Connect;
 use virt_sys as sys;
 
+use crate::host::accel;
+
 /// Longest path of a root. The guest agent's socket is the longest one below it:
 /// `/lib/qemu/channel/target/domain-<id>-<20 characters>/org.qemu.guest_agent.0`, 32 + 5 + 1 + 20 + 23 characters beside
 /// the root, of the 107 that `sun_path` holds (unix(7)) — libvirt cuts the domain's name to 20 characters.
@@ -123,6 +125,9 @@ pub(super) fn open(uri: &str, root: &str, who: &str) -> Result<Connect, EmbedErr
     }
     if root.len() > LONGEST_ROOT {
         return Err(EmbedError::TooLong(root.to_owned()));
+    }
+    if accel::kvm_is_half_open() {
+        tracing::warn!("/dev/kvm is closed to QEMU's own user, which makes libvirt slow: {}", accel::OPEN_KVM);
     }
     let conf = Path::new(root).join("etc/qemu.conf");
     make(&conf)?;
