@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::execute::{Done, Event, Listener, Outcome};
+use crate::execute::{Event, Listener, Outcome};
 use crate::model::{Desired, Name};
 use crate::plan::{Action, ActionId, Op};
 use crate::render;
@@ -135,7 +135,7 @@ impl Listener for Teller {
         match event {
             Event::Begins { action, step } => self.begins(action, *step),
             Event::Advances { action, step, done, total } => self.advances(action, *step, *done, *total),
-            Event::Ends { action, step, result: Ok(Done::Changed) } => self.booted(action, *step),
+            Event::Ends { action, step, result: Ok(_) } => self.booted(action, *step),
             Event::Ends { .. } => {}
             Event::Over { action, outcome } => self.over(action, outcome),
         }

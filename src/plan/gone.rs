@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::draft::{Draft, Footprint, action, covers, need_now, on, reason};
 use super::place::Need;
 use super::steps::Op;
-use super::types::{Action, ActionId, Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, NoteKind, Verb};
+use super::types::{
+    Action, ActionId, Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, Note, NoteKind, Verb,
+};
 use super::world::Disk;
 use crate::model::{Address, Name, OnRemove, Power, Protection, Removal, RemovalData, Timestamp, VmObs};
 
@@ -73,10 +75,13 @@ impl<'a> Draft<'a> {
         act.steps = on(host, ops);
         act.blocked.extend(self.ending_blocks(name, obs, removal, has_data, empty_repository));
         act.blocked.extend(self.pause(name, &obs.stamp.group));
-        if removal.is_some_and(|_| self.input.desired.vms.contains_key(name)) {
-            let origin = self.input.desired.vms.get(name).map(|vm| vm.origin.clone());
-            let text = "it is described and removed: the Removal wins; take its document out too";
-            self.note(name, NoteKind::Hint, text, origin);
+        if let Some(removal) = removal.filter(|_| self.input.desired.vms.contains_key(name)) {
+            self.notes.push(Note {
+                subject: removal.target.clone(),
+                kind: NoteKind::Hint,
+                text: "described and removed: the Removal wins; take the documents out too".to_owned(),
+                origin: Some(removal.origin.clone()),
+            });
         }
         let before = need_now(obs);
         self.push(act, Some(Footprint { host, before, after: Need::default() }));
