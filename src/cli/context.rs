@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::model::{Name, Timestamp};
 use crate::render::Style;
+use crate::source::Place;
 use crate::store::Store;
 
 use super::args::Global;
@@ -72,6 +73,26 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// Fails for a verb that acts from another place than the `watch` it runs in: the next pass would undo it.
+    pub(crate) fn same_place(&self) -> Result<(), Failure> {
+        let Some(inside) = &self.inside else { return Ok(()) };
+        let real = |place: Place| match place {
+            Place::Folder(f) => (real(&f), None),
+            Place::Commit { folder, revision } => (real(&folder), Some(revision)),
+        };
+        let (ours, theirs) = (real(self.place(None)), real(inside.place.clone()));
+        if ours == theirs {
+            return Ok(());
+        }
+        let revision = theirs.1.map(|r| format!("{r} in ")).unwrap_or_default();
+        Err(Failure::new(format!(
+            "nothing was done: process {} watches this fleet, from {revision}{}, and would undo it",
+            std::process::id(),
+            theirs.0.display()
+        ))
+        .hint("make the change there, or stop that watch"))
+    }
+
     /// Waits until no pass runs in this process: inside `watch`, a verb that acts takes turns with it.
     pub(crate) async fn acting(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         match &self.inside {
@@ -118,7 +139,7 @@ impl Context {
     /// The store of a fleet.
     pub(crate) fn store(&self, fleet: &Name) -> Result<Arc<Store>, Failure> {
         if let Some(inside) = &self.inside {
-            return Ok(inside.store.clone());
+            return inside.of(fleet).map(|inside| inside.store.clone());
         }
         Ok(Arc::new(Store::open(&self.state_dir(fleet)?)?))
     }
@@ -144,4 +165,9 @@ impl Context {
         };
         write().map_err(|e: std::io::Error| Failure::caused(format!("cannot write `{}`", path.display()), &e))
     }
+}
+
+/// A path without links and dots, where it exists.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }

@@ -121,7 +121,7 @@ impl Context {
     /// The real hosts of a fleet, or those that `watch` has open already.
     pub(crate) fn world(&self, desired: &Desired) -> Result<Arc<dyn World>, Failure> {
         if let Some(inside) = &self.inside {
-            return Ok(inside.world.clone());
+            return inside.of(&desired.fleet.name).map(|inside| inside.world.clone());
         }
         super::world::open(desired, &self.path(&self.global.fleet), &self.around)
     }

@@ -4,9 +4,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::execute::StopFlag;
+use crate::model::Name;
 use crate::observe::Boxed;
 use crate::reconcile::{self, Approval, Passed};
 use crate::render;
+use crate::source::Place;
 use crate::store::Store;
 use crate::watch::machine::{Found, Notice, Outcome as Ended, PassEnd};
 use crate::watch::socket::{self, Server};
@@ -25,8 +27,23 @@ pub(crate) struct Inside {
     pub(crate) store: Arc<Store>,
     /// The hosts, as this process has them open.
     pub(crate) world: Arc<dyn World>,
+    /// Where it reads the fleet from.
+    pub(crate) place: Place,
+    /// The fleet's name.
+    pub(crate) fleet: Name,
     /// Whoever acts holds this: a pass, or a verb of a client.
     pub(crate) acting: tokio::sync::Mutex<()>,
+}
+
+impl Inside {
+    /// This, for a verb about the same fleet.
+    pub(crate) fn of(&self, fleet: &Name) -> Result<&Self, Failure> {
+        if *fleet == self.fleet {
+            return Ok(self);
+        }
+        Err(Failure::new(format!("this state folder belongs to fleet `{}`, not `{fleet}`", self.fleet))
+            .hint("name another one with --state-dir"))
+    }
 }
 
 /// `watch`
@@ -46,7 +63,13 @@ pub(crate) async fn watch(mut context: Context, args: &args::Watch) -> Outcome {
         context.console.note(&format!("`{what}` of {} was begun at {when} and not ended: looking again", left.action));
     }
     store.close_unfinished()?;
-    let inside = Arc::new(Inside { store, world, acting: tokio::sync::Mutex::new(()) });
+    let inside = Arc::new(Inside {
+        store,
+        world,
+        place: context.place(None),
+        fleet: name.clone(),
+        acting: tokio::sync::Mutex::new(()),
+    });
     context.inside = Some(inside.clone());
     let followed = followed(&context);
     let what = context.global.rev.as_ref().map(|rev| format!("{rev} in ")).unwrap_or_default();

@@ -66,10 +66,19 @@ pub fn report_text(rounds: &[(Plan, Report)], left: Option<&Plan>, style: &Style
             failure(&mut out, style, action, *step, error);
         }
     }
+    let mut whys: Vec<(String, Vec<String>)> = Vec::new();
     for (action, outcome) in &words {
         if let Some(why) = why_not(action, outcome) {
-            labelled(&mut out, style, Ink::Yellow, "not done", &format!("{} {why}", action.id));
+            match whys.iter_mut().find(|(known, _)| *known == why) {
+                Some((_, ids)) => ids.push(action.id.to_string()),
+                None => whys.push((why, vec![action.id.to_string()])),
+            }
         }
+    }
+    for (why, ids) in whys {
+        let more = if ids.len() > 3 { format!(" and {} more", ids.len() - 3) } else { String::new() };
+        let who = ids.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
+        labelled(&mut out, style, Ink::Yellow, "not done", &format!("{who}{more}: {why}"));
     }
     match left.map(|plan| plan.actions.len()) {
         None => {}
@@ -88,11 +97,11 @@ fn why_not(action: &Action, outcome: &Outcome) -> Option<String> {
         Outcome::Done | Outcome::Failed { .. } => return None,
         Outcome::Blocked => {
             let stop = |b: &crate::plan::Block| format!(" by {}: {}; to unblock: {}", b.by.word(), b.text, b.unblock);
-            format!("is blocked{}", action.blocked.first().map(stop).unwrap_or_default())
+            format!("blocked{}", action.blocked.first().map(stop).unwrap_or_default())
         }
-        Outcome::NotApproved => "is not part of what was approved".to_owned(),
+        Outcome::NotApproved => "not part of what was approved".to_owned(),
         Outcome::Waits(other) => format!("waits for {other}"),
-        Outcome::Stopped { steps: 0 } => "was not begun: asked to stop".to_owned(),
+        Outcome::Stopped { steps: 0 } => "not begun: asked to stop".to_owned(),
         Outcome::Stopped { steps } => {
             format!("stopped after {}: the next apply goes on", count(*steps, "step", "steps"))
         }

@@ -49,8 +49,9 @@ pub struct VmRow {
 pub struct ServiceRow {
     /// `service/shop` or `module/desk/ann`.
     pub service: String,
-    /// Whether all of its applications are: each has its wanted replicas ready.
-    pub available: bool,
+    /// Whether all of its applications are: each has its wanted replicas ready. `None`: one that is not seen may be
+    /// on a host that did not answer.
+    pub available: Option<bool>,
     /// Ready and wanted VMs of each application.
     pub apps: BTreeMap<Name, (u32, u32)>,
 }
@@ -77,14 +78,14 @@ impl Status {
             let blind = recorded.map_or(!unknown_hosts.is_empty(), |host| unknown_hosts.contains_key(host));
             if blind { "unknown" } else { "missing" }
         };
-        let vms = names
+        let vms: Vec<VmRow> = names
             .into_iter()
             .map(|name| match seen.get(name) {
                 Some((host, obs)) => seen_row(desired, demand, host, obs),
                 None => VmRow { state: missing(name).to_owned(), ..empty_row(name, desired.vms.get(name), demand) },
             })
             .collect();
-        Self { vms, services: services(desired, &seen), unknown_hosts }
+        Self { services: services(desired, &seen, &vms), vms, unknown_hosts }
     }
 }
 
@@ -172,26 +173,28 @@ const fn power_word(power: Power) -> &'static str {
 }
 
 /// Ready and wanted VMs of each application of each service and module instance.
-fn services(desired: &Desired, seen: &BTreeMap<&Name, (&Name, &VmObs)>) -> Vec<ServiceRow> {
-    let mut rows: BTreeMap<String, BTreeMap<Name, (u32, u32)>> = BTreeMap::new();
+fn services(desired: &Desired, seen: &BTreeMap<&Name, (&Name, &VmObs)>, rows: &[VmRow]) -> Vec<ServiceRow> {
+    let unknown: Vec<&Name> = rows.iter().filter(|r| r.state == "unknown").map(|r| &r.vm).collect();
+    let mut services: BTreeMap<String, (bool, BTreeMap<Name, (u32, u32)>)> = BTreeMap::new();
     for vm in desired.vms.values() {
         let (service, app) = match &vm.owner {
             Owner::Service { service, app, .. } => (format!("service/{service}"), app),
             Owner::Module { module, instance, member } => (format!("module/{module}/{instance}"), member),
         };
-        let cell = rows.entry(service).or_default().entry(app.clone()).or_default();
+        let (blind, apps) = services.entry(service).or_default();
+        *blind |= unknown.binary_search(&&vm.name).is_ok();
+        let cell = apps.entry(app.clone()).or_default();
         let ready = seen
             .get(&vm.name)
             .is_some_and(|(_, obs)| obs.power == Power::Running && !matches!(obs.ready, Readiness::NotReady(_)));
         cell.0 += u32::from(ready);
         cell.1 += 1;
     }
-    let row = |(service, apps): (String, BTreeMap<Name, (u32, u32)>)| ServiceRow {
-        service,
-        available: apps.values().all(|(ready, wanted)| ready >= wanted),
-        apps,
+    let row = |(service, (blind, apps)): (String, (bool, BTreeMap<Name, (u32, u32)>))| {
+        let all = apps.values().all(|(ready, wanted)| ready >= wanted);
+        ServiceRow { service, available: (all || !blind).then_some(all), apps }
     };
-    rows.into_iter().map(row).collect()
+    services.into_iter().map(row).collect()
 }
 
 /// The status as two tables.
@@ -215,7 +218,11 @@ pub fn status_text(status: &Status, style: &Style) -> String {
         let mut services = Table::new(&["SERVICE", "AVAILABLE", "READY"]);
         for row in &status.services {
             let apps: Vec<String> = row.apps.iter().map(|(app, (n, of))| format!("{app} {n}/{of}")).collect();
-            let available = if row.available { "yes" } else { "NO" };
+            let available = match row.available {
+                Some(true) => "yes",
+                Some(false) => "NO",
+                None => "unknown",
+            };
             services.row(vec![row.service.clone(), available.to_owned(), apps.join(", ")]);
         }
         out.push('\n');

@@ -239,3 +239,36 @@ fn a_chart_stays_within_what_forges_draw() {
     assert!(!chart.contains("|"), "no edge labels");
     assert_eq!(mermaid(&empty()), None);
 }
+
+#[test]
+fn a_report_says_what_was_done_what_failed_and_what_waits() {
+    use crate::execute::{Outcome, Report, StepError};
+    let mut plan = empty();
+    plan.actions = vec!["db-1", "web-1", "web-2"].into_iter().map(|n| action(n, Verb::Create, Class::Create)).collect();
+    plan.actions[1].steps = vec![Step {
+        host: name("kvm1"),
+        op: Op::AwaitReady { vm: name("web-1"), uuid: uuid::Uuid::nil(), probe: None, address: None },
+    }];
+    let error = StepError::Failed {
+        what: "it did not answer within 90s".to_owned(),
+        hint: Some("look at its screen".to_owned()),
+        detail: vec!["httpd: \u{1b}[31mbad port".to_owned()],
+    };
+    let outcomes = [Outcome::Done, Outcome::Failed { step: 0, error }, Outcome::Waits(plan.actions[1].id.clone())];
+    let ids: Vec<ActionId> = plan.actions.iter().map(|a| a.id.clone()).collect();
+    let report = Report { outcomes: ids.into_iter().zip(outcomes).collect() };
+    let mut left = plan.clone();
+    left.actions.remove(0);
+    let rounds = [(plan, report)];
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("../../tests/cases/render");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    let page = super::report_text(&rounds, Some(&left), &Style::stable());
+    settings.bind(|| insta::assert_snapshot!("a-report-says-what-failed", page));
+    assert_eq!(super::tally(&rounds), super::Tally { done: 1, failed: 1, not_done: 1 });
+    // A later round that does not plan it any more: it was done after all.
+    let [first] = rounds;
+    let rounds = [first, (empty(), Report::default())];
+    assert_eq!(super::tally(&rounds), super::Tally { done: 3, failed: 0, not_done: 0 });
+}

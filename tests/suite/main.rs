@@ -1,5 +1,6 @@
 //! Tests that need no root, in one binary: one module a room or promise.
 
+mod cli;
 mod config;
 mod converge;
 mod lab;

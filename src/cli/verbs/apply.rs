@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::execute::StopFlag;
-use crate::model::{LockHolder, Name, Timestamp};
+use crate::execute::{LockError, StopFlag};
+use crate::model::{LockHolder, Name, Observation, Observed, Timestamp};
 use crate::plan::{Action, Plan, Policy, effect_key};
 use crate::reconcile::{self, Approval, Cast, Ledger as _, Passed};
 use crate::render::{self, Tally};
@@ -30,6 +30,7 @@ pub(crate) struct Troupe {
 impl Troupe {
     /// Opens what a pass of this fleet needs.
     pub(crate) fn of(context: &Context, fleet: &Fleet, stop: Arc<StopFlag>) -> Result<Self, Failure> {
+        context.same_place()?;
         let store = context.store(&fleet.desired.fleet.name)?;
         let world = context.world(&fleet.desired)?;
         let who = context.around.process();
@@ -66,7 +67,8 @@ pub(crate) async fn apply(context: &Context, args: &args::Apply) -> Outcome {
     let _acting = context.acting().await;
     let troupe = Troupe::of(context, &fleet, stop.clone())?;
     let planned = reconcile::plan_live(&troupe.cast(), &fleet.desired, None, SEEN).await;
-    let (plan, _) = planned.map_err(Failure::new)?;
+    let (plan, observed) = planned.map_err(Failure::new)?;
+    answered(&observed)?;
     if plan.is_empty() || context.global.output == Form::Text {
         print(context, &plan, false);
     }
@@ -77,6 +79,21 @@ pub(crate) async fn apply(context: &Context, args: &args::Apply) -> Outcome {
     let approval = approval(context, args, &fleet, &troupe.store, &plan)?;
     let _ears = context.inside.is_none().then(|| listen(context, stop));
     carry_out(context, &fleet, &troupe, &approval).await
+}
+
+/// Fails when not one host answers, and says why each does not: who else acts there, most often.
+fn answered(observed: &Observed) -> Result<(), Failure> {
+    let faults = observed.hosts.iter().filter_map(|(host, o)| match o {
+        Observation::Unknown(fault) => Some(format!("host `{host}`: {}", render::clean(&fault.text))),
+        _ => None,
+    });
+    let faults: Vec<String> = faults.collect();
+    if faults.is_empty() || faults.len() < observed.hosts.len() {
+        return Ok(());
+    }
+    Err(Failure::new(format!("nothing was done, as no host answers\n{}", faults.join("\n")))
+        .exit(Exit::Stale)
+        .hint("`stablehand watch` serves the other verbs while it acts; any other holder has to end first"))
 }
 
 /// What may be done: by a saved plan, an effects hash, `--yes`, or a person's answer.
@@ -169,7 +186,11 @@ async fn carry_out(context: &Context, fleet: &Fleet, troupe: &Troupe, approval: 
 fn held(passed: &Passed, hint: &str) -> Result<(), Failure> {
     match &passed.held {
         Some((host, error)) => {
-            let error = render::clean(&error.to_string());
+            let error = match error {
+                LockError::Held(other) => format!("{} acts there since {}", other.who, render::moment(other.since)),
+                LockError::Failed(why) => why.clone(),
+            };
+            let error = render::clean(&error);
             Err(Failure::new(format!("nothing was done on host `{host}`: {error}")).hint(hint))
         }
         None => Ok(()),
@@ -190,7 +211,8 @@ pub(crate) async fn after_demand(context: &Context, fleet: &Fleet, vms: &[Name])
     let _acting = context.acting().await;
     let troupe = Troupe::of(context, fleet, stop.clone())?;
     let planned = reconcile::plan_live(&troupe.cast(), &fleet.desired, None, SEEN).await;
-    let (plan, _) = planned.map_err(Failure::new)?;
+    let (plan, observed) = planned.map_err(Failure::new)?;
+    answered(&observed)?;
     let ours = |a: &Action| a.subject.kind() == "vm" && vms.contains(a.subject.name());
     let wanted = plan.actions.iter().filter(|a| ours(a) && !a.impact.class.is_destructive());
     let wanted: Vec<&Action> = wanted.collect();
