@@ -19,9 +19,12 @@ impl Ledger for Store {
             Verb::Reboot => Some(Counted::Rebooted),
             _ => None,
         };
-        let Some(counted) = counted else { return Ok(()) };
-        // Each of these is a stop and a start: what was asked for once is done.
-        self.count(counted, vm, now).and_then(|()| self.restarted(vm)).map_err(StoreError::one_line)
+        if let Some(counted) = counted {
+            self.count(counted, vm, now).map_err(StoreError::one_line)?;
+        }
+        // Each of these ends with a fresh start: a restart that was asked for is done.
+        let fresh = matches!(verb, Verb::Create | Verb::Restore | Verb::Start);
+        if counted.is_some() || fresh { self.restarted(vm).map_err(StoreError::one_line) } else { Ok(()) }
     }
     fn whole(&self, revision: &str, now: Timestamp) -> Result<(), String> {
         self.settle(now).and_then(|()| self.applied(revision)).map_err(StoreError::one_line)

@@ -32,7 +32,9 @@ impl World {
         if outcome == Ok(Done::Changed) {
             self.log.push(Self::step_name(step));
         }
-        self.guard(step, before);
+        if !self.unguarded {
+            self.guard(step, before);
+        }
         outcome
     }
 
@@ -255,7 +257,9 @@ impl World {
         if !there.power.is_active() {
             return Ok(Done::Already);
         }
-        let gentle = there.power == Power::Running && guest.shutdown_millis.is_some_and(|t| t <= policy.deadline.0);
+        // A guest that stands still hears nothing: it is let run first.
+        let hears = matches!(there.power, Power::Running | Power::Paused);
+        let gentle = hears && guest.shutdown_millis.is_some_and(|t| t <= policy.deadline.0);
         if !gentle && !policy.power_off {
             return Err(StepError::Failed {
                 what: format!("{vm} did not shut down within {}", policy.deadline),

@@ -62,7 +62,10 @@ impl Ledger for SimFleet {
                 return;
             }
             world.memory.done.push((world.millis, verb));
-            if matches!(verb, Verb::Reboot | Verb::Recreate | Verb::Start) {
+            if matches!(
+                verb,
+                Verb::Destroy | Verb::Recreate | Verb::Reboot | Verb::Create | Verb::Restore | Verb::Start
+            ) {
                 world.memory.demand.restarts.remove(vm);
             }
         });

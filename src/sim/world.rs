@@ -194,6 +194,8 @@ pub struct World {
     pub crashed: bool,
     /// What the plan in hand may do.
     pub permit: Permit,
+    /// Promises are not looked after: for benchmarks, whose world is too large to be looked over at every step.
+    pub unguarded: bool,
     /// Promises broken, in order.
     pub violations: Vec<String>,
     /// Every step that changed the world, with its host: what happened, for people.

@@ -425,13 +425,16 @@ fn a_crash_after_any_prefix_of_any_change_converges_in_one_pass() {
         let start = whole.fleet.world();
         whole.follow(second.clone());
         let steps = whole.apply(&Approval::Everything).unwrap().steps;
+        let usual = lab::open(&lab::plan(&whole));
         for after in 0..steps {
             let mut session = Session::new(stablehand::sim::SimFleet::new(start.clone()));
             session.follow(second.clone());
             pass(&mut session, &Approval::Everything, Some(after));
             pass(&mut session, &Approval::Everything, None);
             let left = lab::plan(&session);
-            assert_eq!(lab::open(&left), [] as [&str; 0], "after {after} steps:\n{}", lab::text(&left));
+            // What a lowered protection had blocked follows in a second pass, crash or not.
+            let new: Vec<_> = lab::open(&left).into_iter().filter(|id| !usual.contains(id)).collect();
+            assert!(new.is_empty(), "after {after} steps {new:?}:\n{}", lab::text(&left));
             settled(&session);
         }
     });
