@@ -244,21 +244,14 @@ fn shape_of(spec: &DomainSpec) -> Shape {
     }
 }
 
-/// The bridge, disks, definition and start; then it waits to be killed.
-async fn bring_up(world: &World) {
+/// Everything that brings the VM up, to before its start.
+fn makings(world: &World) -> Vec<Op> {
     let (vm, uuid, spec, stamp) = (name("a"), world.uuid(), world.spec(), world.stamp());
-    world.done(Op::MakeBridge { bridge: World::bridge(), address: None, fleet: name("t") }).await;
-    world.done(Op::PutImage { file: world.image.clone(), path: world.image_path() }).await;
     let record = PlacementRecord { host: name("here"), incarnation: 1, addresses: BTreeMap::new() };
-    world.done(Op::Record { vm: vm.clone(), record }).await;
     let from = DiskFrom::Image { path: world.image_path(), format: ImageFormat::Raw, method: CloneMethod::Overlay };
-    let root = spec.disks[0].path.clone();
-    world.done(Op::MakeDisk(NewDisk { path: root, stamp: world.disk("root"), from, size: Some(Bytes::mib(8)) })).await;
-    let data = spec.disks[2].path.clone();
-    let size = Some(Bytes::mib(16));
-    world.done(Op::MakeDisk(NewDisk { path: data, stamp: world.disk("data"), from: DiskFrom::Blank, size })).await;
-    let seed_nic =
-        SeedNic { mac: spec.nics[0].mac, address: Some("10.250.9.10/24".to_owned()), gateway: None, dns: Vec::new() };
+    let [root, seed_path, data] = [0, 1, 2].map(|n| spec.disks[n].path.clone());
+    let (address, gateway) = (Some("10.250.9.10/24".to_owned()), None);
+    let seed_nic = SeedNic { mac: spec.nics[0].mac, address, gateway, dns: Vec::new() };
     let seed = Seed {
         instance: uuid,
         hostname: vm.clone(),
@@ -266,9 +259,51 @@ async fn bring_up(world: &World) {
         user_data: None,
         ssh_keys: Vec::new(),
     };
-    let path = spec.disks[1].path.clone();
-    world.done(Op::MakeSeed { path, stamp: world.disk("seed"), seed, replace: false }).await;
-    world.done(Op::Define { domain: spec.clone(), stamp: stamp.clone() }).await;
+    vec![
+        Op::MakeBridge { bridge: World::bridge(), address: None, fleet: name("t") },
+        Op::PutImage { file: world.image.clone(), path: world.image_path() },
+        Op::Record { vm, record },
+        Op::MakeDisk(NewDisk { path: root, stamp: world.disk("root"), from, size: Some(Bytes::mib(8)) }),
+        Op::MakeDisk(NewDisk {
+            path: data,
+            stamp: world.disk("data"),
+            from: DiskFrom::Blank,
+            size: Some(Bytes::mib(16)),
+        }),
+        Op::MakeSeed { path: seed_path, stamp: world.disk("seed"), seed, replace: false },
+        Op::Define { domain: spec, stamp },
+    ]
+}
+
+/// Brings the VM up and is killed in the middle of a step: `STABLEHAND_TEST_KILL` is the step and the milliseconds into it.
+async fn die(world: &World) {
+    let text = std::env::var("STABLEHAND_TEST_KILL").unwrap();
+    let (at, after) = text.split_once(' ').unwrap();
+    let (at, after): (usize, u64) = (at.parse().unwrap(), after.parse().unwrap());
+    let mut ops = makings(world);
+    ops.push(Op::Start { vm: name("a"), uuid: world.uuid() });
+    // The root is open before anything is timed.
+    world.observe().await;
+    for (n, op) in ops.into_iter().enumerate() {
+        if n == at {
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(after));
+                let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+            });
+        }
+        let result = world.step(op.clone()).await;
+        assert!(result.is_ok(), "{op:?}: {result:?}");
+    }
+    // It was faster than the killer.
+    std::thread::sleep(Duration::from_millis(after));
+}
+
+/// The bridge, disks, definition and start; then it waits to be killed.
+async fn bring_up(world: &World) {
+    let (vm, uuid, spec, stamp) = (name("a"), world.uuid(), world.spec(), world.stamp());
+    for op in makings(world) {
+        world.done(op).await;
+    }
 
     let seen = world.vm().await;
     assert_eq!(seen.config, shape_of(&spec), "what was defined is what is observed: no perpetual difference");
@@ -288,6 +323,34 @@ async fn bring_up(world: &World) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert!(console.iter().any(|l| l == "up"), "{console:?}");
+}
+
+/// After all the deaths: the same steps end what was begun, once.
+async fn settle(world: &World) {
+    let (vm, uuid) = (name("a"), world.uuid());
+    for op in makings(world) {
+        world.step(op).await.unwrap();
+    }
+    world.step(Op::Start { vm: vm.clone(), uuid }).await.unwrap();
+    world.step(Op::AwaitReady { vm, uuid, probe: None, address: None }).await.unwrap();
+    let host = world.observe().await;
+    assert_eq!(host.vms.len(), 1);
+    assert_eq!(host.vms[&name("a")].live, Some(shape_of(&world.spec())));
+    assert_eq!(host.unmanaged, []);
+    assert_eq!(host.disks.len(), 3);
+    let files: Vec<String> = std::fs::read_dir(world.folder.join("slots"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .filter(|n| !n.starts_with('.'))
+        .collect();
+    assert_eq!(files.len(), 3 * 2 + 2, "three disks with stamps, record, console: {files:?}");
+    // Our root in a command line is our QEMU; a zombie has none.
+    let running = std::fs::read_dir("/proc").unwrap().flatten().filter(|e| {
+        let line = std::fs::read(e.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).into_owned();
+        line.contains("qemu-system") && line.contains(world.folder.to_str().unwrap())
+    });
+    assert_eq!(running.count(), 1, "one QEMU");
 }
 
 /// In a process that finds the VM running: everything that changes it.
@@ -393,6 +456,8 @@ fn stage() {
             "up" => bring_up(&world).await,
             "change" => change(&world).await,
             "down" => tear_down(&world).await,
+            "die" => die(&world).await,
+            "settle" => settle(&world).await,
             "many" => many(&world).await,
             "guest" => crate::guest::run(&world).await,
             "second" => {
@@ -472,6 +537,25 @@ fn a_vm_lives_through_an_embedded_root() {
     first.kill().unwrap();
     first.wait().unwrap();
     assert!(lab.stage("change").status().unwrap().success());
+    assert!(lab.stage("down").status().unwrap().success());
+}
+
+#[test]
+fn a_controller_killed_anywhere_leaves_nothing_double_and_nothing_lost() {
+    if let Err(why) = crate::can_run() {
+        eprintln!("SKIPPED a_controller_killed_anywhere_leaves_nothing_double_and_nothing_lost: {why}");
+        return;
+    }
+    let lab = Lab::new('k');
+    // Early and late in each quick step; a start takes about 400 ms.
+    let deaths =
+        (0..7).flat_map(|step| [1, 7, 20].map(|ms| (step, ms))).chain([20, 80, 150, 220, 300, 380].map(|ms| (7, ms)));
+    for (step, ms) in deaths {
+        let status = lab.stage("die").env("STABLEHAND_TEST_KILL", format!("{step} {ms}")).status().unwrap();
+        let killed = std::os::unix::process::ExitStatusExt::signal(&status) == Some(9);
+        assert!(killed || status.success(), "step {step}, {ms} ms: {status}");
+    }
+    assert!(lab.stage("settle").status().unwrap().success());
     assert!(lab.stage("down").status().unwrap().success());
 }
 

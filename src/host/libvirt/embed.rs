@@ -132,6 +132,7 @@ pub(super) fn open(uri: &str, root: &str, who: &str) -> Result<Connect, EmbedErr
     let conf = Path::new(root).join("etc/qemu.conf");
     make(&conf)?;
     let lock = lock(root, who)?;
+    end_orphans(root);
     let library =
         |e: virt::error::Error| EmbedError::Library { root: root.to_owned(), message: e.message().to_owned() };
     let connect = Connect::open(Some(uri)).map_err(library)?;
@@ -176,6 +177,27 @@ fn lock(root: &str, who: &str) -> Result<File, EmbedError> {
     file.rewind().map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)?;
     Ok(file)
+}
+
+/// Ends QEMUs that a predecessor started to ask for their capabilities and could not end, because it was killed meanwhile.
+/// They are told by the monitor's socket in their arguments, `<root>/lib/qemu/qmp-…`; since we hold the root's lock, nobody
+/// waits for them. Guests have another socket and go on.
+fn end_orphans(root: &str) {
+    let folder = Path::new(root).join("lib/qemu");
+    let mark = format!("unix:{}/qmp-", folder.display());
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = entry.file_name().to_str().and_then(|n| n.parse().ok()).and_then(rustix::process::Pid::from_raw);
+        let Some(pid) = pid else { continue };
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if line.split(|b| *b == 0).any(|word| word.starts_with(mark.as_bytes())) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+    for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+        if entry.file_name().to_str().is_some_and(|n| n.starts_with("qmp-")) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// Waits until the domains that were running are connected again: until then a destroy kills QEMU and yet fails. Asking for
