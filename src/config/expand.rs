@@ -177,7 +177,7 @@ impl<'a> Expander<'a> {
             self.part(part, Place::App, sink);
             let key: Arc<str> = format!("{service}/{}", app.value).into();
             let mut layers = self.layers(doc.spec.templates.as_ref(), part, format!("app {}", app.value).into(), sink);
-            layers.group_run = doc.spec.run.as_ref().map(|run| (run.clone(), format!("service {service}").into()));
+            layers.group_run = doc.spec.run.as_ref().map(|run| (*run, format!("service {service}").into()));
             let resolved = layers.resolve(app.at, &format!("app `{}`", app.value), &self.known, sink);
             let depends_on = self.service_dependencies(doc, part, sink);
             let mut group = Group { depends_on, min_hosts: 1, ..Group::default() };
@@ -335,7 +335,7 @@ impl<'a> Expander<'a> {
             self.part(part, Place::Member, sink);
             let mut layers =
                 self.layers(doc.spec.templates.as_ref(), part, format!("vm {}", member.value).into(), sink);
-            layers.group_run = doc.spec.run.as_ref().map(|run| (run.clone(), format!("module {module}").into()));
+            layers.group_run = doc.spec.run.as_ref().map(|run| (*run, format!("module {module}").into()));
             let made = layers.resolve(member.at, &format!("vm `{}`", member.value), &self.known, sink);
             let depends_on = member_dependencies(doc, part, sink);
             resolved.push((member, made.map(|(spec, resolved)| (Arc::new(spec), resolved)), depends_on));

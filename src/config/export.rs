@@ -76,7 +76,7 @@ fn nics(found: &Unmanaged, desired: &Desired, comments: &mut Vec<String>) -> Map
                 out.insert(format!("nic{}", out.len()), json!({"network": network.name.as_str()}));
             }
             None => {
-                comments.push(format!("interface {mac} stays as it is: no network has the bridge `{}`", nic.bridge))
+                comments.push(format!("interface {mac} stays as it is: no network has the bridge `{}`", nic.bridge));
             }
         }
     }

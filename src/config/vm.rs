@@ -40,6 +40,9 @@ pub(crate) struct Layers<'a> {
     pub(crate) incomplete: bool,
 }
 
+/// An entry of a map as one layer says it: where, what, and the layer's name.
+type Said<'s, T> = (Mark, &'s T, &'s Arc<str>);
+
 /// What only an app has, resolved with the rest.
 #[derive(Clone, Debug)]
 pub(crate) struct Resolved {
@@ -79,7 +82,7 @@ impl Layers<'_> {
     fn merged<'s, T>(
         &'s self,
         get: impl Fn(&'s VmPart) -> Option<&'s Named<T>>,
-    ) -> BTreeMap<&'s Name, Vec<(Mark, &'s T, &'s Arc<str>)>> {
+    ) -> BTreeMap<&'s Name, Vec<Said<'s, T>>> {
         let mut out: BTreeMap<&Name, Vec<_>> = BTreeMap::new();
         for layer in &self.list {
             for (key, value) in get(layer.part).iter().flat_map(|named| &named.entries) {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use stablehand::model::Snapshot;
 
 /// A fleet of `vms` VMs in as many files on a twentieth as many hosts.
-pub fn snapshot(vms: usize) -> Snapshot {
+pub(crate) fn snapshot(vms: usize) -> Snapshot {
     let mut files = vec![("fleet.yaml".to_owned(), fleet(vms))];
     for n in 0..vms {
         files.push((format!("services/{:02}/app-{n:05}.yaml", n % 100), service(n)));
