@@ -48,8 +48,8 @@ impl Inside {
 
 /// `watch`
 pub(crate) async fn watch(mut context: Context, args: &args::Watch) -> Outcome {
-    // A fleet that has never been valid has no name, hence no state folder: the first look must succeed.
-    let first = context.load(None)?;
+    // A fleet that has never been valid has no name, hence no state folder.
+    let first = last_good(&context).map_or_else(|| context.load(None), Ok)?;
     let name = first.desired.fleet.name.clone();
     let folder = context.state_dir(&name)?;
     let store = context.store(&name)?;
@@ -87,6 +87,19 @@ pub(crate) async fn watch(mut context: Context, args: &args::Watch) -> Outcome {
     // Waited for, so that the socket's file is gone when the process is.
     let _ = serving.await;
     result.map(|()| Exit::Ok).map_err(|e| Failure::caused("the watch ended", &e))
+}
+
+/// Ancestors of a bad commit that are tried for a good one.
+const ANCESTORS: u32 = 20;
+
+/// The newest commit of a followed branch that is valid: what is kept healthy beside a bad one.
+fn last_good(context: &Context) -> Option<Fleet> {
+    let branch = context.global.rev.as_deref()?;
+    (0..=ANCESTORS).find_map(|n| {
+        let snapshot = context.snapshot(Some(&format!("{branch}~{n}"))).ok()?;
+        let desired = crate::config::load(&snapshot).ok()?.desired;
+        Some(Fleet { desired, snapshot })
+    })
 }
 
 /// The folder, or the references of its repository.
@@ -142,6 +155,10 @@ impl Watching {
 }
 
 impl Work for Watching {
+    fn known(&self) -> Option<String> {
+        Some(self.good().desired.revision.clone())
+    }
+
     fn read(&self) -> Found {
         let snapshot = match self.context.snapshot(None) {
             Ok(snapshot) => snapshot,

@@ -175,26 +175,27 @@ const fn power_word(power: Power) -> &'static str {
 /// Ready and wanted VMs of each application of each service and module instance.
 fn services(desired: &Desired, seen: &BTreeMap<&Name, (&Name, &VmObs)>, rows: &[VmRow]) -> Vec<ServiceRow> {
     let unknown: Vec<&Name> = rows.iter().filter(|r| r.state == "unknown").map(|r| &r.vm).collect();
-    let mut services: BTreeMap<String, (bool, BTreeMap<Name, (u32, u32)>)> = BTreeMap::new();
+    let mut services: BTreeMap<String, ServiceRow> = BTreeMap::new();
+    let mut blind: Vec<String> = Vec::new();
     for vm in desired.vms.values() {
         let (service, app) = match &vm.owner {
             Owner::Service { service, app, .. } => (format!("service/{service}"), app),
             Owner::Module { module, instance, member } => (format!("module/{module}/{instance}"), member),
         };
-        let (blind, apps) = services.entry(service).or_default();
-        *blind |= unknown.binary_search(&&vm.name).is_ok();
-        let cell = apps.entry(app.clone()).or_default();
-        let ready = seen
-            .get(&vm.name)
-            .is_some_and(|(_, obs)| obs.power == Power::Running && !matches!(obs.ready, Readiness::NotReady(_)));
-        cell.0 += u32::from(ready);
+        if unknown.binary_search(&&vm.name).is_ok() {
+            blind.push(service.clone());
+        }
+        let empty = ServiceRow { service: service.clone(), available: None, apps: BTreeMap::new() };
+        let cell = services.entry(service).or_insert(empty).apps.entry(app.clone()).or_default();
+        let runs = |obs: &VmObs| obs.power == Power::Running && !matches!(obs.ready, Readiness::NotReady(_));
+        cell.0 += u32::from(seen.get(&vm.name).is_some_and(|(_, obs)| runs(obs)));
         cell.1 += 1;
     }
-    let row = |(service, (blind, apps)): (String, (bool, BTreeMap<Name, (u32, u32)>))| {
-        let all = apps.values().all(|(ready, wanted)| ready >= wanted);
-        ServiceRow { service, available: (all || !blind).then_some(all), apps }
-    };
-    services.into_iter().map(row).collect()
+    for row in services.values_mut() {
+        let all = row.apps.values().all(|(ready, wanted)| ready >= wanted);
+        row.available = (all || !blind.contains(&row.service)).then_some(all);
+    }
+    services.into_values().collect()
 }
 
 /// The status as two tables.

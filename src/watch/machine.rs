@@ -158,6 +158,13 @@ impl Machine {
         }
     }
 
+    /// Begins with a revision that is known to be good: it is kept healthy even if the first read finds a bad one.
+    #[must_use]
+    pub fn healing(mut self, revision: Option<String>) -> Self {
+        self.good = revision;
+        self
+    }
+
     /// The newest good revision.
     pub fn good(&self) -> Option<&str> {
         self.good.as_deref()
@@ -356,6 +363,15 @@ mod tests {
         machine.on(31_000, Event::Hint);
         machine.on(32_000, Event::Tick);
         assert!(machine.on(32_000, good("c")).contains(&start("c")));
+    }
+
+    #[test]
+    fn what_was_good_before_a_restart_is_healed_beside_a_bad_commit() {
+        let mut machine = Machine::new(30_000, 300).healing(Some("a".into()));
+        assert_eq!(machine.on(0, Event::Tick), [Command::Read]);
+        let commands = machine.on(0, bad("b"));
+        assert!(matches!(&commands[0], Command::Say(Notice::Bad { healing: Some(a), .. }) if a == "a"));
+        assert_eq!(commands[1], start("a"));
     }
 
     #[test]

@@ -13,6 +13,8 @@ use crate::observe::Boxed;
 
 /// What the loop drives.
 pub trait Work: Send + Sync + 'static {
+    /// A revision that is known to be good before the first read.
+    fn known(&self) -> Option<String>;
     /// Reads and validates the desired state. Called on a thread that may block.
     fn read(&self) -> Found;
     /// Runs a pass for the revision that [`Self::read`] last called good; looks at `stop` between steps.
@@ -66,7 +68,8 @@ pub async fn run<W: Work>(work: Arc<W>, followed: Followed, rhythm: Rhythm) -> R
     let start = Instant::now();
     let now = || u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-    let mut machine = Machine::new(millis(rhythm.resync), millis(rhythm.debounce));
+    let machine = Machine::new(millis(rhythm.resync), millis(rhythm.debounce));
+    let mut machine = machine.healing(work.known());
     let mut ears = follow(&followed, &events);
     let mut stop = Arc::new(StopFlag::default());
     loop {
@@ -193,6 +196,9 @@ mod tests {
         done: tokio::sync::Notify,
     }
     impl Work for Notes {
+        fn known(&self) -> Option<String> {
+            None
+        }
         fn read(&self) -> Found {
             let revision = std::fs::read_to_string(&self.file).unwrap_or_default();
             if revision.starts_with("bad") {
