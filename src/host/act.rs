@@ -88,13 +88,25 @@ async fn define(host: &RealHost, spec: &DomainSpec, stamp: &Stamp) -> Result<Don
     if spec.acceleration == Acceleration::Auto {
         spec.acceleration = accel::probe(host.shell.as_ref(), &host.folders.slots).await;
     }
-    let result = hypervisor.define(xml::domain(&spec, stamp)).await;
+    let agent = agent_socket(host, spec.uuid);
+    if let Some((folder, _)) = agent.as_ref().and_then(|path| path.rsplit_once('/')) {
+        host.shell.make_folder(folder).await?;
+    }
+    let result = hypervisor.define(xml::domain(&spec, stamp, agent.as_deref())).await;
     // What libvirt says matters less than what is there.
     match ours(host, &spec.vm, spec.uuid).await {
         Ok((_, reading)) if matches!(&reading.stamp, Some(Ok(found)) if found == stamp) => Ok(Done::Changed),
         Ok(_) => Err(StepError::failed(format!("{} has not the stamp that was written", spec.domain))),
         Err(looked) => Err(result.map_or_else(StepError::from, |()| looked)),
     }
+}
+
+/// Where the guest agent's socket of a new domain is. Below an embedded root libvirt would choose a path of 75 characters and
+/// the domain's id, which grows with each start until the path no longer fits a socket; a hypervisor of the system has a
+/// short root.
+fn agent_socket(host: &RealHost, uuid: Uuid) -> Option<String> {
+    let short: String = uuid.simple().to_string().chars().take(12).collect();
+    host.hypervisor.embed_root().map(|root| format!("{root}/agent/{short}"))
 }
 
 async fn edit(host: &RealHost, vm: &Name, uuid: Uuid, edits: &[Edit], stamp: &Stamp) -> Result<Done, StepError> {
@@ -180,6 +192,9 @@ async fn undefine(host: &RealHost, vm: &Name, uuid: Uuid, drop_save: bool) -> Re
             if hypervisor.power(uuid).await?.is_some() {
                 result?;
                 return Err(StepError::failed(format!("{vm} is still defined")));
+            }
+            if let Some(socket) = agent_socket(host, uuid) {
+                host.shell.remove(&socket).await?;
             }
             Ok(Done::Changed)
         }

@@ -13,10 +13,10 @@ use virt_sys as sys;
 
 use crate::host::accel;
 
-/// Longest path of a root. The guest agent's socket is the longest one below it:
-/// `/lib/qemu/channel/target/domain-<id>-<20 characters>/org.qemu.guest_agent.0`, 32 + 5 + 1 + 20 + 23 characters beside
-/// the root, of the 107 that `sun_path` holds (unix(7)) — libvirt cuts the domain's name to 20 characters.
-pub(super) const LONGEST_ROOT: usize = 60;
+/// Longest path of a root. The longest socket below it is QEMU's monitor, `/lib/qemu/domain-<id>-<name>/monitor.sock`:
+/// 17 + 5 + 1 + 20 + 13 characters (libvirt cuts the name to 20; ids grow with each start) of the 107 that `sun_path`
+/// holds (unix(7)).
+pub(super) const LONGEST_ROOT: usize = 107 - 56;
 
 /// The file that the opener of a root holds locked.
 const OPENER: &str = ".stablehand-opener";

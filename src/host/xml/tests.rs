@@ -98,7 +98,7 @@ fn shape_of(spec: &DomainSpec) -> Shape {
 
 #[test]
 fn a_new_domain_reads_back_as_what_was_asked() {
-    let xml = domain(&spec(), &stamp());
+    let xml = domain(&spec(), &stamp(), Some("/r/agent/x"));
     let reading = read(&xml).unwrap();
     assert_eq!(reading.shape, shape_of(&spec()));
     assert_eq!(reading.stamp, Some(Ok(stamp())));
@@ -255,6 +255,6 @@ proptest! {
         let stamp = Stamp { spec, seed, ..stamp() };
         let stamped = restamp(FOREIGN, &stamp).unwrap();
         prop_assert_eq!(read(&stamped).unwrap().stamp, Some(Ok(stamp.clone())));
-        prop_assert_eq!(read(&domain(&super::tests::spec(), &stamp)).unwrap().stamp, Some(Ok(stamp)));
+        prop_assert_eq!(read(&domain(&super::tests::spec(), &stamp, None)).unwrap().stamp, Some(Ok(stamp)));
     }
 }

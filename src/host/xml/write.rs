@@ -26,8 +26,9 @@ pub(super) fn json(stamp: &Stamp) -> String {
 
 /// The XML of a new domain (libvirt, "Domain XML format").
 ///
-/// [`Acceleration::Auto`] is written as software emulation: whoever defines resolves it first.
-pub fn domain(spec: &DomainSpec, stamp: &Stamp) -> String {
+/// [`Acceleration::Auto`] is written as software emulation: whoever defines resolves it first. `agent` is the path of the
+/// guest agent's socket, where libvirt's own choice may be too long for a socket.
+pub fn domain(spec: &DomainSpec, stamp: &Stamp, agent: Option<&str>) -> String {
     let mut x = String::new();
     let kvm = spec.acceleration == Acceleration::Kvm;
     let _ = write!(
@@ -84,7 +85,7 @@ pub fn domain(spec: &DomainSpec, stamp: &Stamp) -> String {
       <source path='{console}' append='on'/>
       <target type='serial' port='0'/>
     </console>
-    <channel type='unix'>
+    <channel type='unix'>{agent}
       <target type='virtio' name='org.qemu.guest_agent.0'/>
     </channel>
     <graphics type='vnc'>
@@ -106,6 +107,7 @@ pub fn domain(spec: &DomainSpec, stamp: &Stamp) -> String {
 </domain>
 ",
         console = escape(&spec.console),
+        agent = agent.map(|path| format!("\n      <source mode='bind' path='{}'/>", escape(path))).unwrap_or_default(),
         width = spec.display.width,
         height = spec.display.height,
     );
