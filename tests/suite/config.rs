@@ -3,6 +3,13 @@
 //! The files of `tests/cases/config/base` are added where the case has none of that name, so that a case shows what
 //! it is about; a file `alone` in the case keeps them out.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test fails by panicking, and reads the files it is about"
+)]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
