@@ -260,6 +260,7 @@ impl<'a> Draft<'a> {
                 ops.extend(live.into_iter().filter(|op| matches!(op, Op::GrowDisk { .. })));
             }
             Turn::Suspend => {
+                ops.extend(live);
                 ops.extend(edit);
                 ops.push(Op::Suspend { vm, uuid });
             }

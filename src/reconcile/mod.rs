@@ -229,7 +229,12 @@ fn approved(
         Approval::Everything | Approval::Hash(_) if round == 0 => None,
         Approval::Everything | Approval::Hash(_) => {
             // A later round finishes what was begun: nothing on a VM that the approved plan left alone, nothing worse.
-            let classes: BTreeMap<_, _> = first.actions.iter().map(|a| (a.subject.clone(), a.impact.class)).collect();
+            // What the approved plan blocked was not approved; of several actions on one VM, the worst counts.
+            let mut classes: BTreeMap<_, plan::Class> = BTreeMap::new();
+            for act in first.actions.iter().filter(|a| !a.is_blocked()) {
+                let class = classes.entry(act.subject.clone()).or_insert(act.impact.class);
+                *class = act.impact.class.min(*class);
+            }
             let ok = |a: &&plan::Action| {
                 let harmless = !(a.impact.class.is_destructive() || a.impact.class.is_disruptive());
                 classes.get(&a.subject).is_some_and(|c| harmless || a.impact.class >= *c) || a.subject.kind() != "vm"
