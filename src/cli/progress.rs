@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use crate::execute::{Event, Listener, Outcome};
+use crate::execute::{Done, Event, Listener, Outcome};
 use crate::model::{Desired, Name};
 use crate::plan::{Action, ActionId, Op};
 use crate::render;
@@ -21,11 +21,14 @@ pub(crate) struct Teller {
     store: Arc<Store>,
     images: BTreeMap<Name, String>,
     who: String,
+    fatal: Option<u32>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    /// Changes made so far, for [`Teller::fate`].
+    changes: u32,
     all: Option<MultiProgress>,
     bars: BTreeMap<ActionId, ProgressBar>,
     started: BTreeMap<ActionId, Instant>,
@@ -45,7 +48,8 @@ impl Teller {
         };
         let images = desired.vms.values().filter_map(digest).collect();
         let all = console.bars.then(MultiProgress::new);
-        Self { console, store, images, who, state: Mutex::new(State { all, ..State::default() }) }
+        let fatal = fatal_change();
+        Self { console, store, images, who, fatal, state: Mutex::new(State { all, ..State::default() }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -95,6 +99,17 @@ impl Teller {
         }
     }
 
+    /// For the tests that kill us at each step: with `STABLEHAND_KILL_AFTER_CHANGES=N` the process dies by SIGKILL
+    /// when it made its N-th change, before anything is noted of it.
+    fn fate(&self) {
+        let Some(fatal) = self.fatal else { return };
+        let mut state = self.state();
+        state.changes += 1;
+        if state.changes >= fatal {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        }
+    }
+
     fn over(&self, action: &Action, outcome: &Outcome) {
         let (word, text) = match outcome {
             Outcome::Done => ("done", String::new()),
@@ -125,6 +140,12 @@ impl Teller {
     }
 }
 
+/// After how many changes the tests want us dead.
+#[expect(clippy::disallowed_methods, reason = "a switch for tests, nothing that a plan depends on")]
+fn fatal_change() -> Option<u32> {
+    std::env::var("STABLEHAND_KILL_AFTER_CHANGES").ok()?.parse().ok()
+}
+
 #[expect(clippy::disallowed_methods, reason = "measures how long a boot takes")]
 fn now() -> Instant {
     Instant::now()
@@ -135,7 +156,12 @@ impl Listener for Teller {
         match event {
             Event::Begins { action, step } => self.begins(action, *step),
             Event::Advances { action, step, done, total } => self.advances(action, *step, *done, *total),
-            Event::Ends { action, step, result: Ok(_) } => self.booted(action, *step),
+            Event::Ends { action, step, result: Ok(done) } => {
+                if *done == Done::Changed {
+                    self.fate();
+                }
+                self.booted(action, *step);
+            }
             Event::Ends { .. } => {}
             Event::Over { action, outcome } => self.over(action, outcome),
         }

@@ -9,6 +9,7 @@
 
 mod guest;
 mod host;
+mod killed;
 
 /// Whether real guests can run here; in words, what is missing.
 pub(crate) fn can_run() -> Result<(), String> {
