@@ -233,7 +233,45 @@ fn prepare_library() -> Result<(), CallError> {
         }
     });
     thread.map_err(|e| CallError::Closed(format!("no thread for libvirt's events: {e}")))?;
-    // A timer that never does anything keeps the loop from sleeping for ever before the first file is added.
     *ready = true;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Power;
+
+    #[tokio::test]
+    async fn the_test_driver_is_surveyed_and_obeys() {
+        let hypervisor = Hypervisor::new("test:///default", "a test");
+        let seen = hypervisor.survey().await.unwrap();
+        assert_eq!(seen.domains.len(), 1);
+        let uuid = seen.domains[0].uuid;
+        assert_eq!(seen.domains[0].power, Power::Running);
+        assert!(seen.facts.cpus > 0);
+        assert_eq!(crate::host::xml::read(&seen.domains[0].config).unwrap().name, "test");
+        hypervisor.power_off(uuid, false).await.unwrap();
+        assert_eq!(hypervisor.power(uuid).await.unwrap(), Some(Power::Stopped));
+        hypervisor.start(uuid).await.unwrap();
+        assert_eq!(hypervisor.power(uuid).await.unwrap(), Some(Power::Running));
+        assert_eq!(hypervisor.power(uuid::Uuid::nil()).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_served_is_said() {
+        for uri in ["qemu+ssh://elsewhere/system", "xen:///system"] {
+            let error = Hypervisor::new(uri, "a test").survey().await.unwrap_err();
+            assert!(error.to_string().contains("come with several hosts"), "{error}");
+        }
+        let long = format!("qemu:///embed?root=/{}", "x".repeat(60));
+        let error = Hypervisor::new(&long, "a test").survey().await.unwrap_err();
+        assert!(error.to_string().contains("choose a shorter one"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_hangs_is_an_unknown_outcome() {
+        let hang = on_thread("hang", Duration::from_millis(20), || std::thread::sleep(Duration::from_secs(2))).await;
+        assert!(matches!(hang, Err(CallError::TimedOut { .. })));
+    }
 }
