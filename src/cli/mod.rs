@@ -167,3 +167,6 @@ async fn dispatch(context: Context, verb: Verb) -> Outcome {
         Verb::Schema(a) => files::schemas(c, &a),
     }
 }
+
+#[cfg(test)]
+mod tests;
