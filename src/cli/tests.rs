@@ -1,4 +1,5 @@
 //! Verbs inside a `watch`, through the socket, against the simulated fleet.
+#![expect(clippy::disallowed_methods, reason = "writes the fleet that it tries")]
 
 use std::io::Write;
 use std::path::Path;
@@ -71,8 +72,8 @@ async fn client(folder: &Path, yes: bool, arguments: &[&str]) -> (u8, String, St
 
 async fn client_of(fleet: &str, folder: &Path, yes: bool, arguments: &[&str]) -> (u8, String, String) {
     let (out, err) = (Page::default(), Page::default());
-    let asker: Option<Box<dyn Fn(&str) -> bool + Send + Sync>> = Some(Box::new(move |_| yes));
-    let console = Arc::new(Console::of(Box::new(out.clone()), Box::new(err.clone()), asker, false, 110));
+    let asker = Box::new(move |_: &str| yes);
+    let console = Arc::new(Console::of(Box::new(out.clone()), Box::new(err.clone()), Some(asker), false, 110));
     let around = Surroundings { folder: folder.to_owned(), ..Surroundings::default() };
     let fixed = ["--fleet", fleet, "--state-dir", "state", "--ascii"];
     let words = fixed.iter().chain(arguments).map(|w| (*w).to_owned()).collect();
