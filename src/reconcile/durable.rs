@@ -1,7 +1,9 @@
 //! The durable store as a pass's [`Ledger`].
 
+use std::collections::BTreeMap;
+
 use super::Ledger;
-use crate::model::{Demand, Name, StoreState, Timestamp};
+use crate::model::{Demand, Name, PlacementRecord, StoreState, Timestamp};
 use crate::plan::Verb;
 use crate::store::{Counted, Store, StoreError};
 
@@ -25,6 +27,12 @@ impl Ledger for Store {
         // Each of these ends with a fresh start: a restart that was asked for is done.
         let fresh = matches!(verb, Verb::Create | Verb::Restore | Verb::Start);
         if counted.is_some() || fresh { self.restarted(vm).map_err(StoreError::one_line) } else { Ok(()) }
+    }
+    fn records(&self) -> Result<BTreeMap<Name, PlacementRecord>, String> {
+        Self::records(self).map_err(StoreError::one_line)
+    }
+    fn remember(&self, records: &BTreeMap<Name, PlacementRecord>) -> Result<(), String> {
+        Self::remember(self, records).map_err(StoreError::one_line)
     }
     fn whole(&self, revision: &str, now: Timestamp) -> Result<(), String> {
         self.settle(now).and_then(|()| self.applied(revision)).map_err(StoreError::one_line)

@@ -8,7 +8,7 @@ mod durable;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::execute::{Actuator, HostLimits, Journal, Listener, LockError, Outcome, Report, Run, StopFlag, run};
-use crate::model::{Demand, Desired, LockHolder, Name, Observed, StoreState, Timestamp};
+use crate::model::{Demand, Desired, LockHolder, Name, Observed, PlacementRecord, StoreState, Timestamp};
 use crate::observe::{Look, Observer};
 use crate::plan::{self, ActionId, Plan, PlanInput, Policy, Verb, effect_key};
 
@@ -29,6 +29,16 @@ pub trait Ledger: Journal {
     /// # Errors
     /// When it cannot be written.
     fn carried_out(&self, verb: Verb, vm: &Name, now: Timestamp) -> Result<(), String>;
+    /// Placement records as they were last seen on each host: the proof that an Unknown host has a VM, or never got it.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn records(&self) -> Result<BTreeMap<Name, PlacementRecord>, String>;
+    /// Remembers placement records, in place of all before.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    fn remember(&self, records: &BTreeMap<Name, PlacementRecord>) -> Result<(), String>;
     /// A plan was approved after the store had been lost, or a pass was complete: the store is whole again.
     ///
     /// # Errors
@@ -94,7 +104,20 @@ const ROUNDS: usize = 3;
 /// When the ledger cannot be read.
 pub async fn observe(cast: &Cast<'_>, desired: &Desired, look: Look) -> Result<Observed, String> {
     let mut observed = cast.observer.observe(desired, look).await;
+    // A host that cannot be asked may carry stamps: a store that is new must not be taken for a fleet that is.
+    let blind = observed.hosts.values().any(|h| h.known().is_none());
     let stamps = observed.hosts.values().filter_map(|h| h.known()).any(|h| !h.vms.is_empty() || !h.disks.is_empty());
+    let stamps = stamps || blind;
+    let remembered = cast.ledger.records()?;
+    for (vm, record) in &remembered {
+        let asked = observed.hosts.get(&record.host).is_some_and(|h| h.known().is_some());
+        if !asked && !observed.records.contains_key(vm) {
+            observed.records.insert(vm.clone(), record.clone());
+        }
+    }
+    if remembered != observed.records {
+        cast.ledger.remember(&observed.records)?;
+    }
     observed.store = cast.ledger.state(stamps, (cast.clock)())?;
     Ok(observed)
 }

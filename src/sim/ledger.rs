@@ -1,8 +1,10 @@
 //! What a simulated controller remembers: demand, the day's counters, and no journal (observation decides).
 
+use std::collections::BTreeMap;
+
 use super::SimFleet;
 use crate::execute::Journal;
-use crate::model::{Demand, Name, StoreState, Timestamp};
+use crate::model::{Demand, Name, PlacementRecord, StoreState, Timestamp};
 use crate::plan::{ActionId, Step, Verb};
 use crate::reconcile::Ledger;
 
@@ -15,6 +17,8 @@ pub struct Memory {
     pub demand: Demand,
     /// What counts against the limits of a day: when, in milliseconds of the clock, and what.
     pub done: Vec<(u64, Verb)>,
+    /// Placement records as they were last seen.
+    pub records: BTreeMap<Name, PlacementRecord>,
 }
 
 impl Memory {
@@ -67,6 +71,19 @@ impl Ledger for SimFleet {
                 Verb::Destroy | Verb::Recreate | Verb::Reboot | Verb::Create | Verb::Restore | Verb::Start
             ) {
                 world.memory.demand.restarts.remove(vm);
+            }
+        });
+        Ok(())
+    }
+
+    fn records(&self) -> Result<BTreeMap<Name, PlacementRecord>, String> {
+        Ok(self.with(|world| world.memory.records.clone()))
+    }
+
+    fn remember(&self, records: &BTreeMap<Name, PlacementRecord>) -> Result<(), String> {
+        self.with(|world| {
+            if !world.crashed {
+                world.memory.records.clone_from(records);
             }
         });
         Ok(())

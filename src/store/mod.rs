@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::model::{Demand, Hold, Name, RunState, StoreState, Timestamp};
+use crate::model::{Demand, Hold, Name, PlacementRecord, RunState, StoreState, Timestamp};
 
 pub use journal::Unfinished;
 
@@ -349,6 +349,24 @@ impl Store {
             Ok(boots)
         };
         read().map_err(did("read boot times"))
+    }
+
+    /// Placement records as they were last seen on each host.
+    ///
+    /// # Errors
+    /// When SQLite does not answer.
+    pub fn records(&self) -> Result<BTreeMap<Name, PlacementRecord>, StoreError> {
+        let text = self.fact("records")?;
+        // What an older or newer program wrote and we cannot read is as good as forgotten: the hosts have their own.
+        Ok(text.and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default())
+    }
+
+    /// Remembers placement records, in place of all before.
+    ///
+    /// # Errors
+    /// When SQLite does not answer.
+    pub fn remember(&self, records: &BTreeMap<Name, PlacementRecord>) -> Result<(), StoreError> {
+        self.set_fact("records", &serde_json::to_string(records).unwrap_or_default())
     }
 
     /// The revision that was last applied in full.
