@@ -3,6 +3,7 @@
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
+use super::steps::Op;
 use super::types::{Action, DiskFate};
 use crate::model::{
     CloudInit, DataDisk, Desired, Display, Firmware, ImageFile, Name, Nic, Placement, Probe, Protection, RunState,
@@ -71,7 +72,8 @@ pub(crate) fn of<T: Serialize>(value: &T) -> String {
 }
 
 /// What an action does to whom, as a text: its key in an approval. Times, prices and line numbers are not part
-/// of it; the host of a VM to be made is left out when the fleet says so.
+/// of it; the host of a VM to be made is left out when the fleet says so. What is fetched counts by its digest, what
+/// is defined by the digest of its specification and of its image: the same words with other contents are another key.
 pub fn effect_key(action: &Action, any_host: bool) -> String {
     use std::fmt::Write as _;
     let mut key = format!("{}|{}|{}", action.id, action.verb.word(), action.impact.class.word());
@@ -93,6 +95,16 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
     }
     for field in &action.fields {
         let _ = write!(key, "|{}={}", field.path, field.after.as_deref().unwrap_or("-"));
+    }
+    for step in &action.steps {
+        match &step.op {
+            Op::PutImage { file, .. } => drop(write!(key, "|fetch {}", file.digest.as_str())),
+            Op::Define { stamp, .. } | Op::Edit { stamp, .. } => {
+                let image = stamp.image.as_ref().map_or("-", |d| d.as_str());
+                drop(write!(key, "|spec {} image {image}", stamp.spec));
+            }
+            _ => {}
+        }
     }
     key
 }

@@ -57,7 +57,17 @@ impl<'a> Draft<'a> {
         let class = if loses { Class::DestroyData } else { Class::DestroyKeep };
         let why = match removal {
             Some(r) => reason("removal", format!("Removal {}: {}", r.name, r.reason), Some(r.origin.clone())),
-            None => reason("vanished", format!("{} is not in the repository any more", obs.stamp.group), None),
+            None => match self.input.desired.groups.get(&obs.stamp.group) {
+                Some(group) => {
+                    let text = format!("{} has {} now: this one is over", obs.stamp.group, count(group.vms.len()));
+                    reason(
+                        "fewer",
+                        text,
+                        group.vms.first().and_then(|vm| self.input.desired.vms.get(vm)).map(|vm| vm.origin.clone()),
+                    )
+                }
+                None => reason("vanished", format!("{} is not in the repository any more", obs.stamp.group), None),
+            },
         };
         let mut act = action(name, Verb::Destroy, Cause::Change, why, class, Downtime::Permanent);
         act.from = Some(host.clone());
@@ -281,6 +291,10 @@ fn is_data(disk: &Disk<'_>, obs: &VmObs) -> bool {
         "root" => obs.stamp.persistent_root,
         _ => true,
     }
+}
+
+fn count(vms: usize) -> String {
+    if vms == 1 { "1 VM".to_owned() } else { format!("{vms} VMs") }
 }
 
 fn days(seconds: u64) -> String {

@@ -65,6 +65,11 @@ impl<'a> Draft<'a> {
             let text = format!("{} take effect at its next stop and start", list.join(", "));
             self.note(&vm.name, NoteKind::RestartPending, text, None);
         }
+        if let Some(hold) = self.input.demand.holds.get(&vm.name).filter(|_| by_hand && turn == Turn::Nothing) {
+            let word = format!("{:?}", hold.run).to_lowercase();
+            let text = format!("held {word} by {} until withdrawn; its document says otherwise", hold.who);
+            self.note(&vm.name, NoteKind::LeftAlone, text, vm.spec.origins.of(Field::Run).cloned());
+        }
         if turn == Turn::Nothing && !reboot_now && diff.fields.is_empty() && !diff.restamp {
             return;
         }
