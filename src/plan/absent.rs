@@ -178,7 +178,14 @@ impl<'a> Draft<'a> {
             }
         }
         let recorded = self.world.records.contains_key(&vm.name);
-        let (verb, cause, why) = if whole || (kept && recorded) {
+        let lost_with = self.world.records.get(&vm.name).and_then(|record| {
+            let lost = matches!(self.world.hosts.get(&record.host), Some(HostView::Lost));
+            self.input.desired.lost.iter().find(|l| lost && l.host == record.host)
+        });
+        let (verb, cause, why) = if let Some(lost) = lost_with {
+            let text = format!("host/{}, where it was, is declared lost: {}", lost.host, lost.reason);
+            (Verb::Create, Cause::Change, reason("host_lost", text, Some(lost.origin.clone())))
+        } else if whole || (kept && recorded) {
             let text = "its disks exist but its domain is gone: it is defined again around them";
             (Verb::Restore, Cause::Drift, reason("undefined", text, Some(vm.origin.clone())))
         } else if recorded {

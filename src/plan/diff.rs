@@ -6,7 +6,7 @@ use super::steps::{Edit, Op};
 use super::target::{Target, domain_disk};
 use super::types::{Class, DataEffect, DiskFate, FieldChange};
 use super::world::World;
-use crate::model::{Bytes, Field, Name, Power, Shape, VmObs};
+use crate::model::{Bytes, Field, Name, Power, RunState, Shape, VmObs};
 
 /// Everything in which a VM is not as it should be.
 #[derive(Debug, Default)]
@@ -51,8 +51,8 @@ pub(crate) fn when(power: Power, growth: bool) -> When {
 }
 
 /// Compares a VM with its target.
-pub(crate) fn diff(target: &Target<'_>, obs: &VmObs, host: &Name, world: &World<'_>) -> Diff {
-    let mut out = Differ { target, obs, diff: Diff::default() };
+pub(crate) fn diff(target: &Target<'_>, obs: &VmObs, host: &Name, world: &World<'_>, want: RunState) -> Diff {
+    let mut out = Differ { target, obs, want, diff: Diff::default() };
     out.image();
     if !out.diff.image {
         out.kernel();
@@ -70,6 +70,7 @@ pub(crate) fn diff(target: &Target<'_>, obs: &VmObs, host: &Name, world: &World<
 struct Differ<'t, 'a> {
     target: &'t Target<'a>,
     obs: &'t VmObs,
+    want: RunState,
     diff: Diff,
 }
 
@@ -255,7 +256,10 @@ impl Differ<'_, '_> {
             let Some(shape) = config.disks.get(name) else { continue };
             let Some(disk) = world.disk(&target.vm.name, host, name).filter(|d| d.path == shape.path) else { continue };
             let now = disk.obs.size;
-            if now < size {
+            if now < size && self.obs.power == Power::Suspended && self.want == RunState::Suspended {
+                // Its memory was saved beside a disk of the old size: it grows when it is resumed.
+                self.diff.waiting.push(field);
+            } else if now < size {
                 let path = if name == "root" { "rootSize".to_owned() } else { format!("disks.{name}.size") };
                 self.change(field, &path, Some(now.exact()), Some(size.exact()), true);
                 let (vm, uuid) = (target.vm.name.clone(), self.obs.uuid);

@@ -98,10 +98,12 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
     }
     for step in &action.steps {
         match &step.op {
-            Op::PutImage { file, .. } => drop(write!(key, "|fetch {}", file.digest.as_str())),
+            Op::PutImage { file, .. } => {
+                let _ = write!(key, "|fetch {}", file.digest.as_str());
+            }
             Op::Define { stamp, .. } | Op::Edit { stamp, .. } => {
                 let image = stamp.image.as_ref().map_or("-", |d| d.as_str());
-                drop(write!(key, "|spec {} image {image}", stamp.spec));
+                let _ = write!(key, "|spec {} image {image}", stamp.spec);
             }
             _ => {}
         }

@@ -190,7 +190,8 @@ impl<'a> Draft<'a> {
                     continue;
                 }
                 let _ = obs;
-                let name = network.map_or_else(|| desired.fleet.name.clone(), |n| n.name.clone());
+                let by_bridge = || Name::new(bridge).unwrap_or_else(|_| desired.fleet.name.clone());
+                let name = network.map_or_else(by_bridge, |n| n.name.clone());
                 let fleet = desired.fleet.name.clone();
                 let op = Op::RemoveBridge { bridge: bridge.clone(), fleet };
                 let mut act = plain(Address::Network(name), Verb::Disconnect, host, [op]);

@@ -38,9 +38,10 @@ impl<'a> Draft<'a> {
                 );
             }
         };
-        let mut diff = diff(&target, obs, host, &self.world);
-        self.fix_retention(&mut diff);
         let (want, by_hand) = self.effective_run(vm);
+        self.misplaced(vm, host);
+        let mut diff = diff(&target, obs, host, &self.world, want);
+        self.fix_retention(&mut diff);
         let turn = self.turn(vm, obs, want);
         let restart = self.input.demand.restarts.contains_key(&vm.name) && obs.power == Power::Running;
         self.shrinks(vm, host, &diff);
@@ -135,9 +136,33 @@ impl<'a> Draft<'a> {
         let disturbs = matches!(verb, Verb::Stop | Verb::Suspend | Verb::Reboot);
         if disturbs && obs.stamp.protect == Protection::All {
             act.blocked.push(protected(obs));
-            self.restamp_protection(&target, obs, host);
         }
         self.push(act, Some(Footprint { host, before, after }));
+    }
+
+    /// A VM that is not where its document wants it stays: moving VMs is not the planner's yet.
+    fn misplaced(&mut self, vm: &Vm, host: &Name) {
+        let rule = &vm.spec.placement;
+        let Some(doc) = self.input.desired.hosts.get(host) else { return };
+        let wrong = match &rule.host {
+            Some(pin) if pin != host => Some(format!("it is on {host}, {pin} is pinned")),
+            _ if doc.security < rule.security => Some(format!("it is on {host}, whose security level is too low")),
+            _ => rule
+                .labels
+                .iter()
+                .find(|(key, value)| doc.labels.get(*key) != Some(value))
+                .map(|(key, value)| format!("it is on {host}, whose label {key} is not {value}")),
+        };
+        if let Some(wrong) = wrong {
+            let text = format!("{wrong}: VMs that exist are not moved");
+            let risk = super::types::Risk {
+                code: "R102".to_owned(),
+                subject: crate::model::Address::Vm(vm.name.clone()),
+                text: text.clone(),
+            };
+            self.risks.push(risk);
+            self.note(&vm.name, NoteKind::LeftAlone, text, vm.spec.origins.of(Field::Placement).cloned());
+        }
     }
 
     /// Which way its power goes.
@@ -255,6 +280,7 @@ impl<'a> Draft<'a> {
             Turn::Resume => {
                 ops.extend(edit);
                 ops.extend(target.start());
+                ops.extend(live.into_iter().filter(|op| matches!(op, Op::GrowDisk { .. })));
             }
             Turn::Stop => {
                 if obs.power == Power::Suspended {
@@ -406,7 +432,6 @@ impl<'a> Draft<'a> {
         act.blocked.extend(self.pause(&vm.name, &vm.group));
         if obs.stamp.protect >= Protection::Recreate {
             act.blocked.push(protected(obs));
-            self.restamp_protection(target, obs, &host.name);
         }
         self.push(act, Some(Footprint { host: &host.name, before, after }));
     }
@@ -443,23 +468,6 @@ impl<'a> Draft<'a> {
     fn size_of(&self, vm: &Vm, host: &Name, path: &str) -> Option<crate::model::Bytes> {
         let mut all = self.world.disks.get(&vm.name)?.iter();
         all.find(|(h, d)| *h == host && d.path == path).map(|(_, d)| d.obs.size)
-    }
-
-    /// A protection that the YAML lowers is lowered first: what it blocked can follow in the next pass.
-    fn restamp_protection(&mut self, target: &Target<'_>, obs: &VmObs, host: &Name) {
-        if obs.stamp.protect == target.stamp.protect {
-            return;
-        }
-        let origin = target.vm.spec.origins.of(Field::Protect).cloned();
-        let why = reason("protect", "its protection is another one; what it blocked can follow", origin);
-        let mut act = action(&target.vm.name, Verb::Update, Cause::Change, why, Class::None, Downtime::None);
-        let mut stamp = obs.stamp.clone();
-        stamp.protect = target.stamp.protect;
-        let edit = Op::Edit { vm: target.vm.name.clone(), uuid: obs.uuid, edits: Vec::new(), stamp };
-        act.from = Some(host.clone());
-        act.to = Some(host.clone());
-        act.steps = on(host, [edit]);
-        self.push(act, None);
     }
 
     /// Something stops every change of a VM that exists.

@@ -109,17 +109,22 @@ pub async fn observe(cast: &Cast<'_>, desired: &Desired, look: Look) -> Result<O
     let stamps = observed.hosts.values().filter_map(|h| h.known()).any(|h| !h.vms.is_empty() || !h.disks.is_empty());
     let stamps = stamps || blind;
     let remembered = cast.ledger.records()?;
-    for (vm, record) in &remembered {
-        let asked = observed.hosts.get(&record.host).is_some_and(|h| h.known().is_some());
-        if !asked && !observed.records.contains_key(vm) {
-            observed.records.insert(vm.clone(), record.clone());
-        }
-    }
+    recall(&mut observed, &remembered);
     if remembered != observed.records {
         cast.ledger.remember(&observed.records)?;
     }
     observed.store = cast.ledger.state(stamps, (cast.clock)())?;
     Ok(observed)
+}
+
+/// Adds what is remembered of hosts that could not be asked, or that have no document any more.
+pub fn recall(observed: &mut Observed, remembered: &BTreeMap<Name, PlacementRecord>) {
+    for (vm, record) in remembered {
+        let asked = observed.hosts.get(&record.host).is_some_and(|h| h.known().is_some());
+        if !asked && !observed.records.contains_key(vm) {
+            observed.records.insert(vm.clone(), record.clone());
+        }
+    }
 }
 
 /// Plans against the world as it is.
@@ -275,7 +280,8 @@ fn approved(
 fn note_done(cast: &Cast<'_>, plan: &Plan, report: &Report) -> Result<(), String> {
     let now = (cast.clock)();
     for (act, (_, outcome)) in plan.actions.iter().zip(&report.outcomes) {
-        let begun = matches!(outcome, Outcome::Done | Outcome::Failed { .. });
+        // What failed at its first step disturbed nobody, and does not count against a limit.
+        let begun = matches!(outcome, Outcome::Done) || matches!(outcome, Outcome::Failed { step, .. } if *step > 0);
         if begun && act.subject.kind() == "vm" {
             cast.ledger.carried_out(act.verb, act.subject.name(), now)?;
         }

@@ -81,7 +81,8 @@ impl Session {
     /// Looks at the world and plans; `None` before there is desired state.
     pub fn plan(&self) -> Option<Plan> {
         let desired = self.desired.as_ref()?;
-        let (observed, now) = self.fleet.with(|world| (world.see(desired, Look::default()), world.now()));
+        let (mut observed, now) = self.fleet.with(|world| (world.see(desired, Look::default()), world.now()));
+        self.fleet.with(|world| crate::reconcile::recall(&mut observed, &world.memory.records));
         let demand = self.fleet.with(|world| world.memory.demand.clone());
         let base = self.base.as_ref();
         let input = PlanInput {
