@@ -334,7 +334,7 @@ impl Differ<'_, '_> {
         let word = |p: crate::model::Protection| format!("{p:?}").to_lowercase();
         self.text(Field::Protect, word(old.protect), word(new.protect));
         if digest::of(&old.ready) != digest::of(&new.ready) {
-            let show = |p: &Option<crate::model::Probe>| Some(p.as_ref().map_or("none".to_owned(), |p| probe_text(p)));
+            let show = |p: &Option<crate::model::Probe>| Some(p.as_ref().map_or("none".to_owned(), probe_text));
             self.change(Field::Ready, "ready", show(&old.ready), show(&new.ready), false);
         }
         if self.obs.autostart {

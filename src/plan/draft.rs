@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::digest;
 use super::place::{Need, Placer};
 use super::steps::{Op, Step};
-use super::target::{Addresses, Target, build};
+use super::target::{Addresses, Slot, Target, build};
 use super::types::{
     Action, ActionId, Block, BlockedBy, Cause, Class, Downtime, Impact, Note, NoteKind, Reason, Risk, Verb,
 };
@@ -78,7 +78,8 @@ impl<'a> Draft<'a> {
         existing: Option<&VmObs>,
     ) -> Result<Target<'a>, String> {
         let digest = self.digest(vm);
-        build(self.input.desired, &self.world, &mut self.addresses, digest, vm, host, incarnation, existing)
+        let slot = Slot { vm, host, incarnation, existing };
+        build(self.input.desired, &self.world, &mut self.addresses, digest, slot)
     }
 
     /// Whether it should run, what was asked by hand included.

@@ -441,7 +441,7 @@ impl<'a> Draft<'a> {
     fn next_incarnation(&self, target: &Target<'_>, obs: &VmObs) -> u32 {
         let current = obs.stamp.incarnation;
         let disks = self.world.disks.get(&target.vm.name).map(Vec::as_slice).unwrap_or_default();
-        let wanted = target.stamp.image.as_ref().map(|d| d.as_str());
+        let wanted = target.stamp.image.as_ref().map(crate::model::Digest::as_str);
         let prepared = disks.iter().map(|(_, d)| &d.obs.stamp).find(|s| s.disk == "root" && s.incarnation > current);
         match prepared {
             Some(stamp) if stamp.made_from.as_deref() == wanted => stamp.incarnation,

@@ -54,6 +54,15 @@ pub(crate) struct Target<'a> {
     pub(crate) domain: DomainSpec,
 }
 
+/// Which VM, where, in which incarnation, and what exists of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Slot<'a, 'e> {
+    pub(crate) vm: &'a Vm,
+    pub(crate) host: &'a Host,
+    pub(crate) incarnation: u32,
+    pub(crate) existing: Option<&'e VmObs>,
+}
+
 /// Where the store of a host keeps an image's file.
 pub(crate) fn image_path(host: &Host, file: &ImageFile) -> String {
     let (Source::Path(whole) | Source::Url(whole)) = &file.source;
@@ -86,11 +95,9 @@ pub(crate) fn build<'a>(
     world: &World<'_>,
     addresses: &mut Addresses,
     spec_digest: String,
-    vm: &'a Vm,
-    host: &'a Host,
-    incarnation: u32,
-    existing: Option<&VmObs>,
+    slot: Slot<'a, '_>,
 ) -> Result<Target<'a>, String> {
+    let Slot { vm, host, incarnation, existing } = slot;
     let fleet = &desired.fleet.name;
     let spec = &vm.spec;
     let image = spec.image.as_ref().and_then(|name| desired.images.get(name));
