@@ -334,11 +334,11 @@ pub(crate) struct Sim {
 /// `schema`
 #[derive(Debug, Args)]
 pub(crate) struct Schema {
-    /// Compare with the files of a folder
-    #[arg(long, value_name = "DIR", conflicts_with = "write")]
+    /// Compare with the files of a folder (`schemas`)
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "schemas", conflicts_with = "write")]
     pub(crate) check: Option<PathBuf>,
-    /// Write them into a folder
-    #[arg(long, value_name = "DIR")]
+    /// Write them into a folder (`schemas`)
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "schemas")]
     pub(crate) write: Option<PathBuf>,
 }
 

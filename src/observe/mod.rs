@@ -1,6 +1,6 @@
 //! The trait that asks the world, and the files of recorded observed state.
 //!
-//! *Takes* a question about hosts. *Gives* [`Observed`](crate::model::Observed), which never fails as a whole:
+//! *Takes* a question about hosts. *Gives* [`Observed`], which never fails as a whole:
 //! what could not be learnt is recorded in it as Unknown. *Never* changes anything.
 
 use std::future::Future;

@@ -1,7 +1,7 @@
 //! A folder or a Git commit becomes a snapshot of files with a revision.
 //!
 //! *Takes* a folder on this machine, or a local Git repository with a revision and a folder in it.
-//! *Gives* a [`Snapshot`]: every YAML file of the fleet, sorted by path, and what could not be read.
+//! *Gives* a [`Snapshot`](crate::model::snapshot::Snapshot): every YAML file of the fleet, sorted by path, and what could not be read.
 //! *Never* parses YAML, follows a link out of the folder, or reads more than a bounded number of bytes of a file.
 
 #![expect(clippy::disallowed_methods, reason = "this room reads files")]
