@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::desired::RunState;
 use super::ids::Name;
 use super::quantity::Timestamp;
+use super::vm::RunState;
 
 /// All demand at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ pub mod origin;
 pub mod quantity;
 pub mod schema;
 pub mod snapshot;
+pub mod vm;
 
 pub use demand::*;
 pub use desired::*;
@@ -19,3 +20,4 @@ pub use observed::*;
 pub use origin::{Field, Origin, Origins};
 pub use quantity::{Bytes, QuantityError, Span, Timestamp};
 pub use snapshot::{Problem, ProblemKind, Snapshot, SourceFile};
+pub use vm::*;

@@ -11,9 +11,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::desired::{Acceleration, Digest, Display, Firmware, OnRemove, Probe, Protection, StopPolicy};
+use super::desired::{Acceleration, Digest};
 use super::ids::{Mac, Name};
 use super::quantity::{Bytes, Timestamp};
+use super::vm::{Display, Firmware, OnRemove, Probe, Protection, StopPolicy};
 
 /// What was learnt of one part of the world.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
