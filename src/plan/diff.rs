@@ -84,8 +84,8 @@ impl Differ<'_, '_> {
         growth: bool,
     ) -> Class {
         let spec = &self.target.vm.spec;
-        let raw = impact::class(field, when(self.obs.power, growth));
-        let class = impact::with_policy(raw, field, spec.update);
+        let when = when(self.obs.power, growth);
+        let class = impact::with_policy(impact::class(field, when), field, when, spec.update);
         let origin = spec.origins.of(field).cloned();
         let keep = before.as_ref().filter(|_| field_is_scalar(field)).map(|b| format!("{path}: {b}"));
         self.diff.fields.push(FieldChange { field, path: path.to_owned(), before, after, class, origin, keep });
@@ -134,9 +134,9 @@ impl Differ<'_, '_> {
             let after = wanted.map(|k| format!("{} {}", k.kernel, k.command_line));
             self.change(Field::Image, "image.boot", before, after, false);
             // A kernel is read at start: it costs a restart, not the root disk.
-            let power = self.obs.power;
-            let raw = if power.is_active() { Class::Staged } else { Class::None };
-            let class = impact::with_policy(raw, Field::Machine, self.target.vm.spec.update);
+            let when = when(self.obs.power, false);
+            let class = impact::class(Field::Machine, when);
+            let class = impact::with_policy(class, Field::Machine, when, self.target.vm.spec.update);
             if let Some(field) = self.diff.fields.last_mut() {
                 field.class = class;
                 field.keep = None;

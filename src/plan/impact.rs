@@ -50,10 +50,11 @@ pub const fn class(field: Field, when: When) -> Class {
 
 /// The class after the VM's own policy: what needs a restart is staged, or a reboot now. Changed user data never
 /// reboots a VM: cloud-init reads it on a new instance only.
-pub const fn with_policy(class: Class, field: Field, update: UpdatePolicy) -> Class {
+pub const fn with_policy(class: Class, field: Field, when: When, update: UpdatePolicy) -> Class {
     match (class, field, update) {
         (Class::Staged, Field::CloudInit, _) => Class::Staged,
-        (Class::Staged, _, UpdatePolicy::Reboot) => Class::Reboot,
+        // A saved guest is not rebooted: it is not there.
+        (Class::Staged, _, UpdatePolicy::Reboot) if !matches!(when, When::Suspended) => Class::Reboot,
         _ => class,
     }
 }
@@ -81,8 +82,8 @@ fn row(field: Field) -> ImpactRow {
     let mut reboot = [Class::None; 4];
     for (index, when) in When::ALL.into_iter().enumerate() {
         let class = class(field, when);
-        staged[index] = with_policy(class, field, UpdatePolicy::Staged);
-        reboot[index] = with_policy(class, field, UpdatePolicy::Reboot);
+        staged[index] = with_policy(class, field, when, UpdatePolicy::Staged);
+        reboot[index] = with_policy(class, field, when, UpdatePolicy::Reboot);
     }
     ImpactRow { field, staged, reboot, why: why(field) }
 }

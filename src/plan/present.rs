@@ -56,11 +56,17 @@ impl<'a> Draft<'a> {
             return;
         }
         let waits = !diff.waiting.is_empty() && diff.fields.is_empty();
-        let reboot_now = obs.power == Power::Running
-            && turn == Turn::Nothing
-            && (diff.class() == Class::Reboot
-                || restart
-                || (waits && vm.spec.update == crate::model::UpdatePolicy::Reboot));
+        // Coming back, it would have to be stopped again for what changed meanwhile: that is one reboot.
+        let needs_start = diff.fields.iter().any(|f| f.class <= Class::Staged && f.field != Field::CloudInit);
+        let back_with_news =
+            turn == Turn::Resume && needs_start && vm.spec.update == crate::model::UpdatePolicy::Reboot;
+        let turn = if back_with_news { Turn::Nothing } else { turn };
+        let reboot_now = back_with_news
+            || obs.power == Power::Running
+                && turn == Turn::Nothing
+                && (diff.class() == Class::Reboot
+                    || restart
+                    || (waits && vm.spec.update == crate::model::UpdatePolicy::Reboot));
         if waits && !reboot_now && turn == Turn::Nothing {
             let list: Vec<&str> = diff.waiting.iter().map(|f| f.path()).collect();
             let text = format!("{} take effect at its next stop and start", list.join(", "));
@@ -88,7 +94,7 @@ impl<'a> Draft<'a> {
             Turn::Stop => (Verb::Stop, Class::Cold, Downtime::UntilStarted),
             Turn::Suspend => (Verb::Suspend, Class::Cold, Downtime::UntilStarted),
             Turn::Nothing if reboot_now => (Verb::Reboot, Class::Reboot, self.restart_estimate(&target)),
-            Turn::Nothing if diff.class() == Class::Staged => (Verb::Stage, Class::Staged, Downtime::None),
+            Turn::Nothing if diff.class() <= Class::Staged => (Verb::Stage, Class::Staged, Downtime::None),
             Turn::Nothing => (Verb::Update, diff.class().max(Class::Live), Downtime::None),
         };
         let why = self.why(vm, obs, turn, restart, waits, by_hand, applied, &diff);
@@ -260,6 +266,9 @@ impl<'a> Draft<'a> {
         let mut ops = before;
         match turn {
             Turn::Nothing if reboot => {
+                if obs.power == Power::Suspended {
+                    ops.push(Op::Start { vm: vm.clone(), uuid });
+                }
                 ops.push(stop);
                 ops.extend(edit);
                 // What would have been done on the running guest is done on the stopped one: disks only, the rest is edited.
