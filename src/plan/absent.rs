@@ -54,7 +54,7 @@ impl<'a> Draft<'a> {
         let target = match self.target(vm, host, incarnation, None) {
             Ok(target) => target,
             Err(text) => {
-                let unblock = "widen the network's range".to_owned();
+                let unblock = "widen the network's range; a VM that goes frees its address when it is gone".to_owned();
                 return self.blocked_create(vm, Block { by: BlockedBy::MissingCapacity, text, unblock });
             }
         };
@@ -64,15 +64,18 @@ impl<'a> Draft<'a> {
     /// Where a VM may be that was not seen.
     fn whereabouts(&self, vm: &Vm) -> Whereabouts<'a> {
         let dark = |host: &Name, why: String| {
-            Whereabouts::Dark(Block {
-                by: BlockedBy::UnknownState,
-                text: format!("host/{host} {why}: it may run there"),
-                unblock: format!("bring host/{host} back, or fence it and write a HostLost document"),
-            })
+            let left = !self.input.desired.hosts.contains_key(host);
+            let unblock = if left {
+                format!("bring the document of host/{host} back: it can go when its host was seen empty")
+            } else {
+                format!("bring host/{host} back, or fence it and write a HostLost document")
+            };
+            let text = format!("host/{host} {why}: it may run there");
+            Whereabouts::Dark(Block { by: BlockedBy::UnknownState, text, unblock })
         };
         let fault = |host: &Name| {
-            let text = self.world.faults.get(host).map_or("has no document any more", String::as_str);
-            format!("is Unknown ({text})")
+            let text = self.world.faults.get(host).map(|fault| format!("is Unknown ({fault})"));
+            text.unwrap_or_else(|| "has no document any more, and cannot be asked".to_owned())
         };
         let has_data = !vm.spec.disks.is_empty() || vm.spec.persistent_root;
         if let Some(record) = self.world.records.get(&vm.name) {
@@ -82,7 +85,10 @@ impl<'a> Draft<'a> {
                     return Whereabouts::Dark(Block {
                         by: BlockedBy::UnknownState,
                         text: format!("its data is on host/{}, which is declared lost", record.host),
-                        unblock: "bring the host back, or take the disks out of its document".to_owned(),
+                        unblock: format!(
+                            "bring host/{} back, or take the disks of vm/{} out of its document",
+                            record.host, vm.name
+                        ),
                     });
                 }
                 Some(HostView::Lost | HostView::Known(_) | HostView::Assumed) => {}
@@ -93,7 +99,7 @@ impl<'a> Draft<'a> {
             return Whereabouts::Dark(Block {
                 by: BlockedBy::UnknownState,
                 text: format!("no record says that its data was not on host/{host}, which is declared lost"),
-                unblock: format!("bring host/{host} back, or take its documents out of the repository"),
+                unblock: format!("bring host/{host} back, or take the disks of vm/{} out of its document", vm.name),
             });
         }
         let data =
@@ -189,7 +195,13 @@ impl<'a> Draft<'a> {
             let text = "its disks exist but its domain is gone: it is defined again around them";
             (Verb::Restore, Cause::Drift, reason("undefined", text, Some(vm.origin.clone())))
         } else if recorded {
-            let text = "it was placed before and is gone";
+            let text = match self.world.records.get(&vm.name).map(|r| &r.host) {
+                Some(host) if matches!(self.world.hosts.get(host), Some(HostView::Lost)) => {
+                    format!("it was on host/{host}, which is declared lost")
+                }
+                Some(host) => format!("it was made on host/{host} before, and is gone"),
+                None => "it was made before, and is gone".to_owned(),
+            };
             (Verb::Create, Cause::Drift, reason("gone", text, Some(vm.origin.clone())))
         } else {
             (Verb::Create, Cause::Change, reason("new", self.new_text(vm, kept), Some(vm.origin.clone())))
@@ -300,8 +312,9 @@ impl<'a> Draft<'a> {
             .map(|disk| DataEffect { disk: disk.clone(), effect: DiskFate::Keep, bytes: crate::model::Bytes(0) })
             .collect();
         let need = Need::of(vm, if foreign.power.is_active() { RunState::Started } else { RunState::Stopped });
-        self.placer.occupy(host, &vm.group, Need { slots: need.slots, ..Need::default() });
-        self.push(act, None);
+        let need = Need { slots: need.slots, ..Need::default() };
+        self.placer.occupy(host, &vm.group, need);
+        self.push(act, Some(Footprint { host, before: Need::default(), after: need }));
     }
 }
 

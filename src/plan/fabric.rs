@@ -60,7 +60,7 @@ impl<'a> Draft<'a> {
         let text = if image.files().len() == 1 {
             format!("not in the store of {} yet", host.name)
         } else {
-            format!("{} of its {} files not in the store of {} yet", missing.len(), image.files().len(), host.name)
+            format!("{} of its {} files are not in the store of {} yet", missing.len(), image.files().len(), host.name)
         };
         let steps = missing.into_iter().map(|file| Op::PutImage { file: file.clone(), path: image_path(host, file) });
         let mut act = plain(subject, Verb::Fetch, &host.name, steps);

@@ -135,14 +135,20 @@ impl<'a> Draft<'a> {
             blocks.push(Block {
                 by: BlockedBy::Policy,
                 text: "it has persistent disks and no Removal names it".to_owned(),
-                unblock: format!("write a Removal with target vm/{name}, or bring its document back"),
+                unblock: match self.input.desired.groups.get(&obs.stamp.group) {
+                    Some(_) => format!("write a Removal with target vm/{name}, or raise the replicas again"),
+                    None => format!("write a Removal with target vm/{name}, or bring its document back"),
+                },
             });
         }
         if empty_repository && removal.is_none() {
             blocks.push(Block {
                 by: BlockedBy::Limit,
                 text: "the repository describes no VM at all, and this fleet has some: refused".to_owned(),
-                unblock: "bring the documents back, or write a Removal with target fleet/<id>".to_owned(),
+                unblock: format!(
+                    "bring the documents back, or write a Removal with target fleet/{}",
+                    self.input.desired.fleet.name
+                ),
             });
         }
         blocks

@@ -88,6 +88,20 @@ fn row(field: Field) -> ImpactRow {
     ImpactRow { field, staged, reboot, why: why(field) }
 }
 
+/// Why a change costs what it costs, in the words for this change alone.
+pub(crate) const fn why_class(field: Field, class: Class) -> &'static str {
+    match (field, class) {
+        (Field::Memory, Class::Live) => "the balloon grows live, without a restart",
+        (Field::Memory, Class::Staged | Class::Reboot) => "none is taken from a running guest: it waits for a restart",
+        (Field::Cpus, Class::Live) => "processors are plugged in live, without a restart",
+        (Field::Cpus, Class::Staged | Class::Reboot) => "none is taken from a running guest: it waits for a restart",
+        (Field::DiskSize | Field::RootSize, Class::Live) => "the disk grows under the running guest",
+        (Field::Protect | Field::Ready | Field::DependsOn | Field::Placement | Field::Autostart, _) => why(field),
+        (_, Class::None) => "it is stopped: nobody notices",
+        _ => why(field),
+    }
+}
+
 /// Why a field costs what it costs.
 pub const fn why(field: Field) -> &'static str {
     match field {

@@ -29,14 +29,16 @@ impl Draft<'_> {
         ];
         let mut uses = Vec::new();
         for (name, verb, most, used_day) in rows {
+            let done = format!("{}ed", name.trim_end_matches('e'));
             let of_verb = |a: &&mut super::types::Action| a.verb == verb && !a.is_blocked();
             let used = self.actions.iter_mut().filter(of_verb).count();
             let used = u32::try_from(used).unwrap_or(u32::MAX);
             let day = most.saturating_mul(PASSES_A_DAY);
             let text = if used > most {
-                Some(format!("{used} VMs would {name}, the limit of a pass is {most}"))
+                let them = if used == 1 { "VM" } else { "VMs" };
+                Some(format!("{used} {them} would be {done}, and the limit of a pass is {most}"))
             } else if used > 0 && used_day.saturating_add(used) > day {
-                Some(format!("{used_day} of {day} a day are used, {used} more would {name}"))
+                Some(format!("{used_day} of {day} a day are used, and {used} more would be {done}"))
             } else {
                 None
             };

@@ -23,6 +23,7 @@ mod limits;
 mod order;
 mod place;
 mod present;
+mod rename;
 pub mod steps;
 mod summary;
 mod target;
@@ -105,6 +106,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
     for vm in missing {
         draft.absent(vm);
     }
+    draft.renames();
     draft.orphans();
     draft.stale_records();
     draft.wait_when_store_lost();

@@ -76,12 +76,23 @@ impl Draft<'_> {
         let Some(vm) = desired.vms.get(member) else { return };
         let (want, by_hand) = self.effective_run(vm);
         if want != RunState::Started || !self.wanted.contains_key(member) {
-            let how = if by_hand { "held by hand" } else { "by its document" };
             let state = format!("{want:?}").to_lowercase();
+            let hold = self.input.demand.holds.get(member).filter(|_| by_hand);
+            let (how, unblock) = match hold {
+                Some(hold) => {
+                    let verb = if want == RunState::Suspended { "suspend" } else { "stop" };
+                    let unblock = format!("withdraw that: `stablehand {verb} vm/{member} --withdraw`");
+                    (format!("held {state} by {}", hold.who), unblock)
+                }
+                None => {
+                    let unblock = format!("write `run: started` for vm/{member}, or take the dependency out");
+                    (format!("{state} by its document"), unblock)
+                }
+            };
             self.actions[mine].blocked.push(Block {
                 by: BlockedBy::Dependency,
-                text: format!("it depends on vm/{member}, which is {state} {how} ({origin})"),
-                unblock: format!("start vm/{member}"),
+                text: format!("it depends on vm/{member}, which is {how} ({origin})"),
+                unblock,
             });
             return;
         }
@@ -212,7 +223,20 @@ impl Draft<'_> {
         for act in self.actions.iter_mut().filter(|a| a.is_blocked()) {
             act.steps.clear();
         }
-        self.actions.sort_by(|a, b| (a.wave, &a.id).cmp(&(b.wave, &b.id)));
+        let mut order: Vec<usize> = (0..self.actions.len()).collect();
+        order.sort_by(|a, b| {
+            let (a, b) = (&self.actions[*a], &self.actions[*b]);
+            (a.wave, &a.id).cmp(&(b.wave, &b.id))
+        });
+        // Footprints are by number: they move with their actions.
+        let mut actions: Vec<Option<Action>> = std::mem::take(&mut self.actions).into_iter().map(Some).collect();
+        let mut prints = std::mem::take(&mut self.footprints);
+        for (new, old) in order.into_iter().enumerate() {
+            self.actions.extend(actions[old].take());
+            if let Some(print) = prints.remove(&old) {
+                self.footprints.insert(new, print);
+            }
+        }
         path
     }
 

@@ -342,12 +342,12 @@ impl Room<'_> {
         }
     }
     /// Figures for the plan's table of hosts: processors, MiB, slots.
-    pub(crate) fn triples(&self, before: Need) -> (Triple, Triple, Triple) {
+    pub(crate) fn triples(&self, before: Need, after: Need) -> (Triple, Triple, Triple) {
         let mib = |bytes: u64| bytes >> 20;
         (
-            Triple { before: before.cpus, after: self.used.cpus, capacity: self.capacity.cpus },
-            Triple { before: mib(before.memory), after: mib(self.used.memory), capacity: mib(self.capacity.memory) },
-            Triple { before: before.slots, after: self.used.slots, capacity: self.capacity.slots },
+            Triple { before: before.cpus, after: after.cpus, capacity: self.capacity.cpus },
+            Triple { before: mib(before.memory), after: mib(after.memory), capacity: mib(self.capacity.memory) },
+            Triple { before: before.slots, after: after.slots, capacity: self.capacity.slots },
         )
     }
 }

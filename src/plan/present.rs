@@ -46,9 +46,16 @@ impl<'a> Draft<'a> {
         let restart = self.input.demand.restarts.contains_key(&vm.name) && obs.power == Power::Running;
         self.shrinks(vm, host, &diff);
         let before = need_now(obs);
-        let after = Need::of(vm, want);
+        // Nothing suspends what does not run, and what is recreated runs or is stopped.
+        let ends_stopped =
+            want == RunState::Suspended && (diff.image || !obs.power.is_active() && obs.power != Power::Suspended);
+        let after = Need::of(vm, if ends_stopped { RunState::Stopped } else { want });
         let applied = obs.stamp.spec == target.stamp.spec;
-        let field_cause = if applied { Cause::Drift } else { Cause::Change };
+        // An address that is planned anew comes from the network's document: the world did not move.
+        let moved = target.stamp.nics.iter().any(|(n, nic)| {
+            obs.stamp.nics.get(n).is_some_and(|old| old.address.is_some() && old.address != nic.address)
+        });
+        let field_cause = if applied && !moved { Cause::Drift } else { Cause::Change };
 
         if diff.image {
             self.recreate(&target, obs, &mut diff, want, before, after);
@@ -243,10 +250,9 @@ impl<'a> Draft<'a> {
         }
         let worst = diff.fields.iter().min_by_key(|f| f.class);
         let text = worst.map_or(String::new(), |f| {
-            let (before, after) = (f.before.as_deref().unwrap_or("none"), f.after.as_deref().unwrap_or("none"));
             let more = diff.fields.len() - 1;
             let tail = if more > 0 { format!(", and {more} more") } else { String::new() };
-            format!("{} {before} -> {after}{tail}: {}", f.path, super::impact::why(f.field))
+            format!("{}{tail}: {}", f.path, super::impact::why_class(f.field, f.class))
         });
         let code = if applied { "drift" } else { "fields" };
         Reason { code: code.to_owned(), text, origins, trigger: None }
@@ -370,11 +376,8 @@ impl<'a> Draft<'a> {
         let cause = if applied { Cause::Drift } else { Cause::Change };
         let class = if obs.stamp.persistent_root { Class::RecreateData } else { Class::Recreate };
         let origin = vm.spec.origins.of(Field::Image).cloned();
-        let why = reason(
-            "image_immutable",
-            "the image is another one: its root disk is made anew, data disks are kept",
-            origin,
-        );
+        let kept = if vm.spec.disks.is_empty() { "" } else { ", data disks are kept" };
+        let why = reason("image_immutable", format!("another image: its root disk is made anew{kept}"), origin);
         let incarnation = self.next_incarnation(target, obs);
         // The new incarnation keeps MACs and addresses, and gets its own UUID.
         let fresh = match self.target_next(vm, host, incarnation, obs) {
@@ -481,7 +484,7 @@ impl<'a> Draft<'a> {
 
     /// Something stops every change of a VM that exists.
     fn blocked_update(&mut self, vm: &'a Vm, obs: &VmObs, host: &Name, by: BlockedBy, text: String, unblock: &str) {
-        let why = reason("blocked", text.clone(), Some(vm.origin.clone()));
+        let why = reason("blocked", "it is not as its document says", Some(vm.origin.clone()));
         let mut act = action(&vm.name, Verb::Update, Cause::Change, why, Class::None, Downtime::None);
         act.from = Some(host.clone());
         act.to = Some(host.clone());

@@ -2,7 +2,7 @@
 
 use super::draft::Draft;
 use super::place::Need;
-use super::types::{DiskFate, HostRoom, Risk, Verb};
+use super::types::{Class, DiskFate, HostRoom, Risk, Verb};
 use super::world::HostView;
 use crate::model::{Address, Bytes, Name};
 
@@ -35,13 +35,13 @@ impl Draft<'_> {
     /// Hosts before and after.
     pub(crate) fn host_rooms(&self) -> Vec<HostRoom> {
         let before: Vec<Need> = self.placer.rooms.iter().map(|r| self.used_now(&r.host.name)).collect();
-        let after: Vec<Need> = self.placer.rooms.iter().map(|r| r.used).collect();
+        let after = self.used_after(&before);
         let capacity: Vec<Need> = self.placer.rooms.iter().map(|r| r.capacity).collect();
         let (free_before, free_after) = (total_free(&capacity, &before), total_free(&capacity, &after));
         let mut rooms = Vec::with_capacity(after.len());
         for (number, room) in self.placer.rooms.iter().enumerate() {
             let view = self.world.hosts.get(&room.host.name).copied().unwrap_or(HostView::Assumed);
-            let (cpus, memory_mib, slots) = room.triples(before[number]);
+            let (cpus, memory_mib, slots) = room.triples(before[number], after[number]);
             let known = view.known();
             let holds = |used: &[Need], free: &Need| {
                 used.len() > 1 && takes(minus(*free, free_of(capacity[number], used[number])), used[number])
@@ -60,6 +60,22 @@ impl Draft<'_> {
         rooms
     }
 
+    /// What each host will have promised: what blocked actions would take or give is not counted.
+    fn used_after(&self, before: &[Need]) -> Vec<Need> {
+        let mut after = before.to_vec();
+        for (number, room) in self.placer.rooms.iter().enumerate() {
+            let prints =
+                self.footprints.iter().filter(|(n, p)| *p.host == room.host.name && !self.actions[**n].is_blocked());
+            for (_, print) in prints {
+                let used = &mut after[number];
+                used.cpus = (used.cpus + print.after.cpus).saturating_sub(print.before.cpus);
+                used.memory = (used.memory + print.after.memory).saturating_sub(print.before.memory);
+                used.slots = (used.slots + print.after.slots).saturating_sub(print.before.slots);
+            }
+        }
+        after
+    }
+
     /// Flags risks.
     pub(crate) fn assess(&mut self, hosts: &[HostRoom]) {
         let mut risks = Vec::new();
@@ -72,10 +88,12 @@ impl Draft<'_> {
             let alone = vm.and_then(|vm| desired.groups.get(&vm.group)).is_some_and(|g| g.vms.len() == 1);
             if alone && matches!(act.verb, Verb::Reboot | Verb::Recreate) {
                 let group = vm.map_or("", |v| &v.group);
-                flag("R101", act.subject.clone(), format!("{} is the only one of {group}", act.subject));
+                flag("R101", act.subject.clone(), format!("it is the only one of {group}"));
             }
+            // A root disk that can be made again from its image is no data: the class says which it is.
+            let loses = matches!(act.impact.class, Class::DestroyData | Class::RecreateData);
             let deleted = act.impact.data.iter().find(|d| d.effect == DiskFate::Delete || d.effect == DiskFate::Remake);
-            if let Some(data) = deleted {
+            if let Some(data) = deleted.filter(|_| loses) {
                 flag("R201", act.subject.clone(), format!("disk {} ({}) is lost for good", data.disk, data.bytes));
             }
         }

@@ -1,6 +1,6 @@
 //! A plan as text for people: verdict first, destructive first, why with its line, what would unblock a block.
 
-use crate::plan::{Action, Cause, FieldChange, HostRoom, NoteKind, Plan};
+use crate::plan::{Action, Cause, Class, FieldChange, HostRoom, NoteKind, Plan, Verb};
 
 use super::group::{Line, fold};
 use super::paint::{Ink, Style, wrap};
@@ -166,10 +166,12 @@ impl Page<'_> {
         let (before, after) = (field.before.as_deref(), field.after.as_deref());
         let said = action.reason.origins.first() == field.origin.as_ref();
         let origin = field.origin.as_ref().filter(|_| !said).map(|o| format!("   {o}")).unwrap_or_default();
-        let class = if field.class == action.impact.class || action.fields.len() == 1 {
-            String::new()
-        } else {
-            format!("  ({})", field.class.word())
+        // With a restart in the action, everything takes effect there.
+        let mixed = matches!(action.verb, Verb::Update | Verb::Stage) && action.fields.len() > 1;
+        let class = match field.class {
+            class if !mixed || class == action.impact.class => String::new(),
+            Class::None => "  (at once)".to_owned(),
+            class => format!("  ({})", class.word()),
         };
         if [before, after].iter().flatten().any(|v| v.trim_end().contains('\n')) {
             self.labelled(INDENT, "set", 7, Ink::Plain, &format!("{}{class}{origin}", field.path));
@@ -295,7 +297,9 @@ pub(super) fn hosts(plan: &Plan, arrow: &str) -> Table {
     let mut table = Table::new(&["host", "cpus", "memory MiB", "slots", "disk free", "N+1", ""]);
     let triple = |t: &crate::plan::Triple, known: bool| {
         let capacity = if known { t.capacity.to_string() } else { "?".to_owned() };
-        if t.before == t.after {
+        if !known && t.before == 0 && t.after == 0 {
+            "?".to_owned()
+        } else if t.before == t.after {
             format!("{} /{capacity}", t.after)
         } else {
             format!("{} {arrow} {} /{capacity}", t.before, t.after)
@@ -304,6 +308,7 @@ pub(super) fn hosts(plan: &Plan, arrow: &str) -> Table {
     for room in rooms {
         let spare = match room.n_plus_one {
             _ if rooms.len() == 1 => "-",
+            _ if !seen(room) && !room.known => "?",
             (true, true) => "ok",
             (false, true) => "ok (was NO)",
             (true, false) => "NO (was ok)",
@@ -318,7 +323,7 @@ pub(super) fn hosts(plan: &Plan, arrow: &str) -> Table {
         }
         let known = seen(room);
         let (cpus, memory) = (triple(&room.cpus, known), triple(&room.memory_mib, known));
-        let slots = triple(&room.slots, true);
+        let slots = triple(&room.slots, known || plan.inputs.source == "none");
         let free = if known { room.free.to_string() } else { "?".to_owned() };
         table.row(vec![room.host.to_string(), cpus, memory, slots, free, spare.to_owned(), remarks.join(", ")]);
     }
