@@ -23,7 +23,7 @@ pub use mermaid::mermaid;
 pub use paint::Style;
 pub use report::{Tally, report_text, tally};
 pub use safe::clean;
-pub use status::{ServiceRow, Status, VmRow, status_text};
+pub use status::{ForeignRow, ServiceRow, Status, VmRow, status_text};
 pub use table::{Align, Table};
 pub use text::text;
 pub use words::{moment, short_revision};

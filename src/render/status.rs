@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::model::{Demand, Desired, Name, Observation, Observed, Owner, Power, Readiness, RunState, Vm, VmObs};
+use crate::model::{
+    Demand, Desired, Name, Observation, Observed, Owner, Power, Readiness, RunState, Unmanaged, Vm, VmObs,
+};
 
 use super::paint::{Ink, Style};
 use super::table::Table;
@@ -17,8 +19,28 @@ pub struct Status {
     pub vms: Vec<VmRow>,
     /// Services and modules by name.
     pub services: Vec<ServiceRow>,
+    /// Domains on our hosts that are not ours.
+    pub not_ours: Vec<ForeignRow>,
     /// Hosts that did not answer, and why.
     pub unknown_hosts: BTreeMap<Name, String>,
+}
+
+/// One domain that is not ours: never touched, counted against capacity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ForeignRow {
+    /// Its name in libvirt.
+    pub domain: String,
+    /// Where it is.
+    pub host: Name,
+    /// `running`, `stopped`, …
+    pub state: String,
+    /// Processors and memory that it was given.
+    pub cpus: u32,
+    /// In bytes.
+    pub memory: crate::model::Bytes,
+    /// The other fleet that it belongs to.
+    pub fleet: Option<Name>,
 }
 
 /// One VM.
@@ -61,9 +83,13 @@ impl Status {
     pub fn of(desired: &Desired, demand: &Demand, observed: &Observed) -> Self {
         let mut seen: BTreeMap<&Name, (&Name, &VmObs)> = BTreeMap::new();
         let mut unknown_hosts = BTreeMap::new();
+        let mut not_ours = Vec::new();
         for (host, observation) in &observed.hosts {
             match observation {
-                Observation::Known(obs) => seen.extend(obs.vms.iter().map(|(vm, o)| (vm, (host, o)))),
+                Observation::Known(obs) => {
+                    seen.extend(obs.vms.iter().map(|(vm, o)| (vm, (host, o))));
+                    not_ours.extend(obs.unmanaged.iter().map(|found| foreign_row(host, found)));
+                }
                 Observation::Unknown(fault) => {
                     unknown_hosts.insert(host.clone(), fault.text.clone());
                 }
@@ -85,7 +111,19 @@ impl Status {
                 None => VmRow { state: missing(name).to_owned(), ..empty_row(name, desired.vms.get(name), demand) },
             })
             .collect();
-        Self { services: services(desired, &seen, &vms), vms, unknown_hosts }
+        not_ours.sort_by(|a, b| (&a.host, &a.domain).cmp(&(&b.host, &b.domain)));
+        Self { services: services(desired, &seen, &vms), vms, not_ours, unknown_hosts }
+    }
+}
+
+fn foreign_row(host: &Name, found: &Unmanaged) -> ForeignRow {
+    ForeignRow {
+        domain: found.domain.clone(),
+        host: host.clone(),
+        state: power_word(found.power).to_owned(),
+        cpus: found.shape.cpus,
+        memory: found.shape.memory,
+        fleet: found.fleet.clone(),
     }
 }
 
@@ -198,7 +236,7 @@ fn services(desired: &Desired, seen: &BTreeMap<&Name, (&Name, &VmObs)>, rows: &[
     services.into_values().collect()
 }
 
-/// The status as two tables.
+/// The status as tables: VMs, services, and what is not ours.
 pub fn status_text(status: &Status, style: &Style) -> String {
     let dash = |cell: &Option<String>| cell.clone().unwrap_or_else(|| "-".to_owned());
     let mut vms = Table::new(&["VM", "HOST", "STATE", "READY", "ADDRESS", "IMAGE", "", "SCREEN"]);
@@ -228,6 +266,16 @@ pub fn status_text(status: &Status, style: &Style) -> String {
         }
         out.push('\n');
         out.push_str(&services.render(style, 0));
+    }
+    if !status.not_ours.is_empty() {
+        let mut foreign = Table::new(&["NOT OURS", "HOST", "STATE", "CPUS", "MEMORY", ""]);
+        for row in &status.not_ours {
+            let fleet = row.fleet.as_ref().map(|f| format!("of fleet {f}")).unwrap_or_default();
+            let (host, cpus, memory) = (row.host.to_string(), row.cpus.to_string(), row.memory.to_string());
+            foreign.row(vec![row.domain.clone(), host, row.state.clone(), cpus, memory, fleet]);
+        }
+        out.push('\n');
+        out.push_str(&foreign.render(style, 0));
     }
     for (host, why) in &status.unknown_hosts {
         let line = style.clean(&format!("host {host} is unknown: {why}"));
