@@ -317,7 +317,13 @@ pub async fn observe(shell: &dyn Shell, fleet: &Name, path: &str) -> Option<Disk
     let stamp = read_stamp(shell, path).await.ok().flatten().filter(|s| s.fleet == *fleet)?;
     let (length, used) = shell.size(path).await.ok().flatten()?;
     let header = shell.read(path, 32).await.ok()?;
-    Some(DiskObs { stamp, size: qcow2_size(&header).unwrap_or(Bytes(length)), used: Bytes(used) })
+    let size = match qcow2_size(&header) {
+        Some(size) => size,
+        // Somebody put another file in its place: the disk is not there, whatever the stamp beside it says.
+        None if path.ends_with(".qcow2") => return None,
+        None => Bytes(length),
+    };
+    Some(DiskObs { stamp, size, used: Bytes(used) })
 }
 
 /// Writes a placement record.
@@ -444,6 +450,9 @@ mod tests {
             assert!(make(&Local, &disk).await.is_err());
             assert!(delete(&Local, &fleet, &Name::new("a").unwrap(), &path).await.is_err());
             assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+            // Nor is such a file the disk, though the disk's stamp still lies beside it.
+            write_stamp(&Local, &path, &a_stamp("a")).await.unwrap();
+            assert_eq!(observe(&Local, &fleet, &path).await, None);
         });
     }
 }

@@ -53,6 +53,15 @@ impl<'a> Draft<'a> {
                 data.push(DataEffect { disk: stamp.disk.clone(), effect: fate, bytes: disk.obs.size });
             }
         }
+        if adopted {
+            let ours = |path: &str| disks.iter().any(|d| d.path == path);
+            let theirs = obs.config.disks.values().filter(|d| !d.readonly && !ours(&d.path));
+            let theirs: Vec<&str> = theirs.map(|d| d.path.as_str()).collect();
+            if !theirs.is_empty() {
+                let text = format!("it was adopted with its disks: {} stay where they are", theirs.join(", "));
+                self.note(name, NoteKind::LeftAlone, text, removal.map(|r| r.origin.clone()));
+            }
+        }
         let loses = data.iter().any(|d| d.effect == DiskFate::Delete);
         let class = if loses { Class::DestroyData } else { Class::DestroyKeep };
         let why = match removal {

@@ -8,7 +8,9 @@ use super::target::Target;
 use super::types::{
     Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, FieldChange, NoteKind, Reason, Verb,
 };
-use crate::model::{Field, Name, OnRemove, Origin, Owner, Power, Protection, RunState, Span, Timestamp, Vm, VmObs};
+use crate::model::{
+    Field, Name, OnRemove, Origin, Owner, Power, Protection, RunState, Span, Stamp, Timestamp, Vm, VmObs,
+};
 
 /// What a VM's power needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,9 @@ impl<'a> Draft<'a> {
         let mut diff = diff(&target, obs, host, &self.world, want);
         self.fix_retention(&mut diff);
         let turn = self.turn(vm, obs, want);
+        // What is blocked was not applied: the stamp goes on saying so.
+        let only_spec = Stamp { spec: obs.stamp.spec.clone(), ..target.stamp.clone() } == obs.stamp;
+        diff.restamp &= diff.shrinks.is_empty() || !only_spec;
         let restart = self.input.demand.restarts.contains_key(&vm.name) && obs.power == Power::Running;
         self.shrinks(vm, host, &diff);
         let before = need_now(obs);
@@ -142,7 +147,10 @@ impl<'a> Draft<'a> {
         if !lost.is_empty() && matches!(turn, Turn::Start | Turn::Resume) {
             act.blocked.push(Block {
                 by: BlockedBy::UnknownState,
-                text: format!("its data is not where it was: {} is gone", lost.join(", ")),
+                text: format!(
+                    "its data is not where it was: {} is gone, or is not the disk that we stamped",
+                    lost.join(", ")
+                ),
                 unblock: format!("bring the file back, or end the VM by a Removal of vm/{}", vm.name),
             });
         }
@@ -221,7 +229,7 @@ impl<'a> Draft<'a> {
             }
             let text = match (turn, obs.power) {
                 (Turn::Start, Power::Crashed) => "it crashed and should run",
-                (Turn::Start, _) if applied => "it was stopped from outside and should run",
+                (Turn::Start, _) if applied => "it is stopped and should run",
                 (Turn::Start, _) => "it should run",
                 (Turn::Resume, Power::Paused) => "it is paused and should run",
                 (Turn::Resume, _) => "it is suspended and should run",

@@ -117,6 +117,8 @@ pub(crate) fn build<'a>(
                 (Some(fixed), _, _) => Some(fixed),
                 (None, None, _) => None,
                 (None, Some(_), Some(kept)) => Some(kept),
+                // No seed of ours ever told it an address, so none is claimed.
+                (None, Some(_), None) if image.is_none() && existing.is_none_or(|e| e.stamp.adopted.is_some()) => None,
                 (None, Some(range), None) => Some(addresses.give(&nic.network, range).ok_or_else(|| {
                     format!("network/{} has no address left in {}-{}", nic.network, range.0, range.1)
                 })?),
