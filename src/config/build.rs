@@ -511,8 +511,9 @@ fn removal_target(repo: &Repository, out: &Desired, target: &Loc<Address>, sink:
         }
     };
     if stands {
-        let message = format!("`{}` is still described here: the Removal of `{name}` has no effect yet", target.value);
-        sink.report("W0501", target.at, message).help("take what describes it out of the YAML in the same change");
+        let message = format!("`{}` is still described here: the Removal of `{name}` wins, and it ends", target.value);
+        sink.report("W0501", target.at, message)
+            .help("take what describes it out of the YAML too, or the Removal back");
     }
 }
 

@@ -91,7 +91,7 @@ codes! {
     E0420 "not a name for a bridge" "Linux takes at most 15 characters for the name of an interface."
     E0421 "a path that is not absolute" "The path is one on the host, where we have no current folder."
     E0422 "a probe that cannot reach" "A TCP or HTTP probe needs an interface of the VM."
-    W0501 "a Removal of something described" "A Removal allows to delete what has left the YAML. While what describes it still stands there, nothing is deleted."
+    W0501 "a Removal of something described" "What a Removal names ends, although the YAML still describes it. Take the description out too: once the Removal is gone, it would be made again."
 }
 
 /// The table's line of a code.
