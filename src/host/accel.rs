@@ -40,11 +40,11 @@ pub const OPEN_KVM: &str = "chgrp kvm /dev/kvm && chmod 660 /dev/kvm";
 /// Whether `/dev/kvm` can be opened by root and not by QEMU's own user. libvirt then finds KVM, finds it gone again, and
 /// probes every QEMU anew at each question: minutes instead of seconds (seen in containers and machines without udev).
 pub fn kvm_is_half_open() -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    // Neither the group's nor everybody's read and write.
+    use std::os::unix::fs::MetadataExt;
+    // Neither the group's nor everybody's read and write; QEMU's user is not in root's group.
     std::fs::metadata("/dev/kvm").is_ok_and(|m| {
-        let mode = m.permissions().mode();
-        mode & 0o060 != 0o060 && mode & 0o006 != 0o006
+        let group = m.mode() & 0o060 == 0o060 && m.gid() != 0;
+        !group && m.mode() & 0o006 != 0o006
     })
 }
 

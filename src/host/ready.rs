@@ -111,9 +111,9 @@ async fn failure(host: &RealHost, vm: &Name, what: String) -> StepError {
     let hint = if detail.is_empty() {
         // Nothing on the console: QEMU's own log says why it could not run.
         detail = qemu_log(host, vm, CONSOLE_LINES).await;
-        "its console is empty; look at its screen with `stablehand console`".to_owned()
+        format!("its console is empty; its screen: stablehand console vm/{vm} --screenshot FILE")
     } else {
-        "these are the last lines of its console".to_owned()
+        format!("above are the last lines of its console; its screen: stablehand console vm/{vm} --screenshot FILE")
     };
     StepError::Failed { what, hint: Some(hint), detail }
 }

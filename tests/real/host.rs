@@ -404,6 +404,22 @@ async fn change(world: &World) {
     // Started again: now with what was edited.
     world.done(Op::Start { vm: vm.clone(), uuid }).await;
     assert_eq!(world.vm().await.live.map(|l| (l.max_memory, l.max_cpus)), Some((Bytes::mib(96), 3)));
+
+    // QEMU dies while the guest is waited for: seen long before the probe's time is over, and not called a stop.
+    let pid = std::fs::read_to_string(world.folder.join("r/run/qemu/t.a.pid")).unwrap();
+    let killer = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(Command::new("kill").args(["-9", pid.trim()]).status().unwrap().success());
+    });
+    let probe = Probe { kind: ProbeKind::Tcp { port: 9 }, within: Span::secs(90), every: Span::secs(1) };
+    let address = Some([10, 250, 9, 10].into());
+    let (began, wait) = (Instant::now(), Op::AwaitReady { vm: vm.clone(), uuid, probe: Some(probe), address });
+    let Err(StepError::Failed { what, .. }) = world.step(wait).await else { panic!("it is not ready") };
+    assert!(what.contains("stopped before it was ready (crashed)"), "{what}");
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    killer.await.unwrap();
+    assert_eq!(world.vm().await.power, Power::Crashed);
+    world.done(Op::Start { vm: vm.clone(), uuid }).await;
 }
 
 /// In a process that has just opened the root: power off at once and remove everything.

@@ -27,14 +27,16 @@ pub enum Agent {
     Silent(String),
 }
 
-/// `virDomainState` and the managed save flag as our power state.
-pub(super) fn power(state: sys::virDomainState, saved: bool) -> Power {
+/// `virDomainState`, its reason and the managed save flag as our power state.
+pub(super) fn power(state: sys::virDomainState, reason: u32, saved: bool) -> Power {
     match state {
         sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => Power::Running,
         sys::VIR_DOMAIN_PAUSED | sys::VIR_DOMAIN_PMSUSPENDED => Power::Paused,
         sys::VIR_DOMAIN_SHUTDOWN => Power::ShuttingDown,
         sys::VIR_DOMAIN_CRASHED => Power::Crashed,
         _ if saved => Power::Suspended,
+        // Its QEMU has gone without a word.
+        sys::VIR_DOMAIN_SHUTOFF if reason == sys::VIR_DOMAIN_SHUTOFF_CRASHED => Power::Crashed,
         _ => Power::Stopped,
     }
 }
@@ -49,8 +51,10 @@ pub fn has_domain<T>(answer: &Result<T, CallError>) -> Option<bool> {
 }
 
 fn state(domain: &Domain) -> Result<Power, Error> {
-    use virt::domain::DomainState as S;
-    let (state, _) = domain.state()?;
+    use virt::domain::{DomainShutoffReason, DomainState as S, DomainStateReason};
+    let (state, reason) = domain.state()?;
+    let crashed = DomainStateReason::Shutoff(DomainShutoffReason::Crashed.into());
+    let reason = if reason == crashed.into() { sys::VIR_DOMAIN_SHUTOFF_CRASHED } else { 0 };
     let saved = domain.has_managed_save(0).unwrap_or(false);
     for (known, raw) in [
         (S::Running, sys::VIR_DOMAIN_RUNNING),
@@ -61,10 +65,10 @@ fn state(domain: &Domain) -> Result<Power, Error> {
         (S::Crashed, sys::VIR_DOMAIN_CRASHED),
     ] {
         if state == known.into() {
-            return Ok(power(raw, saved));
+            return Ok(power(raw, reason, saved));
         }
     }
-    Ok(power(sys::VIR_DOMAIN_SHUTOFF, saved))
+    Ok(power(sys::VIR_DOMAIN_SHUTOFF, reason, saved))
 }
 
 impl Hypervisor {

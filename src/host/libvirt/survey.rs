@@ -81,8 +81,10 @@ fn look(connect: &Connect, capabilities: bool) -> Result<Survey, Error> {
     for handle in connect.list_all_domains(0)? {
         let Ok(uuid) = handle.uuid() else { continue };
         let numbers = stats.remove(&uuid).unwrap_or_default();
-        let raw_state = numbers.get("state.state").and_then(|s| u32::try_from(*s).ok());
-        let Some(power) = raw_state.map(|s| domain::power(s, saved.contains(&uuid))) else { continue };
+        let number = |name: &str| numbers.get(name).and_then(|s| u32::try_from(*s).ok());
+        let reason = number("state.reason").unwrap_or_default();
+        let saved = saved.contains(&uuid);
+        let Some(power) = number("state.state").map(|s| domain::power(s, reason, saved)) else { continue };
         let Ok(config) = handle.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE) else { continue };
         let live = if power.is_active() { handle.xml_desc(0).ok() } else { None };
         // A domain without a balloon device reports no current value; the XML's stands for it then.
