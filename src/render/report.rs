@@ -16,6 +16,8 @@ pub struct Tally {
     pub done: usize,
     /// A step failed.
     pub failed: usize,
+    /// Of those that failed: steps before had been done.
+    pub begun: usize,
     /// Not carried out.
     pub not_done: usize,
 }
@@ -46,7 +48,10 @@ pub fn tally(rounds: &[(Plan, Report)]) -> Tally {
     for (_, outcome) in last_words(rounds) {
         match outcome {
             Outcome::Done => tally.done += 1,
-            Outcome::Failed { .. } => tally.failed += 1,
+            Outcome::Failed { step, .. } => {
+                tally.failed += 1;
+                tally.begun += usize::from(*step > 0);
+            }
             _ => tally.not_done += 1,
         }
     }
@@ -82,6 +87,10 @@ pub fn report_text(rounds: &[(Plan, Report)], left: Option<&Plan>, style: &Style
     }
     match left.map(|plan| plan.actions.len()) {
         None => {}
+        Some(0) if words.iter().any(|(_, o)| matches!(o, Outcome::Failed { .. })) => {
+            let text = "nothing to change: what failed is as the YAML says by now (stablehand status: is it ready?)";
+            labelled(&mut out, style, Ink::Yellow, "left", text);
+        }
         Some(0) => labelled(&mut out, style, Ink::Green, "left", "nothing: planning again gives no changes"),
         Some(open) => {
             let text = format!("{} (stablehand plan shows them)", count(open, "action", "actions"));

@@ -91,9 +91,13 @@ fn answered(observed: &Observed) -> Result<(), Failure> {
     if faults.is_empty() || faults.len() < observed.hosts.len() {
         return Ok(());
     }
-    Err(Failure::new(format!("nothing was done, as no host answers\n{}", faults.join("\n")))
-        .exit(Exit::Stale)
-        .hint("`stablehand watch` serves the other verbs while it acts; any other holder has to end first"))
+    let hint = if faults.iter().any(|fault| fault.contains("is open in")) {
+        "`stablehand watch` serves the other verbs while it acts; any other holder has to end first"
+    } else {
+        "does its libvirtd run? `stablehand doctor` looks at this machine"
+    };
+    let what = format!("nothing was done, as no host answers\n{}", faults.join("\n"));
+    Err(Failure::new(what).exit(Exit::Stale).hint(hint))
 }
 
 /// What may be done: by a saved plan, an effects hash, `--yes`, or a person's answer.
@@ -200,7 +204,7 @@ fn held(passed: &Passed, hint: &str) -> Result<(), Failure> {
 fn exit(tally: Tally) -> Exit {
     match tally {
         Tally { failed: 0, not_done: 0, .. } => Exit::Ok,
-        Tally { done: 0, failed: 1.., .. } => Exit::Error,
+        Tally { done: 0, failed: 1.., begun: 0, .. } => Exit::Error,
         _ => Exit::Partial,
     }
 }
