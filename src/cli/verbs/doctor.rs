@@ -1,8 +1,10 @@
 //! `doctor`: what this machine lacks, and the command that mends it. `init`: a fleet to start from.
 #![expect(clippy::disallowed_methods, reason = "looks at this machine and writes the starter fleet")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use crate::config;
 use crate::model::{Bytes, Name};
 use crate::render::Table;
 
@@ -54,7 +56,8 @@ pub(crate) fn doctor(context: &Context) -> Outcome {
     });
     let ours = Path::new("/var/lib/stablehand");
     findings.push(space(ours));
-    findings.extend(stdio_handler());
+    findings.extend(daemon());
+    findings.extend(hosts(context));
     let bad = findings.iter().any(|f| f.state == "bad");
     if context.global.output == Form::Json {
         let text = serde_json::to_string_pretty(&findings).unwrap_or_default();
@@ -110,10 +113,62 @@ fn space(folder: &Path) -> Finding {
     }
 }
 
-/// A `virtlogd` is not needed for the embedded driver; a running libvirtd is only worth knowing.
-fn stdio_handler() -> Option<Finding> {
-    let socket = ["/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock"].iter().find(|s| Path::new(s).exists())?;
+/// The socket of a libvirtd that listens: not needed for `qemu:///embed`, so only worth knowing.
+fn daemon() -> Option<Finding> {
+    let listens = |socket: &&&str| std::os::unix::net::UnixStream::connect(socket).is_ok();
+    let socket = ["/run/libvirt/libvirt-sock", "/run/libvirt/virtqemud-sock"].iter().find(listens)?;
     Some(finding("libvirt daemon", "ok", format!("{socket} (for qemu:///system)"), ""))
+}
+
+/// What the fleet in `--fleet` needs of this machine; nothing where there is no valid fleet.
+fn hosts(context: &Context) -> Vec<Finding> {
+    let loaded = context.snapshot(None).ok().and_then(|snapshot| config::load(&snapshot).ok());
+    let hosts = loaded.map(|l| l.desired.hosts).unwrap_or_default();
+    let qemu = std::fs::read_to_string("/etc/passwd").ok().and_then(|users| qemu_user(&users));
+    let mut found = Vec::new();
+    let mut closed = BTreeSet::new();
+    for host in hosts.values().filter(|h| h.connection.starts_with("qemu:///")) {
+        if host.connection.starts_with("qemu:///system") && daemon().is_none() {
+            let text = format!("host/{} is qemu:///system, and no libvirtd listens", host.name);
+            found.push(finding(
+                "libvirt daemon",
+                "bad",
+                text,
+                "systemctl start libvirtd (or: virtlogd -d; libvirtd -d)",
+            ));
+        }
+        for folder in [&host.images_dir, &host.slots_dir] {
+            closed.extend(Path::new(folder.as_ref()).ancestors().filter(|f| shuts_out(f, qemu)).map(Path::to_owned));
+        }
+    }
+    found.extend(closed.iter().map(|folder| {
+        let text = format!("{} is closed to QEMU's own user, whose disks are below it", folder.display());
+        finding("folders", "bad", text, &format!("chmod o+x {}", folder.display()))
+    }));
+    if found.is_empty() && !hosts.is_empty() {
+        found.push(finding("folders", "ok", "QEMU's own user can reach the hosts' storage", ""));
+    }
+    found
+}
+
+/// The numbers of the user and the group that libvirt runs QEMU as.
+fn qemu_user(passwd: &str) -> Option<(u32, u32)> {
+    let mut lines = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>());
+    let line = lines.find(|parts| matches!(parts.first(), Some(&("libvirt-qemu" | "qemu"))))?;
+    Some((line.get(2)?.parse().ok()?, line.get(3)?.parse().ok()?))
+}
+
+/// Whether a folder that exists does not let QEMU's user through.
+fn shuts_out(folder: &Path, qemu: Option<(u32, u32)>) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(folder).is_ok_and(|m| {
+        let bit = match qemu {
+            Some((user, _)) if m.uid() == user => 0o100,
+            Some((_, group)) if m.gid() == group => 0o010,
+            _ => 0o001,
+        };
+        m.is_dir() && m.mode() & bit == 0
+    })
 }
 
 /// The starter fleet: the example with a stock cloud image, which the tests validate.
@@ -163,4 +218,23 @@ fn fleet_name(folder: &Path) -> Result<Name, Failure> {
     let text: String = text.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(40).collect();
     Name::new(text.trim_matches('-'))
         .map_err(|e| Failure::caused("the folder's name does not make a fleet's name", &e).hint("name another folder"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_root_alone_shuts_qemu_out() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let mode = |bits| std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(bits)).unwrap();
+        let qemu = qemu_user("root:x:0:0::/:/bin/sh\nlibvirt-qemu:x:64055:994::/:/bin/false\n");
+        assert_eq!(qemu, Some((64055, 994)));
+        mode(0o700);
+        assert!(shuts_out(folder.path(), qemu));
+        mode(0o711);
+        assert!(!shuts_out(folder.path(), qemu));
+        assert!(!shuts_out(&folder.path().join("not-there"), qemu));
+    }
 }
