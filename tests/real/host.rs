@@ -411,9 +411,8 @@ async fn change(world: &World) {
         tokio::time::sleep(Duration::from_millis(500)).await;
         assert!(Command::new("kill").args(["-9", pid.trim()]).status().unwrap().success());
     });
-    let probe = Probe { kind: ProbeKind::Tcp { port: 9 }, within: Span::secs(90), every: Span::secs(1) };
-    let address = Some([10, 250, 9, 10].into());
-    let (began, wait) = (Instant::now(), Op::AwaitReady { vm: vm.clone(), uuid, probe: Some(probe), address });
+    let probe = Probe { kind: ProbeKind::AgentPing, within: Span::secs(90), every: Span::secs(1) };
+    let (began, wait) = (Instant::now(), Op::AwaitReady { vm: vm.clone(), uuid, probe: Some(probe), address: None });
     let Err(StepError::Failed { what, .. }) = world.step(wait).await else { panic!("it is not ready") };
     assert!(what.contains("stopped before it was ready (crashed)"), "{what}");
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
