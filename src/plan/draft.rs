@@ -13,6 +13,9 @@ use super::world::World;
 use super::{PlanInput, types::DataEffect};
 use crate::model::{Address, Host, Name, Origin, Power, Removal, RunState, Vm, VmObs};
 
+/// What a small Linux guest takes to shut down when it is asked: 1.4 to 2.1 s were measured, by ACPI and by the agent.
+const USUAL_STOP_MILLIS: u64 = 2_000;
+
 /// What an action changes on a host's account.
 #[derive(Clone, Debug)]
 pub(crate) struct Footprint<'a> {
@@ -127,10 +130,12 @@ impl<'a> Draft<'a> {
         (worst, 0)
     }
 
-    /// Downtime of a stop and start: the boot, and where it is only the worst case, the stop's deadline too.
+    /// Downtime of a stop and start: the boot and the stop; where the boot is only the policy's worst case, the stop's
+    /// deadline counts too.
     pub(crate) fn restart_estimate(&self, target: &Target<'_>) -> Downtime {
         let (boot, samples) = self.boot_estimate(target);
-        let stop = if samples == 0 { target.vm.spec.stop.deadline.0 } else { 0 };
+        let deadline = target.vm.spec.stop.deadline.0;
+        let stop = if samples == 0 { deadline } else { deadline.min(USUAL_STOP_MILLIS) };
         Downtime::Estimate { millis: boot + stop, samples }
     }
 }
