@@ -132,12 +132,14 @@ impl<'a> Draft<'a> {
     /// Bridges under running VMs that somebody took down or changed: made again.
     fn standing_bridges(&mut self) {
         let desired = self.input.desired;
+        let connects = self.actions.iter().filter(|a| a.verb == Verb::Connect).map(|a| a.id.clone());
+        let connects: BTreeSet<ActionId> = connects.collect();
         for (network, host) in self.needed_networks() {
             let (Some(network), Some(host)) = (desired.networks.get(network), desired.hosts.get(host)) else {
                 continue;
             };
             let id = ActionId::new(&Address::Network(network.name.clone()), Verb::Connect, Some(&host.name));
-            if !network.create_bridge || self.actions.iter().any(|a| a.id == id) {
+            if !network.create_bridge || connects.contains(&id) {
                 continue;
             }
             if let Some(op) = self.make_bridge(network, host) {
@@ -168,8 +170,11 @@ impl<'a> Draft<'a> {
             let Some(known) = view.known() else { continue };
             let stays = |name: &&Name| staying.contains(*name) || self.wanted.contains_key(*name);
             let here: Vec<_> = known.vms.iter().filter(|(name, _)| stays(name)).collect();
-            for (bridge, obs) in known.bridges.iter().filter(|(_, b)| b.ours) {
+            for (bridge, _) in known.bridges.iter().filter(|(_, b)| b.ours) {
                 let network = desired.networks.values().find(|n| n.bridge.as_ref() == bridge);
+                if network.is_some_and(|n| needed.contains(&(&n.name, *host))) {
+                    continue;
+                }
                 let mut freed = last.get(*host).cloned().unwrap_or_default();
                 let mut used_here = false;
                 for (name, vm) in &here {
@@ -185,11 +190,9 @@ impl<'a> Draft<'a> {
                     self.wanted.values().any(|vm| vm.spec.nics.values().any(|nic| nic.network == n.name))
                         && desired.hosts.len() == 1
                 });
-                let wanted_here = network.is_some_and(|n| needed.contains(&(&n.name, *host)));
-                if used_here || wanted_here || coming || waiting {
+                if used_here || coming || waiting {
                     continue;
                 }
-                let _ = obs;
                 let by_bridge = || Name::new(bridge).unwrap_or_else(|_| desired.fleet.name.clone());
                 let name = network.map_or_else(by_bridge, |n| n.name.clone());
                 let fleet = desired.fleet.name.clone();

@@ -165,7 +165,7 @@ impl<'a> Draft<'a> {
 
     /// Disks of ours that no domain has: kept for a time, deleted after it, or left by a crash.
     pub(crate) fn orphans(&mut self) {
-        let used = self.used_paths();
+        let mut used: Option<BTreeSet<(&'a Name, &'a str)>> = None;
         let now = self.input.now;
         let ending = self.ending();
         let (made, attached) = self.made();
@@ -182,6 +182,11 @@ impl<'a> Draft<'a> {
             let delete_all = removal.is_some_and(|r| r.data == RemovalData::Delete);
             let mut by_host: BTreeMap<&'a Name, (Vec<Op>, Vec<DataEffect>)> = Default::default();
             let disks: Vec<(&'a Name, Disk<'a>)> = self.world.disks.get(name).cloned().unwrap_or_default();
+            // Nearly every disk is in its own VM's definition; all definitions are searched only for one that is not.
+            if disks.iter().all(|(host, disk)| placed.is_some_and(|(at, obs)| at == *host && has(obs, disk.path))) {
+                continue;
+            }
+            let used = used.get_or_insert_with(|| self.used_paths());
             for (host, disk) in disks {
                 let stamp = &disk.obs.stamp;
                 let taken = creation.is_some() && attached.contains(disk.path);
@@ -292,6 +297,11 @@ impl<'a> Draft<'a> {
         }
         used
     }
+}
+
+/// Whether a VM has a file as a disk, now or at its next start.
+fn has(obs: &VmObs, path: &str) -> bool {
+    obs.live.iter().chain([&obs.config]).any(|s| s.disks.values().any(|d| d.path == path))
 }
 
 /// Whether deleting these means that somebody's data goes.

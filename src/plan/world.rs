@@ -114,8 +114,21 @@ impl<'a> World<'a> {
         for (vm, obs) in &seen.vms {
             self.vms.entry(vm).or_default().push((name, obs));
         }
+        // Paths are sorted, and begin with the VM's name: the disks of a VM mostly follow one another.
+        let mut run: Option<(&'a Name, Vec<(&'a Name, Disk<'a>)>)> = None;
         for (path, obs) in &seen.disks {
-            self.disks.entry(&obs.stamp.vm).or_default().push((name, Disk { path, obs }));
+            let disk = (name, Disk { path, obs });
+            match &mut run {
+                Some((vm, disks)) if **vm == obs.stamp.vm => disks.push(disk),
+                _ => self.keep(run.replace((&obs.stamp.vm, vec![disk]))),
+            }
+        }
+        self.keep(run);
+    }
+
+    fn keep(&mut self, run: Option<(&'a Name, Vec<(&'a Name, Disk<'a>)>)>) {
+        if let Some((vm, mut disks)) = run {
+            self.disks.entry(vm).or_default().append(&mut disks);
         }
     }
 
