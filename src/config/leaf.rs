@@ -36,6 +36,15 @@ impl Leaf for Name {
     const WHAT: &'static str = "a name";
     fn parse(text: &str) -> Result<Self, Wrong> {
         Self::new(text).map_err(|error| {
+            // A letter that only looks like one of ours is named; what it was meant for cannot be told.
+            if let Some(c) = text.chars().find(|c| !c.is_ascii()) {
+                let help =
+                    format!("`{c}` is U+{:04X}: only ASCII is a name, since it is also a host name", u32::from(c));
+                return Wrong::new("E0216", error.to_string()).help(help);
+            }
+            if text.contains(|c: char| c.is_control()) {
+                return Wrong::new("E0216", error.to_string());
+            }
             let tidy: String = text
                 .chars()
                 .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
@@ -60,6 +69,9 @@ fn quantity(error: QuantityError, text: &str, units: &[(&str, u64)], usual: &str
         }
         QuantityError::UnknownUnit(unit) => {
             let number = text.strip_suffix(&*unit).unwrap_or_default();
+            if let Some(wrong) = written_otherwise(text, number, &unit, units) {
+                return wrong;
+            }
             let names = units.iter().map(|(u, _)| *u);
             let word = unit.trim();
             // `8G` and `8Gi` are what other tools call GiB; `8GB` means something else and is not one of them.
@@ -82,8 +94,50 @@ fn quantity(error: QuantityError, text: &str, units: &[(&str, u64)], usual: &str
             let help = format!("units are {}", names.collect::<Vec<_>>().join(", "));
             Wrong::new("E0213", format!("unknown unit `{unit}`")).suggest(meant).help(help)
         }
-        QuantityError::Malformed(text) => Wrong::new("E0214", format!("`{text}` is not {what}")),
+        QuantityError::Malformed(text) => {
+            let help =
+                "a number and its unit without a space: no sign, at most 64 bits, and whole in the smallest unit";
+            Wrong::new("E0214", format!("`{text}` is not {what}")).help(help)
+        }
     }
+}
+
+/// A quantity in the writing of other places: a decimal comma, an exponent, another base, several units in a row.
+fn written_otherwise(text: &str, number: &str, unit: &str, units: &[(&str, u64)]) -> Option<Wrong> {
+    let known = |name: &str| units.iter().any(|(u, _)| *u == name);
+    let letters = unit.trim_start_matches(|c: char| !c.is_ascii_alphabetic());
+    let wrong = |help: &str| Wrong::new("E0214", format!("`{text}` is not a number and a unit")).help(help);
+    if let Some(rest) = unit.strip_prefix(',') {
+        let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (fraction, unit) = rest.split_at(end);
+        // Three digits after a comma may be thousands: nothing is guessed.
+        let meant = (!fraction.is_empty() && fraction.len() < 3 && known(unit.trim()))
+            .then(|| format!("{number}.{fraction}{}", unit.trim()));
+        return Some(wrong("decimals stand after a point").suggest(meant));
+    }
+    if unit.contains(|c: char| c.is_ascii_digit()) {
+        let pieces = sum(text, units).map(|millis| Span(millis).exact());
+        let meant = pieces.filter(|_| units.len() == SPAN_UNITS.len() && known("ms"));
+        return Some(wrong("one decimal number, then one unit").suggest(meant));
+    }
+    (unit.starts_with(char::is_whitespace) && known(letters)).then(|| {
+        let meant = format!("{number}{letters}");
+        Wrong::new("E0214", format!("`{text}` has a space before its unit")).suggest(Some(meant))
+    })
+}
+
+/// `1m30s` in the smallest unit.
+fn sum(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let (mut rest, mut total) = (text, 0u64);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).filter(|n| *n > 0)?;
+        let (number, tail) = rest.split_at(digits);
+        let (unit, tail) = tail.split_at(tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len()));
+        let factor = units.iter().find(|(u, _)| *u == unit).map(|(_, f)| *f)?;
+        total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(factor)?)?;
+        rest = tail;
+    }
+    Some(total)
 }
 
 impl Leaf for Bytes {
@@ -168,7 +222,12 @@ impl Leaf for Share {
     const WHAT: &'static str = "a number of VMs or a percentage, like 3 or 25%";
     const ACCEPTS: Accepts = Accepts::Any;
     fn parse(text: &str) -> Result<Self, Wrong> {
-        let wrong = || Wrong::new("E0214", format!("`{text}` is not {}", Self::WHAT));
+        let wrong = || {
+            let tight: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+            let spaced = tight != text && <Self as Leaf>::parse(&tight).is_ok();
+            let wrong = Wrong::new("E0214", format!("`{text}` is not {}", Self::WHAT));
+            wrong.suggest(spaced.then_some(tight)).help("a whole number, or 0% to 100% in whole percents")
+        };
         match text.strip_suffix('%') {
             Some(percent) => match percent.parse::<u8>() {
                 Ok(percent) if percent <= 100 => Ok(Self::Percent(percent)),
@@ -201,8 +260,13 @@ impl Leaf for Address {
 
 impl Leaf for Digest {
     const WHAT: &'static str = "a digest, like sha256:…";
+    const ACCEPTS: Accepts = Accepts::Any;
     fn parse(text: &str) -> Result<Self, Wrong> {
-        Self::new(text).map_err(|error| Wrong::new("E0222", error).help("`sha256sum FILE` prints the digits"))
+        Self::new(text).map_err(|error| {
+            let lower = text.to_ascii_lowercase();
+            let meant = [lower.clone(), format!("sha256:{lower}")].into_iter().find(|t| Self::new(t).is_ok());
+            Wrong::new("E0222", error).suggest(meant).help("`sha256sum FILE` prints the digits")
+        })
     }
     fn leaf_schema() -> Value {
         json!({"type": "string", "pattern": schema::DIGEST})

@@ -173,7 +173,10 @@ pub(crate) fn documents<'s>(text: &'s str, file: u32, sink: &mut Sink) -> (Vec<N
                 let at = Mark::new(file, mark.line(), mark.col(), 1);
                 match error.kind() {
                     ErrorKind::RecursionLimitExceeded => too_deep(at, sink),
-                    _ => drop(sink.report("E0101", at, format!("this is not YAML: {}", error.info()))),
+                    _ => {
+                        let help = hint(text, mark.line(), &error.info());
+                        sink.report("E0101", at, format!("this is not YAML: {}", error.info())).help(help);
+                    }
                 }
                 true
             }
@@ -190,6 +193,46 @@ pub(crate) fn documents<'s>(text: &'s str, file: u32, sink: &mut Sink) -> (Vec<N
 
 fn too_deep(at: Mark, sink: &mut Sink) {
     sink.report("E0108", at, format!("nested deeper than {MAX_NESTING} levels"));
+}
+
+/// What is usually behind an error of syntax, by the lines about it: parsers see it only later.
+fn hint(text: &str, line: usize, said: &str) -> &'static str {
+    let first = line.saturating_sub(3);
+    let lines = || text.split('\n').flat_map(|l| l.strip_suffix('\r').unwrap_or(l).split('\r'));
+    let near: Vec<&str> = lines().skip(first).take(line.saturating_sub(first) + 1).collect();
+    let here = lines().nth(line.saturating_sub(1)).unwrap_or_default();
+    let indented_by = |c: char| near.iter().any(|l| l[..l.len() - l.trim_start().len()].contains(c));
+    let spaces = |l: &str| l.contains(|c: char| c != ' ' && c != '\t' && c.is_whitespace() || c == '\u{200b}');
+    let content = here.split(" #").next().unwrap_or_default().trim();
+    if here.contains(|c: char| c.is_control() && c != '\t') {
+        "a control character has no place in a text file: delete it"
+    } else if indented_by('\t') {
+        "indent with spaces: a tab is no indentation in YAML"
+    } else if near.iter().any(|l| spaces(l)) {
+        "a space here is not the one of the keyboard (U+0020): type it anew"
+    } else if content.contains('\u{ff1a}') {
+        "the colon is not the one of the keyboard (U+003A): type it anew"
+    } else if said.contains("BOM") {
+        "an invisible byte order mark stands here: delete it"
+    } else if here.starts_with("----") {
+        "documents are separated by exactly `---`"
+    } else if said.contains("flow") || said.contains("bracket") {
+        "a `{` or `[` is not closed, or a comma is missing or one too many"
+    } else if said.contains("unexpected character") || said.contains("anchor or alias") {
+        "text that begins like this stands in quotes"
+    } else if said.contains("quoted") {
+        "a quote is not closed"
+    } else if content.starts_with("<<<<<<<") || content.starts_with("=======") || content.starts_with(">>>>>>>") {
+        "a merge conflict is not resolved"
+    } else if said.contains("mapping values") && content.matches(": ").count() > 1 && !content.contains('{') {
+        "a value with `: ` in it stands in quotes"
+    } else if said.contains("':'") {
+        "a key is `name: value`, with a colon and a space"
+    } else if said.contains("directive") {
+        "leave the line with `%` out"
+    } else {
+        "keys of one map begin in the same column; one of the lines here is indented more or less than its neighbours"
+    }
 }
 
 /// A bound was passed: the rest of the document is not read.

@@ -82,11 +82,22 @@ impl<T: Leaf> Read for Loc<T> {
             Kind::Bad => return None,
             Kind::Scalar(scalar) => scalar,
             _ => {
-                sink.report("E0208", node.at, format!("expected {}, found {}", T::WHAT, node.what()));
+                let report = sink.report("E0208", node.at, format!("expected {}, found {}", T::WHAT, node.what()));
+                if matches!(node.kind, Kind::Map(_)) {
+                    report.help("text with `{` or `: ` in it stands in quotes");
+                }
                 return None;
             }
         };
-        let parsed = accepted(scalar, T::ACCEPTS, T::WHAT).and_then(|()| T::parse(&scalar.text));
+        let parsed = match accepted(scalar, T::ACCEPTS, T::WHAT) {
+            Ok(()) => T::parse(&scalar.text),
+            // Quotes make text of it; where that text is wrong as well, what is wrong with it says more.
+            Err(wrong) if T::ACCEPTS == Accepts::Text => match T::parse(&scalar.text) {
+                Ok(_) => Err(wrong),
+                Err(more) => Err(Wrong { help: more.help, suggestion: more.suggestion, ..wrong }),
+            },
+            Err(wrong) => Err(wrong),
+        };
         match parsed {
             Ok(value) => Some(Self { at: node.at, value }),
             Err(wrong) => {
@@ -143,7 +154,8 @@ impl<T> Named<T> {
 impl<T: Read> Read for Named<T> {
     fn read(node: &Node<'_>, sink: &mut Sink) -> Option<Self> {
         let Kind::Map(map) = &node.kind else {
-            return not("a map keyed by name", node, sink);
+            let help = "write `name: {…}` for each: a name keeps what it is, whatever is put before it";
+            return not_so("a map keyed by name", node, sink, Some(help));
         };
         let mut entries = Vec::with_capacity(map.len());
         for (key, value) in map.iter().filter(|(key, _)| !key.dropped) {
@@ -192,7 +204,14 @@ impl Read for Labels {
 impl<T: Read> Read for Vec<T> {
     fn read(node: &Node<'_>, sink: &mut Sink) -> Option<Self> {
         let Kind::List(items) = &node.kind else {
-            return not("a list", node, sink);
+            let scalar = match &node.kind {
+                Kind::Scalar(scalar) => Some(format!("[{}]", scalar.text)),
+                _ => None,
+            };
+            let help = scalar
+                .as_ref()
+                .map_or("a list is `[a, b]`, or a line `- a` for each".to_owned(), |one| format!("write `{one}`"));
+            return not_so("a list", node, sink, Some(&help));
         };
         Some(items.iter().filter_map(|item| field(&"the item", item, sink)).collect())
     }
@@ -213,10 +232,26 @@ impl<T: Read> Read for Box<T> {
 
 /// Reports that a value has the wrong shape, unless something was reported of it already.
 pub(crate) fn not<T>(expected: &str, node: &Node<'_>, sink: &mut Sink) -> Option<T> {
+    not_so(expected, node, sink, None)
+}
+
+/// As [`not`], with what to write.
+pub(crate) fn not_so<T>(expected: &str, node: &Node<'_>, sink: &mut Sink, help: Option<&str>) -> Option<T> {
     if !matches!(node.kind, Kind::Bad) {
-        sink.report("E0208", node.at, format!("expected {expected}, found {}", node.what()));
+        let report = sink.report("E0208", node.at, format!("expected {expected}, found {}", node.what()));
+        if let Some(help) = help {
+            report.help(help);
+        }
     }
     None
+}
+
+/// As [`not`], for a map with fields.
+pub(crate) fn not_map<T>(title: &str, known: &[&str], node: &Node<'_>, sink: &mut Sink) -> Option<T> {
+    let some = &known[..known.len().min(6)];
+    let more = if known.len() > some.len() { ", …" } else { "" };
+    let help = format!("a map like `{{{}: …}}`; its fields are {}{more}", known.first().unwrap_or(&""), listed(some));
+    not_so(&format!("a map ({title})"), node, sink, Some(&help))
 }
 
 /// Reads the value of a field; a field with nothing after its colon is an error of its own.
@@ -242,8 +277,11 @@ pub(crate) fn missing(
 ) {
     for field in required {
         let said = map.iter().any(|(key, _)| key.text == *field || key.dropped);
-        let misspelt =
-            || map.iter().any(|(key, _)| nearest(&key.text, known.iter().copied()).as_deref() == Some(field));
+        let misspelt = || {
+            map.iter().any(|(key, _)| {
+                nearest(&key.text, known.iter().copied()).as_deref() == Some(field) || glued(&key.text) == *field
+            })
+        };
         if !said && !misspelt() {
             let at = map.first().map_or(node.at, |(key, _)| key.at);
             sink.report("E0206", at, format!("`{field}` is missing in {title}"));
@@ -264,13 +302,71 @@ pub(crate) fn unknown(
         sink.report("E0220", key.at, format!("`{name}` {when}")).help("leave it out for now");
         return None;
     }
+    if let Some(name) = known.iter().copied().find(|name| glued(&key.text) == *name) {
+        let value = &key.text[name.len() + 1..];
+        sink.report("E0207", key.at, format!("`{}` is one word: a space is missing after the colon", key.text))
+            .suggest(Some(format!("{name}: {value}")));
+        return Some(name);
+    }
     let message = format!("unknown field `{}` in {title}", key.text);
     let near = nearest(&key.text, known.iter().copied());
     let report = sink.report("E0207", key.at, message).suggest(near.clone());
     if near.is_none() {
-        report.help(format!("{title} has {}", listed(known)));
+        report.help(match home(title, &key.text) {
+            Some(home) => format!("`{}` belongs to {home}", key.text),
+            None => format!("{title} has {}", listed(known)),
+        });
     }
     known.iter().copied().find(|name| near.as_deref() == Some(*name))
+}
+
+/// Where a field belongs that stands on the wrong level.
+fn home(title: &str, key: &str) -> Option<&'static str> {
+    const VM: &[&str] = &[
+        "from",
+        "image",
+        "cpus",
+        "maxCpus",
+        "memory",
+        "maxMemory",
+        "rootSize",
+        "persistence",
+        "disks",
+        "nics",
+        "machine",
+        "firmware",
+        "display",
+        "cloudInit",
+        "ready",
+        "stop",
+        "update",
+        "protect",
+        "placement",
+        "dependsOn",
+        "replicas",
+        "spread",
+    ];
+    const HOMES: &[(&str, &[&str], &str)] = &[
+        ("a document", &["name", "labels", "annotations"], "`metadata`"),
+        ("a document", &["run", "apps", "vms", "instances", "templates", "separate", "defaults", "limits"], "`spec`"),
+        ("a document", &["connection", "slots", "subnet", "bridge", "source", "digest", "target", "reason"], "`spec`"),
+        ("Service", VM, "an app, under `apps`"),
+        ("Module", VM, "a VM, under `vms`"),
+        ("VM", &["tcp", "http", "agent", "exec", "within", "every"], "`ready`"),
+        ("VM", &["network", "address"], "an interface, under `nics`"),
+        ("VM", &["size"], "a disk, under `disks`"),
+        ("VM", &["host", "security"], "`placement`"),
+        ("VM", &["minHosts", "maxPerHost"], "`spread`"),
+        ("VM", &["userData"], "`cloudInit`"),
+        ("VM", &["deadline", "powerOff"], "`stop`"),
+        ("VM", &["separate"], "the service, beside `apps`"),
+    ];
+    HOMES.iter().find(|(of, keys, _)| *of == title && keys.contains(&key)).map(|(_, _, home)| *home)
+}
+
+/// What stands before the colon of `port:80`; empty where there is none.
+fn glued(text: &str) -> &str {
+    text.split_once(':').map_or("", |(name, _)| name)
 }
 
 /// The name that was probably meant, by Damerau-Levenshtein distance at most 1 + a quarter of the length;
@@ -339,7 +435,7 @@ macro_rules! spec {
                 const LATER: &[(&str, &str)] = &[$($(($later, $when)),*)?];
                 const REQUIRED: &[&str] = &[$($($crate::config::read::spec!(@required $required $key),)?)*];
                 let $crate::config::node::Kind::Map(map) = &node.kind else {
-                    return $crate::config::read::not(concat!("a map (", $title, ")"), node, sink);
+                    return $crate::config::read::not_map($title, KNOWN, node, sink);
                 };
                 let before = sink.errors();
                 let mut out = Self { at: node.at, flawed: false, failed: Vec::new(), $($field: None,)* };

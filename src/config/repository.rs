@@ -87,8 +87,16 @@ impl Repository {
             }
         };
         let first = map.first().map_or(node.at, |(key, _)| key.at);
+        const PARTS: &[&str] = &["apiVersion", "kind", "metadata", "spec"];
+        if !map.is_empty()
+            && !map.iter().any(|(key, _)| key.dropped || nearest(&key.text, PARTS.iter().copied()).is_some())
+        {
+            self.lost.push(Lost { kind: None, name: None });
+            let help = "a document begins with `apiVersion` and `kind`; a `---` or `...` above may be one too many";
+            sink.report("E0201", first, "this is not a document of ours: it has none of its four parts").help(help);
+            return;
+        }
         for (key, _) in map.iter().filter(|(key, _)| !key.dropped) {
-            const PARTS: &[&str] = &["apiVersion", "kind", "metadata", "spec"];
             if !PARTS.contains(&&*key.text) {
                 unknown(key, "a document", PARTS, &[], sink);
             }
@@ -160,7 +168,13 @@ fn put<T>(docs: &mut Docs<T>, kind: &str, doc: Doc<Box<T>>, sink: &mut Sink) {
 }
 
 fn missing<T>(part: &str, at: Mark, sink: &mut Sink) -> Option<T> {
-    sink.report("E0206", at, format!("`{part}` is missing in the document"));
+    let help = match part {
+        "apiVersion" => format!("write `apiVersion: {API_VERSION}`"),
+        "kind" => "write `kind: Service`, or what it is".to_owned(),
+        "metadata" => "write `metadata: {name: …}`".to_owned(),
+        _ => format!("what it says stands under `{part}:`"),
+    };
+    sink.report("E0206", at, format!("`{part}` is missing in the document")).help(help);
     None
 }
 

@@ -30,8 +30,8 @@ impl Mark {
     /// The mark of one byte of a text.
     pub(crate) fn at_byte(file: u32, text: &str, byte: usize) -> Self {
         let before = &text.as_bytes()[..byte];
-        let start = before.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
-        let line = before.iter().filter(|b| **b == b'\n').count() + 1;
+        let start = breaks(before).last().map_or(0, |at| at + 1);
+        let line = breaks(before).count() + 1;
         Self::new(file, line, String::from_utf8_lossy(&before[start..]).chars().count(), 1)
     }
 
@@ -39,6 +39,12 @@ impl Mark {
     pub(crate) fn file(self) -> usize {
         self.file as usize
     }
+}
+
+/// Where lines end: YAML breaks them at LF, CR LF, and a CR alone (YAML 1.2, 5.4).
+fn breaks(text: &[u8]) -> impl Iterator<Item = usize> + '_ {
+    let ends = |at: usize| text[at] == b'\n' || (text[at] == b'\r' && text.get(at + 1) != Some(&b'\n'));
+    (0..text.len()).filter(move |at| ends(*at))
 }
 
 /// A diagnostic whose places are still marks.
@@ -93,7 +99,15 @@ impl Sink {
         self.add(code, Err(path.into()), message.into())
     }
 
-    fn add(&mut self, code: &'static str, at: Result<Mark, Arc<str>>, message: String) -> &mut Report {
+    fn add(&mut self, code: &'static str, at: Result<Mark, Arc<str>>, mut message: String) -> &mut Report {
+        /// Longest message, in characters: hostile values are quoted in it.
+        const LONGEST: usize = 400;
+        if let Some((end, _)) = message.char_indices().nth(LONGEST) {
+            let tail: String = message[end..].chars().rev().take(60).collect();
+            let tail: String = tail.chars().rev().collect();
+            message.truncate(end);
+            message = format!("{message}…{tail}");
+        }
         self.errors += usize::from(codes::is_error(code));
         let report = Report { code, at, message, also: Vec::new(), help: None, suggestion: None };
         if self.reports.len() < MAX_DIAGNOSTICS {
@@ -193,14 +207,14 @@ impl Places<'_> {
         let Some(file) = self.snapshot.files.get(mark.file()) else {
             return Place::file("");
         };
-        let starts = self.lines.entry(mark.file).or_insert_with(|| {
-            let newlines = file.text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(at, _)| at + 1);
-            std::iter::once(0).chain(newlines).collect()
-        });
+        let starts = self
+            .lines
+            .entry(mark.file)
+            .or_insert_with(|| std::iter::once(0).chain(breaks(file.text.as_bytes()).map(|at| at + 1)).collect());
         let line = mark.line.max(1) as usize;
         let start = starts.get(line - 1).copied().unwrap_or(file.text.len());
         let rest = &file.text[start..];
-        let text: String = rest.lines().next().unwrap_or_default().chars().take(LONGEST).collect();
+        let text: String = rest.split(['\n', '\r']).next().unwrap_or_default().chars().take(LONGEST).collect();
         let left = text.trim_end().chars().count().saturating_sub(mark.col as usize);
         let word = |c: &char| c.is_ascii_alphanumeric() || "-_./".contains(*c);
         let wanted = match mark.len {

@@ -10,6 +10,7 @@
     reason = "tests read their cases, and a panic is how they fail"
 )]
 
+mod bytes;
 mod cli;
 mod config;
 mod converge;
