@@ -1,5 +1,7 @@
 //! Drift: a VM that exists against what it should be, field by field, in our own model.
 
+use std::collections::BTreeSet;
+
 use super::digest;
 use super::impact::{self, When};
 use super::steps::{Edit, Op};
@@ -29,6 +31,8 @@ pub(crate) struct Diff {
     pub(crate) restamp: bool,
     /// Its next start brings what differs only now: fields that wait for it.
     pub(crate) waiting: Vec<Field>,
+    /// Fields of which only the definition differs: the running guest is as wanted.
+    pub(crate) settled: BTreeSet<Field>,
     /// Disks that would have to shrink: name, now, wanted.
     pub(crate) shrinks: Vec<(String, Bytes, Bytes)>,
 }
@@ -92,6 +96,16 @@ impl Differ<'_, '_> {
         class
     }
 
+    /// The change of a field that the running guest has as it is wanted: somebody edited the definition only, and
+    /// mending that disturbs nobody.
+    fn has_it_already(&mut self, field: Field, same: impl Fn(&Shape) -> bool) {
+        let Some(live) = self.obs.live.as_ref().filter(|_| self.obs.power.is_active()) else { return };
+        if let Some(change) = self.diff.fields.last_mut().filter(|f| f.field == field && same(live)) {
+            change.class = Class::None;
+            self.diff.settled.insert(field);
+        }
+    }
+
     fn text<T: ToString + PartialEq>(&mut self, field: Field, before: T, after: T) -> bool {
         let differs = before != after;
         if differs {
@@ -152,9 +166,11 @@ impl Differ<'_, '_> {
         // Processors
         let grows = live.is_some_and(|l| spec.cpus > l.cpus && spec.cpus <= l.max_cpus);
         let max_differs = self.text(Field::MaxCpus, config.max_cpus, spec.max_cpus);
+        self.has_it_already(Field::MaxCpus, |l| l.max_cpus == spec.max_cpus);
         if config.cpus != spec.cpus {
             let (before, after) = (config.cpus.to_string(), spec.cpus.to_string());
             self.change(Field::Cpus, "cpus", Some(before), Some(after), grows && spec.cpus > config.cpus);
+            self.has_it_already(Field::Cpus, |l| l.cpus == spec.cpus);
         } else if grows {
             let before = live.map(|l| l.cpus.to_string());
             self.change(Field::Cpus, "cpus", before, Some(spec.cpus.to_string()), true);
@@ -168,12 +184,14 @@ impl Differ<'_, '_> {
         // Memory
         let grows = live.is_some_and(|l| spec.memory > l.memory && spec.memory <= l.max_memory);
         let max_differs = self.text(Field::MaxMemory, config.max_memory.exact(), spec.max_memory.exact());
+        self.has_it_already(Field::MaxMemory, |l| l.max_memory == spec.max_memory);
         if config.memory != spec.memory {
             // A guest that never gave its memory back to the balloon has what it is promised already.
             let roomy = live.is_some_and(|l| spec.memory <= l.max_memory);
             let growth = roomy && spec.memory > config.memory;
             let (before, after) = (config.memory.exact(), spec.memory.exact());
             self.change(Field::Memory, "memory", Some(before), Some(after), growth);
+            self.has_it_already(Field::Memory, |l| l.memory == spec.memory);
         } else if grows {
             let before = live.map(|l| l.memory.exact());
             self.change(Field::Memory, "memory", before, Some(spec.memory.exact()), true);

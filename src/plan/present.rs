@@ -260,7 +260,12 @@ impl<'a> Draft<'a> {
         let text = worst.map_or(String::new(), |f| {
             let more = diff.fields.len() - 1;
             let tail = if more > 0 { format!(", and {more} more") } else { String::new() };
-            format!("{}{tail}: {}", f.path, super::impact::why_class(f.field, f.class))
+            let why = if diff.settled.contains(&f.field) {
+                "only its definition differs, the running guest has it so already"
+            } else {
+                super::impact::why_class(f.field, f.class)
+            };
+            format!("{}{tail}: {why}", f.path)
         });
         let code = if applied { "drift" } else { "fields" };
         Reason { code: code.to_owned(), text, origins, trigger: None }

@@ -33,6 +33,8 @@ pub enum Event {
     SetMemory(Name, Bytes),
     /// Somebody changes processors, in the same way.
     SetCpus(Name, u32),
+    /// Somebody changes processors in the definition only.
+    DefineCpus(Name, u32),
     /// Somebody sets libvirt's autostart.
     Autostart(Name, bool),
     /// A disk file of a VM is lost: VM and disk.
@@ -86,6 +88,7 @@ impl World {
                 shape.cpus = *cpus;
                 shape.max_cpus = shape.max_cpus.max(*cpus);
             }),
+            Event::DefineCpus(vm, cpus) => self.vm(vm)?.config.cpus = *cpus,
             Event::Autostart(vm, on) => self.vm(vm)?.autostart = *on,
             Event::LoseDisk(vm, disk) => self.lose_disk(vm, disk)?,
             Event::Foreign(name, host, memory) => {

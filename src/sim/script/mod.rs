@@ -9,7 +9,7 @@
 //! at step 5 kill host h2             an event in the middle of the next apply
 //! kill host h2 · cut host h2 · revive host h2 · slow host h2 3
 //! stop vm web-1 · start vm · pause vm · crash vm · undefine vm      somebody by hand
-//! set vm web-1 memory 256MiB · set vm web-1 cpus 2 · set vm web-1 autostart on
+//! set vm web-1 memory 256MiB · set vm web-1 cpus 2 · set vm web-1 autostart on · define vm web-1 cpus 2
 //! lose disk data of web-1 · foreign vm x memory 1GiB on h1 · bridge br0 on h1 · lose bridge br0 on h1
 //! lock host h1 by bob · unlock host h1 · delete store · advance 2h
 //! guest web-1 boots in 20s · guest web-1 never boots · guest web-1 ignores shutdown · guest web-1 keeps its memory

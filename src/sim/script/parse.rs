@@ -114,10 +114,10 @@ pub enum Show {
 }
 
 /// First words of statements, for suggestions.
-const VERBS: [&str; 32] = [
+const VERBS: [&str; 33] = [
     "host", "load", "plan", "apply", "fail", "hang", "half", "mute", "at", "kill", "cut", "revive", "slow", "stop",
-    "start", "pause", "crash", "undefine", "set", "lose", "foreign", "bridge", "lock", "unlock", "delete", "advance",
-    "guest", "hold", "restart", "withdraw", "expect", "show",
+    "start", "pause", "crash", "undefine", "set", "define", "lose", "foreign", "bridge", "lock", "unlock", "delete",
+    "advance", "guest", "hold", "restart", "withdraw", "expect", "show",
 ];
 
 /// Reads a script: each statement with its line.
@@ -196,6 +196,7 @@ fn event(words: &[&str]) -> Result<Option<Event>, String> {
         ["undefine", "vm", vm] => Event::Undefine(name(vm)?),
         ["set", "vm", vm, "memory", memory] => Event::SetMemory(name(vm)?, quantity(memory)?),
         ["set", "vm", vm, "cpus", cpus] => Event::SetCpus(name(vm)?, number(cpus)?),
+        ["define", "vm", vm, "cpus", cpus] => Event::DefineCpus(name(vm)?, number(cpus)?),
         ["set", "vm", vm, "autostart", on @ ("on" | "off")] => Event::Autostart(name(vm)?, *on == "on"),
         ["lose", "disk", disk, "of", vm] => Event::LoseDisk(name(vm)?, (*disk).to_owned()),
         ["foreign", "vm", domain, "memory", memory, "on", host] => {
