@@ -14,8 +14,8 @@ use super::shell::{Program, succeed};
 use super::xml::{self, Reading};
 use super::{accel, bridge, disk, images, lock, ready};
 use crate::model::{
-    Acceleration, BridgeObs, Bytes, Desired, DiskObs, HostObs, Name, PlacementRecord, Power, Readiness, Shape,
-    Unmanaged, VmObs,
+    Acceleration, BridgeObs, Bytes, Desired, DiskObs, HostObs, Name, PlacementRecord, Power, Readiness, Shape, Stamp,
+    Unmanaged, VmObs, domain_uuid,
 };
 use crate::observe::Look;
 
@@ -117,7 +117,11 @@ fn sort_domains(host: &RealHost, seen: &[Seen]) -> (BTreeMap<Name, VmObs>, Vec<U
         let Ok(config) = xml::read(&domain.config) else { continue };
         let live = domain.live.as_deref().and_then(|x| xml::read(x).ok());
         match &config.stamp {
-            Some(Ok(stamp)) if stamp.fleet == host.folders.fleet && !vms.contains_key(&stamp.vm) => {
+            Some(Ok(stamp))
+                if stamp.fleet == host.folders.fleet
+                    && is_genuine(stamp, domain.uuid)
+                    && !vms.contains_key(&stamp.vm) =>
+            {
                 vms.insert(stamp.vm.clone(), vm(domain, &config, live, stamp.clone()));
             }
             stamp => unmanaged.push(Unmanaged {
@@ -132,7 +136,12 @@ fn sort_domains(host: &RealHost, seen: &[Seen]) -> (BTreeMap<Name, VmObs>, Vec<U
     (vms, unmanaged)
 }
 
-fn vm(domain: &Seen, config: &Reading, live: Option<Reading>, stamp: crate::model::Stamp) -> VmObs {
+/// Whether a stamp is of the domain that carries it: a copy of one of ours has another UUID. Of an adopted VM we never chose it.
+fn is_genuine(stamp: &Stamp, uuid: Uuid) -> bool {
+    stamp.adopted.is_some() || uuid == domain_uuid(&stamp.fleet, &stamp.vm, stamp.incarnation)
+}
+
+fn vm(domain: &Seen, config: &Reading, live: Option<Reading>, stamp: Stamp) -> VmObs {
     let screen = live.as_ref().and_then(|l| l.screen.clone());
     let live = live.map(|l| Shape {
         memory: domain.balloon.unwrap_or(l.shape.memory),

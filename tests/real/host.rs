@@ -392,6 +392,16 @@ async fn change(world: &World) {
     world.done(Op::Start { vm: vm.clone(), uuid }).await;
     assert_eq!(world.vm().await.power, Power::Running);
 
+    // A copy that somebody made of it, stamp and all, is not taken for it.
+    let mut copy = spec.clone();
+    (copy.uuid, copy.domain, copy.console) = (uuid::Uuid::from_u128(1), "copy".to_owned(), world.path("copy.console"));
+    let copied = copy.uuid;
+    world.step(Op::Define { domain: copy, stamp: stamp.clone() }).await.unwrap();
+    let seen = world.observe().await;
+    assert_eq!((seen.vms.len(), seen.vms[&vm].uuid), (1, uuid));
+    assert_eq!(seen.unmanaged.iter().map(|u| u.uuid).collect::<Vec<_>>(), [copied]);
+    world.done(Op::Undefine { vm: vm.clone(), uuid: copied, drop_save: false }).await;
+
     let ask = StopPolicy { deadline: Span(300), power_off: false };
     assert!(world.step(Op::Stop { vm: vm.clone(), uuid, policy: ask }).await.is_err(), "a deaf guest is not forced");
     let force = StopPolicy { power_off: true, ..ask };
