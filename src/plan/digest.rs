@@ -101,9 +101,22 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
             Op::PutImage { file, .. } => {
                 let _ = write!(key, "|fetch {}", file.digest.as_str());
             }
+            Op::MakeBridge { bridge, address, .. } => {
+                let _ = write!(key, "|bridge {bridge} {}", address.as_deref().unwrap_or("-"));
+            }
             Op::Define { stamp, .. } | Op::Edit { stamp, .. } => {
                 let image = stamp.image.as_ref().map_or("-", |d| d.as_str());
                 let _ = write!(key, "|spec {} image {image}", stamp.spec);
+                // Where its interfaces are plugged in and what they are called is the network's document's to say.
+                for (name, nic) in &stamp.nics {
+                    let address = nic.address.map_or_else(|| "-".to_owned(), |a| a.to_string());
+                    let _ = write!(key, "|nic {name} {address}");
+                }
+                if let Op::Define { domain, .. } = &step.op {
+                    for nic in &domain.nics {
+                        let _ = write!(key, "|on {}", nic.bridge);
+                    }
+                }
             }
             _ => {}
         }

@@ -59,8 +59,10 @@ impl<'a> Draft<'a> {
         let trigger = needed_by.first().map(|n| self.actions[*n].id.clone());
         let text = if image.files().len() == 1 {
             format!("not in the store of {} yet", host.name)
+        } else if missing.len() == image.files().len() {
+            format!("none of its {} files is in the store of {} yet", missing.len(), host.name)
         } else {
-            format!("{} of its {} files are not in the store of {} yet", missing.len(), image.files().len(), host.name)
+            format!("{} of its {} files not in the store of {} yet", missing.len(), image.files().len(), host.name)
         };
         let steps = missing.into_iter().map(|file| Op::PutImage { file: file.clone(), path: image_path(host, file) });
         let mut act = plain(subject, Verb::Fetch, &host.name, steps);

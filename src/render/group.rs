@@ -27,6 +27,7 @@ impl<'a> Line<'a> {
     pub(super) fn subject(&self, ellipsis: &str) -> String {
         match self.actions.as_slice() {
             [one] => one.subject.to_string(),
+            [first, .., last] if first.subject == last.subject => format!("{} ({})", first.subject, self.len()),
             [first, .., last] => format!("{} {ellipsis} {} ({})", first.subject, last.subject, self.len()),
             [] => String::new(),
         }

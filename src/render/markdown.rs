@@ -1,6 +1,7 @@
 //! A plan as a comment of a pull request: for a reviewer who has one minute.
 //!
-//! What does not fit the budget is left out lowest impact first; destructive rows and the summary never are.
+//! What does not fit the budget is left out lowest impact first; the summary never is, and destructive rows that do not
+//! fit even in short are counted in their table.
 
 use std::fmt::Write as _;
 
@@ -17,7 +18,7 @@ pub const COMMENT_BUDGET: usize = 60_000;
 /// Bytes kept free for the approval line and for saying what was left out.
 const RESERVE: usize = 700;
 
-/// The plan as Markdown of at most `budget` bytes, unless the destructive rows alone need more.
+/// The plan as Markdown of at most `budget` bytes.
 pub fn markdown(plan: &Plan, budget: usize) -> String {
     let mut page = Page { text: String::new(), budget: budget.saturating_sub(RESERVE), left_out: 0 };
     page.text.push_str(&head(plan));
@@ -68,7 +69,7 @@ impl Page {
         }
     }
 
-    /// The table: destructive rows always, then what fits, worst first.
+    /// The table: destructive rows first, in short where all of them do not fit in full, then what fits, worst first.
     fn table(&mut self, sections: &Sections<'_>) {
         let sum = sections.destructive.len() + sections.disruptive.len() + sections.blocked.len() + sections.safe.len();
         if sum == 0 {
@@ -78,11 +79,14 @@ impl Page {
         // Rows that would not fit in full are said short, but said.
         let full: Vec<String> = sections.destructive.iter().map(|a| row(&Line { actions: vec![a] })).collect();
         let short = self.text.len() + full.iter().map(String::len).sum::<usize>() > self.budget;
-        for (action, full) in sections.destructive.iter().zip(&full) {
-            if short {
-                let _ = writeln!(self.text, "| − | `{}` | | **{}** | | |", action.subject, words::what(action));
-            } else {
-                self.text.push_str(full);
+        for (number, (action, full)) in sections.destructive.iter().zip(&full).enumerate() {
+            let said = format!("| − | `{}` | | **{}** | | |\n", action.subject, words::what(action));
+            if !self.maybe(if short { &said } else { full }) {
+                // More than fit even so: counted where the eye is, never left out silently.
+                let rest = sections.destructive.len() - number;
+                let n = words::count(rest, "more destructive action", "more destructive actions");
+                let _ = writeln!(self.text, "| − | **{n}, not shown here** | | | | `stablehand plan` prints them |");
+                break;
             }
         }
         for section in [&sections.disruptive, &sections.blocked, &sections.safe] {
@@ -227,7 +231,7 @@ fn caution(plan: &Plan) -> String {
     }
     let more = sections.destructive.len().saturating_sub(10);
     if more > 0 {
-        lines.push(format!("**{more} more** are in the table."));
+        lines.push(format!("**{more} more** in the table."));
     }
     let mut stops: Vec<String> = Vec::new();
     for line in fold(&sections.blocked, false).iter().take(6) {

@@ -227,6 +227,19 @@ fn a_comment_keeps_its_budget_and_every_destructive_row() {
 }
 
 #[test]
+fn destructive_rows_past_the_budget_are_counted() {
+    let mut plan = empty();
+    for n in 0..3_000 {
+        plan.actions.push(action(&format!("a-long-name-of-a-service-{n}-x"), Verb::Destroy, Class::DestroyData));
+    }
+    let page = markdown(&plan, COMMENT_BUDGET);
+    assert!(page.len() <= COMMENT_BUDGET, "{}", page.len());
+    let shown = page.lines().filter(|l| l.starts_with("| − | `")).count();
+    assert!(page.contains(&format!("**{} more destructive actions, not shown here**", 3_000 - shown)), "{shown}");
+    assert!(page.contains("3000 destructive") && page.contains("--effects vp1-7k3q9m2t"));
+}
+
+#[test]
 fn a_chart_stays_within_what_forges_draw() {
     let mut plan = empty();
     for n in 0..300u32 {

@@ -202,6 +202,6 @@ fn codes_and_fields_are_explained() {
     let impact = lab.run(&["explain-impact"]);
     assert!(impact.out.contains("maxMemory") && impact.out.contains("staged | reboot"), "{impact:?}");
     let why = lab.run(&["why", "vm/shop-web-1", "--observed", "none"]);
-    assert!(why.out.contains("<- here"), "{why:?}");
+    assert!(why.out.contains("<- chosen"), "{why:?}");
     assert_eq!(lab.run(&["why", "vm/nobody", "--observed", "none"]).code, 1);
 }

@@ -77,3 +77,25 @@ fn every_plan_says_what_it_does_and_nothing_is_left_to_do() {
         }
     });
 }
+
+#[test]
+fn effects_are_what_is_done_and_not_how_it_is_written() {
+    const FLEET: &str = "apiVersion: stablehand/v1alpha1\nkind: Fleet\nmetadata: {name: lab}\nspec: {defaults: {machine: pc-q35-7.2}}\n---\n\
+        apiVersion: stablehand/v1alpha1\nkind: Host\nmetadata: {name: h1}\nspec: {connection: 'qemu:///embed?root=/sim/h1', slots: 8}\n---\n\
+        apiVersion: stablehand/v1alpha1\nkind: Network\nmetadata: {name: lan}\nspec:\n  bridge: {name: br0, create: true}\n  subnet: 10.0.0.0/24\n  range: {from: 10.0.0.10, to: 10.0.0.12}\n---\n\
+        apiVersion: stablehand/v1alpha1\nkind: Image\nmetadata: {name: tiny}\nspec: {source: {path: t.qcow2}, digest: \"sha256:a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1a1\", format: qcow2, learnsAddressBy: none}\n---\n\
+        apiVersion: stablehand/v1alpha1\nkind: Service\nmetadata: {name: shop}\nspec:\n  apps:\n    web: {image: tiny, memory: 1GiB, nics: {lan: {network: lan}}}\n";
+    let effects = |path: &str, text: &str| {
+        let mut session = Session::default();
+        session.follow(lab::load([(path, text)]));
+        lab::plan(&session).effects
+    };
+    let first = effects("fleet.yaml", FLEET);
+    assert_eq!(effects("another/name.yaml", FLEET), first);
+    assert_eq!(effects("fleet.yaml", &format!("# a remark\n\n{}", FLEET.replace("1GiB", "1024MiB"))), first);
+    for (old, new) in
+        [("1GiB", "2GiB"), ("br0", "br7"), ("10.0.0.", "10.9.0."), ("a1a1a1a1a1a1a1a1", "b2b2b2b2b2b2b2b2")]
+    {
+        assert_ne!(effects("fleet.yaml", &FLEET.replace(old, new)), first, "{old} -> {new} does something else");
+    }
+}

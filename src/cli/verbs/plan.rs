@@ -181,7 +181,9 @@ fn about(plan: &Plan, address: &Address, vms: &[Name]) -> bool {
 pub(crate) fn happens(plan: &Plan, address: &Address, vms: &[Name]) -> String {
     let concerns = |subject: &Address| subject == address || matches!(subject, Address::Vm(n) if vms.contains(n));
     let mut out = String::new();
-    for action in plan.actions.iter().filter(|a| concerns(&a.subject)) {
+    // Of a host, everything that happens on it.
+    let there = |a: &plan::Action| matches!(address, Address::Host(h) if a.to.as_ref().or(a.from.as_ref()) == Some(h));
+    for action in plan.actions.iter().filter(|a| concerns(&a.subject) || there(a)) {
         let origin = action.reason.origins.first().map(|o| format!("   {o}")).unwrap_or_default();
         out.push_str(&format!(
             "{}: {} ({}), because {}{origin}\n",
@@ -206,7 +208,9 @@ fn scores_table(scores: &[plan::HostScore]) -> Table {
     let mut table = Table::new(&["host", "score", ""]).right(1);
     for score in scores {
         let (number, why) = match &score.verdict {
-            plan::Verdict::Score(n) => (n.to_string(), if score.chosen { "<- here".to_owned() } else { String::new() }),
+            plan::Verdict::Score(n) => {
+                (n.to_string(), if score.chosen { "<- chosen".to_owned() } else { String::new() })
+            }
             plan::Verdict::Rejected(why) if score.chosen => {
                 ("-".to_owned(), format!("<- here; a new one would not fit: {why}"))
             }
