@@ -71,8 +71,8 @@ pub struct VmRow {
 pub struct ServiceRow {
     /// `service/shop` or `module/desk/ann`.
     pub service: String,
-    /// Whether all of its applications are: each has its wanted replicas ready. `None`: one that is not seen may be
-    /// on a host that did not answer.
+    /// Whether all of its applications are: each has its wanted replicas ready. `None`: none is wanted, or one
+    /// that is not seen may be on a host that did not answer.
     pub available: Option<bool>,
     /// Ready and wanted VMs of each application.
     pub apps: BTreeMap<Name, (u32, u32)>,
@@ -226,14 +226,23 @@ fn services(desired: &Desired, seen: &BTreeMap<&Name, (&Name, &VmObs)>, rows: &[
         let empty = ServiceRow { service: service.clone(), available: None, apps: BTreeMap::new() };
         let cell = services.entry(service).or_insert(empty).apps.entry(app.clone()).or_default();
         let runs = |obs: &VmObs| obs.power == Power::Running && !matches!(obs.ready, Readiness::NotReady(_));
+        if vm.run != RunState::Started {
+            // It is as it should be when it serves nobody.
+            continue;
+        }
         cell.0 += u32::from(seen.get(&vm.name).is_some_and(|(_, obs)| runs(obs)));
         cell.1 += 1;
     }
     for row in services.values_mut() {
         let all = row.apps.values().all(|(ready, wanted)| ready >= wanted);
-        row.available = (all || !blind.contains(&row.service)).then_some(all);
+        row.available = (wanted(row) > 0 && (all || !blind.contains(&row.service))).then_some(all);
     }
     services.into_values().collect()
+}
+
+/// How many VMs of a service should run.
+fn wanted(row: &ServiceRow) -> u32 {
+    row.apps.values().map(|(_, wanted)| wanted).sum()
 }
 
 /// The status as tables: VMs, services, and what is not ours.
@@ -260,6 +269,7 @@ pub fn status_text(status: &Status, style: &Style) -> String {
             let available = match row.available {
                 Some(true) => "yes",
                 Some(false) => "NO",
+                None if wanted(row) == 0 => "off",
                 None => "unknown",
             };
             services.row(vec![row.service.clone(), available.to_owned(), apps.join(", ")]);
