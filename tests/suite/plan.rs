@@ -91,7 +91,7 @@ fn effects_are_what_is_done_and_not_how_it_is_written() {
         lab::plan(&session).effects
     };
     let first = effects("fleet.yaml", FLEET);
-    assert_eq!(effects("another/name.yaml", FLEET), first);
+    assert_eq!(effects("another-name.yaml", FLEET), first);
     assert_eq!(effects("fleet.yaml", &format!("# a remark\n\n{}", FLEET.replace("1GiB", "1024MiB"))), first);
     for (old, new) in
         [("1GiB", "2GiB"), ("br0", "br7"), ("10.0.0.", "10.9.0."), ("a1a1a1a1a1a1a1a1", "b2b2b2b2b2b2b2b2")]
