@@ -179,7 +179,7 @@ pub(crate) struct Apply {
     /// Do what this saved plan says, or less where the world has moved on, never more
     #[arg(long, value_name = "FILE", conflicts_with = "effects")]
     pub(crate) plan: Option<PathBuf>,
-    /// Do it only if the plan has exactly these effects
+    /// Do it only if the plan has exactly these effects: once for a revision
     #[arg(long, value_name = "HASH")]
     pub(crate) effects: Option<String>,
 }

@@ -18,6 +18,8 @@ use super::failure::Failure;
 pub(crate) struct Surroundings {
     /// The folder that relative paths start from.
     pub(crate) folder: PathBuf,
+    /// The fleet's folder, where whoever asks has named it already.
+    pub(crate) fleet: Option<PathBuf>,
     /// `NO_COLOR`, `HOME`, `XDG_STATE_HOME`, `USER`, `PATH`, …
     pub(crate) variables: BTreeMap<String, String>,
     /// Whether we are root.
@@ -34,6 +36,7 @@ impl Surroundings {
         let variables = names.iter().filter_map(|n| Some(((*n).to_owned(), std::env::var(n).ok()?))).collect();
         Self {
             folder: std::env::current_dir().unwrap_or_default(),
+            fleet: None,
             variables,
             root: rustix::process::geteuid().is_root(),
             verb: String::new(),
@@ -61,6 +64,7 @@ impl Surroundings {
 }
 
 /// A verb's surroundings, flags and streams.
+#[derive(Clone)]
 pub(crate) struct Context {
     /// Flags of every verb.
     pub(crate) global: Global,
@@ -149,6 +153,17 @@ impl Context {
     pub(crate) fn read(&self, path: &Path) -> Result<String, Failure> {
         let full = self.path(path);
         std::fs::read_to_string(&full).map_err(|e| Failure::caused(format!("cannot read `{}`", path.display()), &e))
+    }
+
+    /// Removes a file beside one that a person named, if it is there.
+    #[expect(clippy::disallowed_methods, reason = "files that a person names on the command line")]
+    pub(crate) fn remove(&self, path: &Path) -> Result<(), Failure> {
+        match std::fs::remove_file(self.path(path)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Failure::caused(format!("cannot remove `{}`", path.display()), &e))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes a file that a person named, whole or not at all.

@@ -30,7 +30,7 @@ pub(crate) struct Fleet {
 pub(crate) struct Seen {
     /// What the hosts said.
     pub(crate) observed: Observed,
-    /// What people asked for by hand; nothing with recorded state.
+    /// What people asked for by hand.
     pub(crate) demand: Demand,
     /// `live`, `none` or the folder.
     pub(crate) source: String,
@@ -89,14 +89,14 @@ impl Context {
                 Ok(Seen { observed, demand: Demand::default(), source: "none".to_owned() })
             }
             folder => {
-                let observed = self.recorded(Path::new(folder), &desired.fleet.name)?;
-                Ok(Seen { observed, demand: Demand::default(), source: folder.to_owned() })
+                let (observed, demand) = self.recorded(Path::new(folder), &desired.fleet.name)?;
+                Ok(Seen { observed, demand, source: folder.to_owned() })
             }
         }
     }
 
-    /// Reads recorded observed state.
-    pub(crate) fn recorded(&self, folder: &Path, fleet: &Name) -> Result<Observed, Failure> {
+    /// Reads recorded observed state, and what people had asked for by hand then.
+    pub(crate) fn recorded(&self, folder: &Path, fleet: &Name) -> Result<(Observed, Demand), Failure> {
         let file = folder.join(OBSERVED);
         let stale = |failure: Failure| {
             failure
@@ -114,8 +114,18 @@ impl Context {
             Some(other) if other != fleet => {
                 Err(stale(Failure::new(format!("`{}` was recorded of fleet `{other}`, not `{fleet}`", file.display()))))
             }
-            _ => Ok(observed),
+            _ => Ok((observed, self.recorded_demand(folder).map_err(stale)?)),
         }
+    }
+
+    /// The file is there when somebody held something.
+    fn recorded_demand(&self, folder: &Path) -> Result<Demand, Failure> {
+        let file = folder.join(DEMAND);
+        if !self.path(&file).exists() {
+            return Ok(Demand::default());
+        }
+        serde_json::from_str(&self.read(&file)?)
+            .map_err(|e| Failure::caused(format!("`{}` is not recorded demand", file.display()), &e))
     }
 
     /// The real hosts of a fleet, or those that `watch` has open already.
@@ -129,6 +139,8 @@ impl Context {
 
 /// The file of recorded observed state in its folder.
 pub(crate) const OBSERVED: &str = "observed.json";
+/// What people asked for by hand, beside it: a plan must not take it for drift.
+pub(crate) const DEMAND: &str = "demand.json";
 
 /// Observes live, and adds what the store knows of the past.
 pub(crate) async fn observe(

@@ -19,6 +19,7 @@ pub(crate) async fn forward(folder: &Path, context: &Context, arguments: &[Strin
     let request = Request {
         arguments: arguments.to_vec(),
         folder: context.around.folder.clone(),
+        fleet: context.global.fleet.clone(),
         who: context.around.who(),
         color: context.console.color && !context.global.no_color && context.around.get("NO_COLOR").is_none(),
         width: context.console.width,
@@ -65,7 +66,7 @@ async fn answer(request: Request, mut line: Line, inside: Arc<Inside>, around: S
     let (replies, mut inbox) = unbounded_channel();
     let (answers, answered) = mpsc::channel();
     let console = console(&request, &replies, answered);
-    let around = Surroundings { folder: request.folder.clone(), ..around };
+    let around = Surroundings { folder: request.folder.clone(), fleet: Some(request.fleet.clone()), ..around };
     tokio::spawn(async move {
         let code = super::run_inside(request.arguments, around, console, inside).await;
         let _ = replies.send(Reply::Exit(code));

@@ -60,7 +60,7 @@ async fn run(
     inside: Option<Arc<watch::Inside>>,
 ) -> u8 {
     let words = std::iter::once("stablehand".to_owned()).chain(arguments.iter().cloned());
-    let parsed = match Arguments::try_parse_from(words) {
+    let mut parsed = match Arguments::try_parse_from(words) {
         Ok(parsed) => parsed,
         Err(error) if error.use_stderr() => {
             console.err(&error.render().to_string());
@@ -71,6 +71,9 @@ async fn run(
             return Exit::Ok as u8;
         }
     };
+    if let Some(fleet) = around.fleet.take() {
+        parsed.global.fleet = fleet;
+    }
     around.verb = verb_name(&parsed.verb).to_owned();
     let context = Context { global: parsed.global, around, console: console.clone(), inside };
     let result = match served(&context, &parsed.verb, &arguments).await {

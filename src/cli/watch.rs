@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::Notify;
+
 use crate::execute::StopFlag;
 use crate::model::Name;
 use crate::observe::Boxed;
@@ -48,8 +50,15 @@ impl Inside {
 
 /// `watch`
 pub(crate) async fn watch(mut context: Context, args: &args::Watch) -> Outcome {
-    // A fleet that has never been valid has no name, hence no state folder.
-    let first = last_good(&context).map_or_else(|| context.load(None), Ok)?;
+    let rhythm = Rhythm { resync: args.resync.duration(), debounce: args.debounce.duration() };
+    // A fleet that has never been valid has no name, hence no state folder: it is waited for.
+    let first = match first_good(&context).map_or_else(|| read(&context).ok(), Some) {
+        Some(first) => first,
+        None => match wait_for_good(&context, rhythm).await? {
+            Some(first) => first,
+            None => return Ok(Exit::Ok),
+        },
+    };
     let name = first.desired.fleet.name.clone();
     let folder = context.state_dir(&name)?;
     let store = context.store(&name)?;
@@ -80,7 +89,6 @@ pub(crate) async fn watch(mut context: Context, args: &args::Watch) -> Outcome {
         socket.display()
     ));
     let serving = tokio::spawn(forward::serve(server, inside, context.around.clone()));
-    let rhythm = Rhythm { resync: args.resync.duration(), debounce: args.debounce.duration() };
     let work = Arc::new(Watching { context, good: Mutex::new(Arc::new(first)), said: Mutex::new(String::new()) });
     let result = run(work, followed, rhythm).await;
     serving.abort();
@@ -93,13 +101,71 @@ pub(crate) async fn watch(mut context: Context, args: &args::Watch) -> Outcome {
 const ANCESTORS: u32 = 20;
 
 /// The newest commit of a followed branch that is valid: what is kept healthy beside a bad one.
-fn last_good(context: &Context) -> Option<Fleet> {
+fn first_good(context: &Context) -> Option<Fleet> {
     let branch = context.global.rev.as_deref()?;
     (0..=ANCESTORS).find_map(|n| {
         let snapshot = context.snapshot(Some(&format!("{branch}~{n}"))).ok()?;
         let desired = crate::config::load(&snapshot).ok()?.desired;
         Some(Fleet { desired, snapshot })
     })
+}
+
+/// Reads and validates the fleet, or says what is wrong with it.
+fn read(context: &Context) -> Result<Fleet, Found> {
+    let snapshot = context
+        .snapshot(None)
+        .map_err(|failure| Found::Bad { revision: "(unreadable)".to_owned(), why: failure.render() })?;
+    match crate::config::load(&snapshot) {
+        Ok(loaded) => Ok(Fleet { desired: loaded.desired, snapshot }),
+        Err(diagnostics) => {
+            let why = crate::config::diagnostic::text(&diagnostics);
+            Err(Found::Bad { revision: snapshot.revision, why })
+        }
+    }
+}
+
+/// Says what is wrong and waits until the fleet is valid; `None`: asked to end before it was.
+async fn wait_for_good(context: &Context, rhythm: Rhythm) -> Result<Option<Fleet>, Failure> {
+    let work = Arc::new(Waiting { context: context.clone(), first: Mutex::new(None), is_there: Notify::new() });
+    tokio::select! {
+        ended = run(work.clone(), followed(context), rhythm) => {
+            return ended.map(|()| None).map_err(|e| Failure::caused("the watch ended", &e));
+        }
+        () = work.is_there.notified() => {}
+    }
+    Ok(work.first.lock().unwrap_or_else(PoisonError::into_inner).take())
+}
+
+/// The loop's work before anything valid was seen: only to look.
+struct Waiting {
+    context: Context,
+    first: Mutex<Option<Fleet>>,
+    is_there: Notify,
+}
+
+impl Work for Waiting {
+    fn known(&self) -> Option<String> {
+        None
+    }
+    fn read(&self) -> Found {
+        match read(&self.context) {
+            Ok(fleet) => {
+                let revision = fleet.desired.revision.clone();
+                *self.first.lock().unwrap_or_else(PoisonError::into_inner) = Some(fleet);
+                Found::Good { revision }
+            }
+            Err(bad) => bad,
+        }
+    }
+    fn pass(self: Arc<Self>, revision: String, _: Arc<StopFlag>) -> Boxed<'static, PassEnd> {
+        Box::pin(async move {
+            self.is_there.notify_one();
+            PassEnd { revision, effects: String::new(), outcome: Ended::Settled }
+        })
+    }
+    fn say(&self, notice: &Notice) {
+        say(&self.context, notice);
+    }
 }
 
 /// The folder, or the references of its repository.
@@ -160,22 +226,18 @@ impl Work for Watching {
     }
 
     fn read(&self) -> Found {
-        let snapshot = match self.context.snapshot(None) {
-            Ok(snapshot) => snapshot,
-            Err(failure) => return Found::Bad { revision: "(unreadable)".to_owned(), why: failure.render() },
+        let fleet = match read(&self.context) {
+            Ok(fleet) => fleet,
+            Err(bad) => return bad,
         };
-        let revision = snapshot.revision.clone();
-        let desired = match crate::config::load(&snapshot) {
-            Ok(loaded) => loaded.desired,
-            Err(diagnostics) => return Found::Bad { revision, why: crate::config::diagnostic::text(&diagnostics) },
-        };
+        let revision = fleet.desired.revision.clone();
         let mut good = self.good.lock().unwrap_or_else(PoisonError::into_inner);
-        let (before, now) = (&good.desired.fleet.name, &desired.fleet.name);
+        let (before, now) = (&good.desired.fleet.name, &fleet.desired.fleet.name);
         if before != now {
             let why = format!("the fleet is called `{now}` now; this watch is of `{before}`: start another one\n");
             return Found::Bad { revision, why };
         }
-        *good = Arc::new(Fleet { desired, snapshot });
+        *good = Arc::new(fleet);
         Found::Good { revision }
     }
 
@@ -205,21 +267,26 @@ impl Work for Watching {
     }
 
     fn say(&self, notice: &Notice) {
-        let console = &self.context.console;
-        match notice {
-            Notice::Revision(revision) => console.note(&format!("revision {}", render::short_revision(revision))),
-            Notice::Bad { revision, why, healing } => {
-                console.err(why);
-                let healing = healing.as_deref().map_or_else(
-                    || "nothing good was seen yet".to_owned(),
-                    |good| format!("{} is kept healthy meanwhile", render::short_revision(good)),
-                );
-                console.note(&format!("revision {} is not used: {healing}", render::short_revision(revision)));
-            }
-            Notice::BackOff { wait, tries } => {
-                let wait = crate::model::Span(*wait);
-                console.note(&format!("failed ({tries} in a row): again in {wait}, or when the fleet changes"));
-            }
+        say(&self.context, notice);
+    }
+}
+
+/// Tells people what the loop has noticed.
+fn say(context: &Context, notice: &Notice) {
+    let console = &context.console;
+    match notice {
+        Notice::Revision(revision) => console.note(&format!("revision {}", render::short_revision(revision))),
+        Notice::Bad { revision, why, healing } => {
+            console.err(why);
+            let healing = healing.as_deref().map_or_else(
+                || "waiting for one that is valid".to_owned(),
+                |good| format!("{} is kept healthy meanwhile", render::short_revision(good)),
+            );
+            console.note(&format!("revision {} is not used: {healing}", render::short_revision(revision)));
+        }
+        Notice::BackOff { wait, tries } => {
+            let wait = crate::model::Span(*wait);
+            console.note(&format!("failed ({tries} in a row): again in {wait}, or when the fleet changes"));
         }
     }
 }

@@ -126,6 +126,12 @@ impl<'p> Machine<'p> {
         self.skip_waiters();
     }
 
+    /// A step that changes nothing was given up, as we were asked to stop.
+    pub fn given_up(&mut self, action: usize, step: usize) {
+        self.states[action] = State::Between(step);
+        self.stopping = true;
+    }
+
     /// No further step begins; those that run are waited for.
     pub fn stop(&mut self) {
         self.stopping = true;

@@ -7,20 +7,33 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::machine::{HostLimits, Machine, Outcome};
 use super::{Actuator, Done, Journal, Progress, StepError};
-use crate::plan::{Action, ActionId, Plan};
+use crate::plan::{Action, ActionId, Op, Plan};
 
 /// Asks an execution to stop between steps (SIGTERM, a newer commit).
 #[derive(Debug, Default)]
-pub struct StopFlag(AtomicBool);
+pub struct StopFlag {
+    raised: AtomicBool,
+    waiters: tokio::sync::Notify,
+}
 
 impl StopFlag {
     /// No further step begins.
     pub fn raise(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.raised.store(true, Ordering::SeqCst);
+        self.waiters.notify_waiters();
     }
     /// Whether it was raised.
     pub fn is_raised(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.raised.load(Ordering::SeqCst)
+    }
+    /// Ends when it is raised.
+    async fn raising(&self) {
+        let mut notified = std::pin::pin!(self.waiters.notified());
+        // Listens before it looks: a raise in between is not missed.
+        notified.as_mut().enable();
+        if !self.is_raised() {
+            notified.await;
+        }
     }
 }
 
@@ -132,6 +145,10 @@ pub async fn run(run: Run<'_>) -> Report {
         }
         let Some((action, step, result)) = flying.next().await else { break };
         let act = &run.plan.actions[action];
+        let Some(result) = result else {
+            machine.given_up(action, step);
+            continue;
+        };
         run.listener.hear(&Event::Ends { action: act, step, result: &result });
         match result {
             Ok(_) => {
@@ -162,7 +179,8 @@ impl Progress for Passing<'_> {
     }
 }
 
-async fn one<'r>(run: &'r Run<'r>, number: usize, index: usize) -> (usize, usize, Result<Done, StepError>) {
+/// Carries out one step. `None`: it only waited for a guest, and we were asked to stop.
+async fn one<'r>(run: &'r Run<'r>, number: usize, index: usize) -> (usize, usize, Option<Result<Done, StepError>>) {
     let action = &run.plan.actions[number];
     let step = &action.steps[index];
     run.listener.hear(&Event::Begins { action, step: index });
@@ -170,15 +188,26 @@ async fn one<'r>(run: &'r Run<'r>, number: usize, index: usize) -> (usize, usize
         Ok(entry) => entry,
         Err(text) => {
             let error = StepError::failed(format!("the journal cannot be written, so nothing is done: {text}"));
-            return (number, index, Err(error));
+            return (number, index, Some(Err(error)));
         }
     };
     let progress = Passing { run, action, step: index };
-    let result = run.actuator.perform(step, &progress).await;
+    let perform = run.actuator.perform(step, &progress);
+    let result = if matches!(step.op, Op::AwaitReady { .. }) {
+        // A guest may take minutes, and waiting for it changes nothing: whoever comes next waits again.
+        tokio::select! {
+            biased;
+            result = perform => Some(result),
+            () = run.stop.raising() => None,
+        }
+    } else {
+        Some(perform.await)
+    };
     let word = match &result {
-        Ok(Done::Changed) => "changed".to_owned(),
-        Ok(Done::Already) => "already".to_owned(),
-        Err(error) => error.to_string(),
+        Some(Ok(Done::Changed)) => "changed".to_owned(),
+        Some(Ok(Done::Already)) => "already".to_owned(),
+        Some(Err(error)) => error.to_string(),
+        None => "not waited for: asked to stop".to_owned(),
     };
     // The step is done whatever the journal says now: observation decides, the journal explains.
     if let Err(text) = run.journal.end(entry, &word) {

@@ -23,7 +23,7 @@ pub fn markdown(plan: &Plan, budget: usize) -> String {
     let mut page = Page { text: String::new(), budget: budget.saturating_sub(RESERVE), left_out: 0 };
     page.text.push_str(&head(plan));
     if plan.is_empty() {
-        let _ = writeln!(page.text, "\n{}", safe::markdown(&no_changes(plan)));
+        let _ = writeln!(page.text, "\n{}", safe::markdown(&no_changes(plan, false)));
         page.details("Not changed, and why", plan.notes.len(), &notes(plan));
         return page.text;
     }

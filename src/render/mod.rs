@@ -26,7 +26,7 @@ pub use safe::clean;
 pub use status::{ForeignRow, ServiceRow, Status, VmRow, status_text};
 pub use table::{Align, Table};
 pub use text::text;
-pub use words::{moment, short_revision};
+pub use words::{age, moment, short_revision};
 
 /// The plan's JSON form, indented, with a line end: what `plan --out` writes and `show` reads.
 pub fn json(plan: &crate::plan::Plan) -> String {

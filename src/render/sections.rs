@@ -84,7 +84,7 @@ pub(super) fn other_causes(plan: &Plan) -> Vec<String> {
 }
 
 /// The one line of a plan without actions, with how much is quiet for a reason.
-pub(super) fn no_changes(plan: &Plan) -> String {
+pub(super) fn no_changes(plan: &Plan, with_age: bool) -> String {
     let of = |kind: NoteKind| plan.notes.iter().filter(|n| n.kind == kind).count();
     let mut quiet = Vec::new();
     let (restarts, left, waiting) = (of(NoteKind::RestartPending), of(NoteKind::LeftAlone), of(NoteKind::Waiting));
@@ -100,6 +100,11 @@ pub(super) fn no_changes(plan: &Plan) -> String {
     let unknown = plan.inputs.ages.values().filter(|a| a.is_none()).count();
     if unknown > 0 {
         quiet.push(count(unknown, "host unknown", "hosts unknown"));
+    }
+    if !matches!(plan.inputs.source.as_str(), "live" | "none") && with_age {
+        let oldest = plan.inputs.ages.values().flatten().max();
+        let age = oldest.map(|age| format!(" {} ago", super::words::age(*age))).unwrap_or_default();
+        quiet.push(format!("recorded in {}{age}", super::clean(&plan.inputs.source)));
     }
     let quiet = if quiet.is_empty() { String::new() } else { format!(" ({})", quiet.join(", ")) };
     let vms = count(usize::try_from(plan.unchanged).unwrap_or(usize::MAX), "VM is", "VMs are");

@@ -16,7 +16,7 @@ const INDENT: usize = 7;
 pub fn text(plan: &Plan, style: &Style) -> String {
     let mut out = Page { style, text: String::new() };
     if plan.is_empty() {
-        out.line(Ink::Green, &no_changes(plan));
+        out.line(Ink::Green, &no_changes(plan, !style.stable));
         if style.show_all {
             out.notes(plan);
         }

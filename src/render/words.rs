@@ -18,7 +18,7 @@ pub fn short_revision(revision: &str) -> String {
 }
 
 /// `45s`, `12m`, `3h`, `2d`: an age for people, rounded down.
-pub(super) fn age(seconds: u64) -> String {
+pub fn age(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds}s"),
         120..7_200 => format!("{}m", seconds / 60),

@@ -302,15 +302,38 @@ impl Store {
         Ok(found.map(|(who, at)| Approval { effects, revision, who, at: Timestamp(time_sql(at)) }))
     }
 
-    /// Uses up an approval that somebody else kept (a reviewed file); false when it was used before.
+    /// Uses up an approval that somebody else kept (a reviewed file); false when it was used before. One that was given
+    /// after the same effects were last used is another one.
     ///
     /// # Errors
     /// When SQLite does not answer.
     pub fn approve_once(&self, approval: &Approval, now: Timestamp) -> Result<bool, StoreError> {
-        let sql = "INSERT OR IGNORE INTO approval (effects, revision, who, at, used) VALUES (?1, ?2, ?3, ?4, NULL)";
+        let sql = "INSERT INTO approval (effects, revision, who, at, used) VALUES (?1, ?2, ?3, ?4, NULL) \
+                   ON CONFLICT (effects, revision) DO UPDATE SET who = ?3, at = ?4, used = NULL \
+                   WHERE used IS NULL OR used < ?4";
         let values = params![approval.effects, approval.revision, approval.who, sql_time(approval.at)];
         self.change("keep an approval", sql, values)?;
         Ok(self.use_approval(&approval.effects, &approval.revision, now)?.is_some())
+    }
+
+    /// When these effects were last approved and used for this revision, within [`APPROVAL_TIME`].
+    ///
+    /// # Errors
+    /// When SQLite does not answer.
+    pub fn was_used(&self, effects: &str, revision: &str, now: Timestamp) -> Result<Option<Timestamp>, StoreError> {
+        let sql = "SELECT used FROM approval WHERE effects = ?1 AND revision = ?2 AND used > ?3";
+        let since = sql_time(Timestamp(now.0.saturating_sub(APPROVAL_TIME)));
+        let found = self.lock().query_row(sql, params![effects, revision, since], |row| row.get(0)).optional();
+        Ok(found.map_err(did("look for an approval"))?.map(|at| Timestamp(time_sql(at))))
+    }
+
+    /// Nothing was done with an approval: it may be used again.
+    ///
+    /// # Errors
+    /// When SQLite does not answer.
+    pub fn give_back(&self, effects: &str, revision: &str) -> Result<(), StoreError> {
+        let sql = "UPDATE approval SET used = NULL WHERE effects = ?1 AND revision = ?2";
+        self.change("give an approval back", sql, params![effects, revision]).map(drop)
     }
 
     /// Counts something done against its limit, and forgets what is older than two days.

@@ -49,6 +49,20 @@ fn an_approval_binds_effects_and_revision_is_used_once_and_expires() {
 }
 
 #[test]
+fn a_reviewed_plan_is_used_once_and_the_same_plan_reviewed_again_is_another_one() {
+    let store = Store::in_memory().unwrap();
+    let yes = |at| Approval { effects: "e".into(), revision: "r".into(), who: "ann".into(), at: Timestamp(at) };
+    assert_eq!(store.was_used("e", "r", Timestamp(1_000)).unwrap(), None);
+    assert!(store.approve_once(&yes(1_000), Timestamp(1_100)).unwrap());
+    assert!(!store.approve_once(&yes(1_000), Timestamp(1_101)).unwrap(), "used");
+    assert_eq!(store.was_used("e", "r", Timestamp(1_102)).unwrap(), Some(Timestamp(1_100)));
+    assert!(store.approve_once(&yes(1_200), Timestamp(1_300)).unwrap(), "drift came back, and a person read it again");
+    store.give_back("e", "r").unwrap();
+    assert!(store.approve_once(&yes(1_200), Timestamp(1_301)).unwrap(), "nothing was done with it");
+    assert_eq!(store.was_used("e", "r", Timestamp(1_400 + APPROVAL_TIME)).unwrap(), None, "a day later");
+}
+
+#[test]
 fn limits_count_a_day_and_boots_count_the_last_nine() {
     let store = Store::in_memory().unwrap();
     let (early, late) = (Timestamp(1_000_000), Timestamp(1_000_000 + DAY));

@@ -105,7 +105,7 @@ pub enum Notice {
         /// The revision that is kept healthy meanwhile.
         healing: Option<String>,
     },
-    /// A new revision is worked for.
+    /// A new revision is worked for, or the one before a bad one again.
     Revision(String),
     /// A failure is tried again after this long.
     BackOff {
@@ -216,8 +216,10 @@ impl Machine {
         let mut commands = Vec::new();
         match found {
             Found::Good { revision } => {
-                self.bad = None;
-                if self.good.as_ref() != Some(&revision) {
+                let was_bad = self.bad.take().is_some();
+                if was_bad && self.good.as_ref() == Some(&revision) {
+                    commands.push(Command::Say(Notice::Revision(revision)));
+                } else if self.good.as_ref() != Some(&revision) {
                     commands.push(Command::Say(Notice::Revision(revision.clone())));
                     // A new revision is tried at once, whatever failed before it.
                     (self.good, self.failures, self.due) = (Some(revision), None, now);
@@ -360,6 +362,10 @@ mod tests {
         machine.on(30_000, Event::Tick);
         assert_eq!(machine.on(30_000, bad("b")), [start("a")]);
         machine.on(30_001, ended("a", Outcome::Settled));
+        let mut back = machine.clone();
+        back.on(31_000, Event::Hint);
+        back.on(32_000, Event::Tick);
+        assert_eq!(back.on(32_000, good("a")), [Command::Say(Notice::Revision("a".into()))], "taken back: said");
         machine.on(31_000, Event::Hint);
         machine.on(32_000, Event::Tick);
         assert!(machine.on(32_000, good("c")).contains(&start("c")));

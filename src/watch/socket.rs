@@ -26,6 +26,8 @@ pub struct Request {
     pub arguments: Vec<String>,
     /// The client's folder.
     pub folder: PathBuf,
+    /// The fleet's folder: the client may know it from its environment alone.
+    pub fleet: PathBuf,
     /// Who asks.
     pub who: String,
     /// Whether the client's output takes colours.

@@ -69,16 +69,28 @@ pub(crate) async fn apply(context: &Context, args: &args::Apply) -> Outcome {
     let planned = reconcile::plan_live(&troupe.cast(), &fleet.desired, None, SEEN).await;
     let (plan, observed) = planned.map_err(Failure::new)?;
     answered(&observed)?;
-    if plan.is_empty() || context.global.output == Form::Text {
-        print(context, &plan, false);
-    }
     if plan.is_empty() {
         troupe.store.whole(&plan.head, Context::now()).map_err(Failure::new)?;
+        match context.global.output {
+            Form::Json => json(context, &plan, Tally::default(), &plan),
+            _ => print(context, &plan, false),
+        }
         return Ok(Exit::Ok);
     }
-    let approval = approval(context, args, &fleet, &troupe.store, &plan)?;
+    if context.global.output == Form::Text {
+        print(context, &plan, false);
+    }
+    let (approval, used) = approval(context, args, &fleet, &troupe.store, &plan)?;
     let _ears = context.inside.is_none().then(|| listen(context, stop));
-    carry_out(context, &fleet, &troupe, &approval).await
+    carry_out(context, &fleet, &troupe, &approval, used.as_deref()).await
+}
+
+/// The result for programs.
+fn json(context: &Context, plan: &Plan, tally: Tally, left: &Plan) {
+    let value = serde_json::json!({
+        "effects": plan.effects, "done": tally.done, "failed": tally.failed, "notDone": tally.not_done, "left": left,
+    });
+    context.console.out(&format!("{}\n", serde_json::to_string_pretty(&value).unwrap_or_default()));
 }
 
 /// Fails when not one host answers, and says why each does not: who else acts there, most often.
@@ -100,23 +112,24 @@ fn answered(observed: &Observed) -> Result<(), Failure> {
     Err(Failure::new(what).exit(Exit::Stale).hint(hint))
 }
 
-/// What may be done: by a saved plan, an effects hash, `--yes`, or a person's answer.
+/// What may be done: by a saved plan, an effects hash, `--yes`, or a person's answer; and the effects whose approval is
+/// used up by it.
 fn approval(
     context: &Context,
     args: &args::Apply,
     fleet: &Fleet,
     store: &Store,
     plan: &Plan,
-) -> Result<Approval, Failure> {
+) -> Result<(Approval, Option<String>), Failure> {
     if let Some(file) = &args.plan {
         let approved = saved(context, file)?;
-        return from_saved(context, &approved, fleet, store);
+        return Ok((from_saved(context, &approved, fleet, store)?, Some(approved.effects)));
     }
     if let Some(effects) = &args.effects {
-        return Ok(Approval::Hash(effects.clone()));
+        return Ok((from_hash(context, effects, plan, store)?, Some(effects.clone())));
     }
     if args.yes {
-        return Ok(Approval::Everything);
+        return Ok((Approval::Everything, None));
     }
     if !context.console.can_ask() {
         return Err(Failure::new("nobody is there to ask, so nothing was done")
@@ -124,11 +137,33 @@ fn approval(
     }
     if context.console.ask("apply this plan?") {
         // Bound to what was read: a world that moves meanwhile is refused, not guessed at.
-        Ok(Approval::Hash(plan.effects.clone()))
+        Ok((Approval::Hash(plan.effects.clone()), None))
     } else {
         context.console.note("nothing was done");
         Err(Failure::said(Exit::Error))
     }
+}
+
+/// The error of a world that is not what was approved.
+fn moved(is: &str, was: &str) -> Failure {
+    Failure::new(format!("nothing was done: the world is not as the approved plan saw it; the effects are {is} now, approved were {was}"))
+        .hint("look at the new plan: stablehand plan")
+}
+
+/// An effects hash approves these effects, for the fleet's revision, once in a day.
+fn from_hash(context: &Context, effects: &str, plan: &Plan, store: &Store) -> Result<Approval, Failure> {
+    if *effects != plan.effects {
+        return Err(moved(&plan.effects, effects));
+    }
+    let (now, revision) = (Context::now(), plan.head.clone());
+    let yes = store::Approval { effects: effects.to_owned(), revision, who: context.around.who(), at: now };
+    let used = store.was_used(effects, &plan.head, now)?;
+    if used.is_some() || !store.approve_once(&yes, now)? {
+        let at = used.map(|at| format!(", on {}", render::moment(at))).unwrap_or_default();
+        return Err(Failure::new(format!("{effects} was approved and used already, for this revision{at}"))
+            .hint("a plan made anew approves again: stablehand plan --out FILE, then apply --plan FILE"));
+    }
+    Ok(Approval::Hash(effects.to_owned()))
 }
 
 /// A saved plan approves its effects for its revision, once, for a day.
@@ -165,8 +200,19 @@ fn from_saved(context: &Context, approved: &Plan, fleet: &Fleet, store: &Store) 
 }
 
 /// Runs the pass and says what came of it.
-async fn carry_out(context: &Context, fleet: &Fleet, troupe: &Troupe, approval: &Approval) -> Outcome {
+async fn carry_out(
+    context: &Context,
+    fleet: &Fleet,
+    troupe: &Troupe,
+    approval: &Approval,
+    used: Option<&str>,
+) -> Outcome {
     let passed = reconcile::apply(&troupe.cast(), &fleet.desired, None, approval).await.map_err(Failure::new)?;
+    if let Some(effects) = used
+        && (passed.held.is_some() || passed.refused.is_some())
+    {
+        troupe.store.give_back(effects, &fleet.desired.revision)?;
+    }
     held(&passed, "wait for it to end, or ask who it is; a lock goes with its process")?;
     if let Some(why) = &passed.refused {
         return Err(Failure::new(format!("nothing was done: the world is not as the approved plan saw it; {why}"))
@@ -174,11 +220,7 @@ async fn carry_out(context: &Context, fleet: &Fleet, troupe: &Troupe, approval: 
     }
     let tally = render::tally(&passed.rounds);
     if context.global.output == Form::Json {
-        let value = serde_json::json!({
-            "effects": passed.plan.effects, "done": tally.done, "failed": tally.failed,
-            "notDone": tally.not_done, "left": passed.left,
-        });
-        context.console.out(&format!("{}\n", serde_json::to_string_pretty(&value).unwrap_or_default()));
+        json(context, &passed.plan, tally, &passed.left);
     } else {
         let report = render::report_text(&passed.rounds, Some(&passed.left), &context.style(false));
         context.console.out(&format!("\n{report}"));

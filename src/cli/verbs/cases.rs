@@ -123,10 +123,11 @@ fn run(context: &Context, fleet: &Path, folder: &Path, update: bool) -> Result<V
     let case: Case = serde_yaml::from_str(&text).map_err(|e| Failure::caused("case.yaml is not a case", &e))?;
     let desired = load(&fleet.join(case.fleet.as_deref().unwrap_or(Path::new("."))))?;
     let base = case.base.as_ref().map(|b| load(&fleet.join(b))).transpose()?;
-    let (observed, source) = match case.observed.as_deref() {
-        None => (Observed { format: 1, ..Observed::default() }, "none".to_owned()),
-        Some(none) if none == Path::new("none") => (Observed { format: 1, ..Observed::default() }, "none".to_owned()),
-        Some(dir) => (context.recorded(&fleet.join(dir), &desired.desired.fleet.name)?, dir.display().to_string()),
+    let ((observed, demand), source) = match case.observed.as_deref() {
+        Some(dir) if dir != Path::new("none") => {
+            (context.recorded(&fleet.join(dir), &desired.desired.fleet.name)?, dir.display().to_string())
+        }
+        _ => ((Observed { format: 1, ..Observed::default() }, Demand::default()), "none".to_owned()),
     };
     let now = match &case.now {
         Some(text) => moment(text)?,
@@ -135,7 +136,7 @@ fn run(context: &Context, fleet: &Path, folder: &Path, update: bool) -> Result<V
     let input = PlanInput {
         base: base.as_ref().map(|b| &b.desired),
         desired: &desired.desired,
-        demand: &Demand::default(),
+        demand: &demand,
         observed: &observed,
         source: &source,
         now,

@@ -22,6 +22,11 @@ pub(crate) async fn status(context: &Context, args: &args::Status) -> Outcome {
     } else {
         context.console.out(&status_text(&status, &context.style(false)));
     }
+    if seen.source != "live" {
+        let at = render::moment(seen.observed.at);
+        let age = render::age(Context::now().since(seen.observed.at));
+        context.console.note(&format!("recorded in {} at {at}, {age} ago", render::clean(&seen.source)));
+    }
     if status.unknown_hosts.is_empty() { Ok(Exit::Ok) } else { Ok(Exit::Stale) }
 }
 

@@ -1,6 +1,6 @@
 //! `plan`, `show`, `graph`, `why`, `explain-impact`, `observe`: questions that change nothing.
 
-use crate::model::{Address, Name, Span};
+use crate::model::{Address, Demand, Name, Span};
 use crate::observe::Look;
 use crate::plan::{self, Plan, PlanInput, Policy};
 use crate::render::{self, COMMENT_BUDGET, Table};
@@ -8,7 +8,7 @@ use crate::render::{self, COMMENT_BUDGET, Table};
 use super::super::args::{self, Form};
 use super::super::context::Context;
 use super::super::failure::{Exit, Failure, Outcome};
-use super::super::fleet::{Fleet, OBSERVED, Seen};
+use super::super::fleet::{DEMAND, Fleet, OBSERVED, Seen};
 
 /// Makes a plan of a fleet that was loaded and seen.
 pub(crate) fn make(fleet: &Fleet, base: Option<&Fleet>, seen: &Seen, policy: Policy) -> Plan {
@@ -246,15 +246,25 @@ pub(crate) fn explain_impact(context: &Context) -> Outcome {
     Ok(Exit::Ok)
 }
 
+fn pretty(value: &impl serde::Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Failure::caused("cannot write it down", &e))?;
+    Ok(text + "\n")
+}
+
 /// `observe`
 pub(crate) async fn observe(context: &Context, args: &args::Observe) -> Outcome {
     let fleet = context.load(None)?;
     let seen = context.seen(&fleet.desired, "live", Look { probe: true }).await?;
-    let mut text =
-        serde_json::to_string_pretty(&seen.observed).map_err(|e| Failure::caused("cannot write it down", &e))?;
-    text.push('\n');
+    let text = pretty(&seen.observed)?;
     match &args.out {
-        Some(folder) => context.write(&folder.join(OBSERVED), text.as_bytes())?,
+        Some(folder) => {
+            context.write(&folder.join(OBSERVED), text.as_bytes())?;
+            if seen.demand == Demand::default() {
+                context.remove(&folder.join(DEMAND))?;
+            } else {
+                context.write(&folder.join(DEMAND), pretty(&seen.demand)?.as_bytes())?;
+            }
+        }
         None => context.console.out(&text),
     }
     let unknown = seen.observed.hosts.values().filter(|h| h.known().is_none()).count();
