@@ -79,7 +79,9 @@ impl Console {
 /// Asks on the terminal: `y` or `yes` is yes.
 fn ask_terminal(question: &str) -> bool {
     let mut err = std::io::stderr();
-    let _ = write!(err, "{question} [y/N] ").and_then(|()| err.flush());
+    // What was typed before the question is no answer to it.
+    let _ = rustix::termios::tcflush(std::io::stdin(), rustix::termios::QueueSelector::IFlush);
+    let _ = write!(err, "\n{question} [y/N] ").and_then(|()| err.flush());
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer).unwrap_or(0);
     read > 0 && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")

@@ -49,8 +49,11 @@ impl Context {
     /// Reads the files of a fleet.
     pub(crate) fn snapshot(&self, revision: Option<&str>) -> Result<Snapshot, Failure> {
         source::read(&self.place(revision)).map_err(|e| {
-            Failure::caused(format!("cannot read the fleet in `{}`", self.global.fleet.display()), &e)
-                .hint("name its folder with --fleet DIR, or begin one with `stablehand init DIR`")
+            let hint = match &e {
+                source::SourceError::Revision { .. } => "name a branch, a tag or a commit of the fleet's repository",
+                _ => "name its folder with --fleet DIR, or begin one with `stablehand init DIR`",
+            };
+            Failure::caused(format!("cannot read the fleet in `{}`", self.global.fleet.display()), &e).hint(hint)
         })
     }
 

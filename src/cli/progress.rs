@@ -82,8 +82,20 @@ impl Teller {
 
     fn advances(&self, action: &Action, step: usize, done: u64, total: u64) {
         if let Some(bar) = self.state().bars.get(&action.id) {
-            let percent = done.saturating_mul(100).checked_div(total).map(|p| format!(" {p}%"));
-            bar.set_message(format!("{}{}", words(action, step), percent.unwrap_or_default()));
+            let how_far = match action.steps.get(step).map(|s| &s.op) {
+                // Milliseconds of patience: a percentage of it would look like progress of the guest.
+                Some(Op::AwaitReady { .. }) => format!(", {}s of at most {}s", done / 1000, total / 1000),
+                _ => done.saturating_mul(100).checked_div(total).map(|p| format!(" {p}%")).unwrap_or_default(),
+            };
+            bar.set_message(format!("{}{how_far}", words(action, step)));
+        }
+    }
+
+    /// A step is done: until the next one has its turn, the bar says that it waits.
+    fn pauses(&self, action: &Action, step: usize) {
+        if let Some(bar) = self.state().bars.get(&action.id) {
+            bar.set_position(u64::try_from(step + 1).unwrap_or(0));
+            bar.set_message("waits for its turn");
         }
     }
 
@@ -161,6 +173,7 @@ impl Listener for Teller {
                     self.fate();
                 }
                 self.booted(action, *step);
+                self.pauses(action, *step);
             }
             Event::Ends { .. } => {}
             Event::Over { action, outcome } => self.over(action, outcome),

@@ -259,7 +259,9 @@ impl Work for Watching {
                         (_, true) => Ended::Failed,
                         _ => Ended::Settled,
                     };
-                    (passed.plan.effects.clone(), outcome)
+                    let did = failed || render::tally(&passed.rounds).done > 0;
+                    let effects = if did { passed.plan.effects.clone() } else { String::new() };
+                    (effects, outcome)
                 }
             };
             PassEnd { revision, effects, outcome }
@@ -287,6 +289,10 @@ fn say(context: &Context, notice: &Notice) {
         Notice::BackOff { wait, tries } => {
             let wait = crate::model::Span(*wait);
             console.note(&format!("failed ({tries} in a row): again in {wait}, or when the fleet changes"));
+        }
+        Notice::Mended { wait, times } => {
+            let wait = crate::model::Span(*wait);
+            console.note(&format!("the same was mended {times} times, so it keeps breaking: next look in {wait}"));
         }
     }
 }

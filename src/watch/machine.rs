@@ -18,6 +18,10 @@ pub type Millis = u64;
 const BACKOFF_FIRST: Millis = 5_000;
 /// The longest wait after a failure.
 const BACKOFF_MOST: Millis = 300_000;
+/// The longest wait after the same was mended again.
+const MENDED_MOST: Millis = 60_000;
+/// The same mended twice within this time is a thing that breaks over and over.
+const MENDED_SOON: Millis = 600_000;
 /// Hints that keep coming delay a read this long at most.
 const DEBOUNCE_MOST: Millis = 3_000;
 
@@ -58,7 +62,7 @@ pub enum Found {
 pub struct PassEnd {
     /// The revision that it worked for.
     pub revision: String,
-    /// The effects hash of its plan; empty when it did not come to one.
+    /// The effects hash of its plan; empty when it did not come to one, or had nothing to do.
     pub effects: String,
     /// How it went.
     pub outcome: Outcome,
@@ -114,6 +118,13 @@ pub enum Notice {
         /// How often the same failed.
         tries: u32,
     },
+    /// The same had to be mended again and again: it is looked at more slowly.
+    Mended {
+        /// Milliseconds.
+        wait: Millis,
+        /// How often.
+        times: u32,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -139,6 +150,8 @@ pub struct Machine {
     due: Millis,
     /// Revision and effects of the last failure, and how often it came.
     failures: Option<((String, String), u32)>,
+    /// Revision and effects of the last pass that did something, how often in a row, and when.
+    mended: Option<((String, String), u32, Millis)>,
 }
 
 impl Machine {
@@ -155,6 +168,7 @@ impl Machine {
             bad: None,
             due: 0,
             failures: None,
+            mended: None,
         }
     }
 
@@ -273,7 +287,7 @@ impl Machine {
         self.due = now + self.resync;
         if end.outcome != Outcome::Failed {
             self.failures = None;
-            return Vec::new();
+            return self.mended(now, end).into_iter().collect();
         }
         let key = (end.revision, end.effects);
         let tries = match self.failures.take() {
@@ -281,9 +295,30 @@ impl Machine {
             _ => 1,
         };
         self.failures = Some((key, tries));
-        let wait = BACKOFF_FIRST.saturating_mul(1 << tries.saturating_sub(1).min(10)).min(BACKOFF_MOST);
+        let wait = doubled(tries, BACKOFF_MOST);
         self.due = now + wait;
         vec![Command::Say(Notice::BackOff { wait, tries })]
+    }
+
+    /// A pass that did something went well. A VM that crashes as soon as it is ready is not started in a tight loop.
+    fn mended(&mut self, now: Millis, end: PassEnd) -> Option<Command> {
+        if end.effects.is_empty() {
+            return None;
+        }
+        let key = (end.revision, end.effects);
+        let times = match self.mended.take() {
+            Some((before, times, at)) if before == key && now.saturating_sub(at) < MENDED_SOON => {
+                times.saturating_add(1)
+            }
+            _ => 1,
+        };
+        self.mended = Some((key, times, now));
+        let wait = doubled(times.saturating_sub(1), MENDED_MOST);
+        if times < 3 || wait <= self.resync {
+            return None;
+        }
+        self.due = now + wait;
+        Some(Command::Say(Notice::Mended { wait, times }))
     }
 
     fn stop(&mut self) -> Vec<Command> {
@@ -300,6 +335,11 @@ impl Machine {
             }
         }
     }
+}
+
+/// The first wait, doubled with each further time.
+fn doubled(times: u32, most: Millis) -> Millis {
+    BACKOFF_FIRST.saturating_mul(1 << times.saturating_sub(1).min(10)).min(most)
 }
 
 #[cfg(test)]
@@ -409,6 +449,25 @@ mod tests {
         machine.on(now + 1, Event::Hint);
         machine.on(now + 400, Event::Tick);
         assert!(machine.on(now + 400, good("b")).contains(&start("b")));
+    }
+
+    #[test]
+    fn what_breaks_over_and_over_is_mended_more_and_more_slowly() {
+        let mut machine = Machine::new(2_000, 300);
+        let (mut now, mut waits) = (0, Vec::new());
+        for _ in 0..7 {
+            machine.on(now, Event::Tick);
+            assert!(machine.on(now, good("a")).contains(&start("a")));
+            machine.on(now, ended("a", Outcome::Settled));
+            waits.push(machine.wake().unwrap() - now);
+            now += waits.last().unwrap();
+        }
+        assert_eq!(waits, [2_000, 2_000, 10_000, 20_000, 40_000, 60_000, 60_000]);
+        machine.on(now, Event::Tick);
+        machine.on(now, good("a"));
+        let quiet = PassEnd { revision: "a".into(), effects: String::new(), outcome: Outcome::Settled };
+        assert_eq!(machine.on(now, Event::PassEnded(quiet)), []);
+        assert_eq!(machine.wake(), Some(now + 2_000), "quiet passes keep the rhythm");
     }
 
     #[test]

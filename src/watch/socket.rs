@@ -161,7 +161,8 @@ mod tests {
 
     fn request() -> Request {
         let arguments = vec!["status".to_owned()];
-        Request { arguments, folder: "/".into(), who: "ann".into(), color: false, width: 80, can_ask: true }
+        let (folder, fleet) = ("/".into(), ".".into());
+        Request { arguments, folder, fleet, who: "ann".into(), color: false, width: 80, can_ask: true }
     }
 
     #[tokio::test]

@@ -146,8 +146,10 @@ fn approval(
 
 /// The error of a world that is not what was approved.
 fn moved(is: &str, was: &str) -> Failure {
-    Failure::new(format!("nothing was done: the world is not as the approved plan saw it; the effects are {is} now, approved were {was}"))
-        .hint("look at the new plan: stablehand plan")
+    Failure::new(format!(
+        "nothing was done: the world is not as the approved plan saw it; the effects are {is} now, approved were {was}"
+    ))
+    .hint("look at the new plan: stablehand plan")
 }
 
 /// An effects hash approves these effects, for the fleet's revision, once in a day.
