@@ -68,7 +68,7 @@ impl<'a> Draft<'a> {
             let unblock = if left {
                 format!("bring the document of host/{host} back: it can go when its host was seen empty")
             } else {
-                format!("bring host/{host} back, or fence it and write a HostLost document")
+                format!("wait for host/{host}; if it is gone for good, fence it and write a HostLost document")
             };
             let text = format!("host/{host} {why}: it may run there");
             Whereabouts::Dark(Block { by: BlockedBy::UnknownState, text, unblock })

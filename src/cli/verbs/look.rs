@@ -265,6 +265,6 @@ pub(crate) async fn console(context: &Context, args: &args::Console) -> Outcome 
         }
     };
     context.console.note(&format!("the screen of vm/{vm} on host {host}; look with: {viewer}"));
-    context.console.note(&format!("or save a picture: stablehand console vm/{vm} --screenshot {vm}.ppm"));
+    context.console.note(&format!("or save a picture: stablehand console vm/{vm} --screenshot {vm}.png"));
     Ok(Exit::Ok)
 }
