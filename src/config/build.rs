@@ -302,7 +302,7 @@ fn source(
     }
 }
 
-/// A path written in a file of the fleet, relative to the fleet's folder; an absolute one as it is.
+/// A path as a file of the fleet writes it (beside itself), from the fleet's folder; an absolute one as it is.
 fn beside(file: &str, path: &str) -> Arc<str> {
     if path.starts_with('/') {
         return path.into();

@@ -148,7 +148,7 @@ async fn copy(from: PathBuf, partial: &str, digest: &Digest, progress: &dyn Prog
         Ok(Err(e)) => Err(StepError::Failed {
             what: format!("{shown}: {e}"),
             hint: (e.kind() == std::io::ErrorKind::NotFound)
-                .then(|| "is the image built? its path is relative to the fleet's folder".to_owned()),
+                .then(|| "is the image built? its path is relative to the file that names it".to_owned()),
             detail: Vec::new(),
         }),
         Err(e) => Err(StepError::failed(e.to_string())),
