@@ -142,6 +142,24 @@ fn recorded_state_that_is_missing_foreign_or_too_old_is_4() {
 }
 
 #[test]
+fn the_quickstart_is_as_its_recorded_state_says() {
+    let lab = Lab::new();
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in fs::read_dir(top.join("examples/quickstart/fleet")).unwrap() {
+        let file = file.unwrap();
+        let name = file.file_name().into_string().unwrap();
+        lab.write(&format!("fleet/{name}"), &fs::read_to_string(file.path()).unwrap());
+    }
+    lab.write("seen/observed.json", &fs::read_to_string(top.join("state/quickstart/observed.json")).unwrap());
+    let ran = lab.run(&["plan", "--observed", "seen", "--detailed-exitcode"]);
+    assert!(
+        ran.code == 0 && ran.out.starts_with("no changes: 3 VMs"),
+        "record it again: observe --out state/quickstart: {ran:?}"
+    );
+    assert!(ran.out.contains("recorded in seen"), "its age is said: {ran:?}");
+}
+
+#[test]
 fn nobody_to_ask_means_that_nothing_is_done() {
     let lab = Lab::new();
     let apply = lab.run(&["apply"]);
