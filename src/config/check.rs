@@ -12,7 +12,7 @@ use super::node::{self, Kind};
 use super::repository::Repository;
 use super::sink::{Mark, Sink};
 use super::spec::CloudInitSpec;
-use crate::model::{Group, Host, Name, Network, Origin, Placement, VmSpec};
+use crate::model::{Group, Host, Name, Network, Origin, Placement, ProbeKind, VmSpec};
 
 /// What the checks need of a group beside the group itself.
 pub(crate) struct GroupInfo {
@@ -24,6 +24,27 @@ pub(crate) struct GroupInfo {
     pub(crate) spec: Option<Arc<VmSpec>>,
     /// Where fixed addresses were written, by interface.
     pub(crate) addresses: BTreeMap<Name, Mark>,
+}
+
+/// Reports a group that is probed over a network of ours on which the host has no address: the probe would leave by the
+/// default route, and ask somebody else.
+pub(crate) fn probes(infos: &BTreeMap<Arc<str>, GroupInfo>, networks: &BTreeMap<Name, Network>, sink: &mut Sink) {
+    let deaf = |n: &&Network| n.create_bridge && n.host_address.is_none();
+    for (key, info) in infos {
+        let Some(spec) = &info.spec else { continue };
+        let kind = spec.ready.as_ref().map(|p| &p.kind);
+        if !matches!(kind, Some(ProbeKind::Tcp { .. } | ProbeKind::Http { .. })) {
+            continue;
+        }
+        let first = spec.nics.values().next().and_then(|nic| networks.get(&nic.network));
+        if let Some(network) = first.filter(deaf) {
+            let message = format!("{key} is probed over network `{}`, on which the host has no address", network.name);
+            let there = sink.mark_of(&network.origin);
+            sink.report("E0422", info.at, message)
+                .also(there, "this network")
+                .help("give the network a `hostAddress`, or probe with `agent: {}`");
+        }
+    }
 }
 
 /// Reports every cycle of the start order, with its whole path.

@@ -90,7 +90,7 @@ codes! {
     E0417 "adopted twice" "One existing domain becomes one VM, and one VM is one domain."
     E0420 "not a name for a bridge" "Linux takes at most 15 characters for the name of an interface."
     E0421 "a path that is not absolute" "The path is one on the host, where we have no current folder."
-    E0422 "a probe that cannot reach" "A TCP or HTTP probe needs an interface of the VM."
+    E0422 "a probe that cannot reach" "A TCP or HTTP probe needs an interface of the VM, on a network on which the host has an address: it is the host that asks."
     W0501 "a Removal of something described" "What a Removal names ends, although the YAML still describes it. Take the description out too: once the Removal is gone, it would be made again."
 }
 

@@ -62,6 +62,7 @@ pub(crate) fn expand(
     check::cycles(&out.groups, &infos, sink);
     check::spreading(&out.groups, &infos, hosts, levels, repo, sink);
     check::addresses(repo, networks, &out, &infos, sink);
+    check::probes(&infos, networks, sink);
     out
 }
 

@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use super::steps::Op;
 use super::types::{Action, DiskFate};
 use crate::model::{
-    CloudInit, DataDisk, Desired, Display, Firmware, ImageFile, Name, Nic, Placement, Probe, Protection, RunState,
+    Boot, CloudInit, DataDisk, Desired, Display, Firmware, Name, Nic, Placement, Probe, Protection, RunState,
     StopPolicy, UpdatePolicy, Vm, VmSpec,
 };
 use std::collections::BTreeMap;
@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 #[derive(Serialize)]
 struct SpecView<'a> {
     run: RunState,
-    files: Vec<&'a ImageFile>,
+    files: Vec<&'a str>,
+    command_line: Option<&'a str>,
     cpus: u32,
     max_cpus: u32,
     memory: u64,
@@ -42,7 +43,12 @@ pub fn spec_digest(desired: &Desired, vm: &Vm) -> String {
     let image = spec.image.as_ref().and_then(|name| desired.images.get(name));
     let view = SpecView {
         run: vm.run,
-        files: image.map(|i| i.files()).unwrap_or_default(),
+        // What a file is, not where it comes from: another mirror changes no VM.
+        files: image.map(|i| i.files().into_iter().map(|f| f.digest.as_str()).collect()).unwrap_or_default(),
+        command_line: image.and_then(|i| match &i.boot {
+            Boot::Kernel { command_line, .. } => Some(&**command_line),
+            Boot::Disk => None,
+        }),
         cpus: spec.cpus,
         max_cpus: spec.max_cpus,
         memory: spec.memory.0,
