@@ -68,7 +68,7 @@ pub(crate) async fn apply(context: &Context, args: &args::Apply) -> Outcome {
     let troupe = Troupe::of(context, &fleet, stop.clone())?;
     let planned = reconcile::plan_live(&troupe.cast(), &fleet.desired, None, SEEN).await;
     let (plan, observed) = planned.map_err(Failure::new)?;
-    answered(&observed)?;
+    answered(&observed, "nothing was done")?;
     if plan.is_empty() {
         troupe.store.whole(&plan.head, Context::now()).map_err(Failure::new)?;
         match context.global.output {
@@ -94,7 +94,7 @@ fn json(context: &Context, plan: &Plan, tally: Tally, left: &Plan) {
 }
 
 /// Fails when not one host answers, and says why each does not: who else acts there, most often.
-fn answered(observed: &Observed) -> Result<(), Failure> {
+pub(super) fn answered(observed: &Observed, consequence: &str) -> Result<(), Failure> {
     let faults = observed.hosts.iter().filter_map(|(host, o)| match o {
         Observation::Unknown(fault) => Some(format!("host `{host}`: {}", render::clean(&fault.text))),
         _ => None,
@@ -108,7 +108,7 @@ fn answered(observed: &Observed) -> Result<(), Failure> {
     } else {
         "does its libvirtd run? `stablehand doctor` looks at this machine"
     };
-    let what = format!("nothing was done, as no host answers\n{}", faults.join("\n"));
+    let what = format!("{consequence}, as no host answers\n{}", faults.join("\n"));
     Err(Failure::new(what).exit(Exit::Stale).hint(hint))
 }
 
@@ -260,7 +260,7 @@ pub(crate) async fn after_demand(context: &Context, fleet: &Fleet, vms: &[Name])
     let troupe = Troupe::of(context, fleet, stop.clone())?;
     let planned = reconcile::plan_live(&troupe.cast(), &fleet.desired, None, SEEN).await;
     let (plan, observed) = planned.map_err(Failure::new)?;
-    answered(&observed)?;
+    answered(&observed, "nothing was done")?;
     let ours = |a: &Action| a.subject.kind() == "vm" && vms.contains(a.subject.name());
     let wanted = plan.actions.iter().filter(|a| ours(a) && !a.impact.class.is_destructive());
     let wanted: Vec<&Action> = wanted.collect();

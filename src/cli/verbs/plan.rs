@@ -28,6 +28,10 @@ pub(crate) async fn plan(context: &Context, args: &args::Plan) -> Outcome {
     let fleet = context.load(None)?;
     let base = args.base.as_deref().map(|revision| context.load(Some(revision))).transpose()?;
     let seen = context.seen(&fleet.desired, &args.seen.observed, Look::default()).await?;
+    if seen.source == "live" && context.global.output == Form::Text {
+        // A page of blocks that all say "Unknown" tells less than why no host answers.
+        super::apply::answered(&seen.observed, "there is nothing to plan from")?;
+    }
     let plan = make(&fleet, base.as_ref(), &seen, Policy::default());
     if let Some(file) = &args.out {
         context.write(file, render::json(&plan).as_bytes())?;
