@@ -193,6 +193,9 @@ pub struct Stamp {
     pub nics: BTreeMap<Name, NicStamp>,
     /// The group key, for spreading rules of VMs whose YAML has gone.
     pub group: Arc<str>,
+    /// Keys of the groups that it depends on: VMs whose YAML has gone still stop in the right order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<Arc<str>>,
     /// Its readiness probe as applied.
     pub ready: Option<Probe>,
     /// How it is stopped, for VMs whose YAML has gone.

@@ -355,6 +355,12 @@ impl Differ<'_, '_> {
             let show = |p: &Option<crate::model::Probe>| Some(p.as_ref().map_or("none".to_owned(), probe_text));
             self.change(Field::Ready, "ready", show(&old.ready), show(&new.ready), false);
         }
+        if old.after != new.after {
+            let show = |groups: &[std::sync::Arc<str>]| {
+                Some(if groups.is_empty() { "none".to_owned() } else { groups.join(", ") })
+            };
+            self.change(Field::DependsOn, "dependsOn", show(&old.after), show(&new.after), false);
+        }
         if self.obs.autostart {
             self.change(Field::Autostart, "autostart", Some("on".to_owned()), Some("off".to_owned()), false);
             self.diff.edits.push(Edit::Autostart(false));

@@ -46,6 +46,7 @@ impl Draft<'_> {
                 (name.clone(), group.or_else(stamped).unwrap_or_else(|| Arc::from("")))
             })
             .collect();
+        self.stop_order_of_the_gone(&by_vm);
         for (name, key) in vms {
             let Some(group) = desired.groups.get(&key) else { continue };
             for (dependency, origin) in &group.depends_on {
@@ -66,6 +67,33 @@ impl Draft<'_> {
                     self.await_running(mine, member, origin);
                 }
             }
+        }
+    }
+
+    /// VMs whose group has no document any more stop in the order that their stamps remember.
+    fn stop_order_of_the_gone(&mut self, by_vm: &BTreeMap<Name, Vec<usize>>) {
+        let desired = self.input.desired;
+        let mut members: BTreeMap<Arc<str>, Vec<usize>> = BTreeMap::new();
+        let mut waiting: Vec<(usize, Arc<str>)> = Vec::new();
+        for (name, numbers) in by_vm {
+            let Some(stop) = numbers.iter().copied().find(|n| stops(&self.actions[*n])) else { continue };
+            let Some((_, obs)) = self.world.place(name) else { continue };
+            members.entry(obs.stamp.group.clone()).or_default().push(stop);
+            if !desired.groups.contains_key(&obs.stamp.group) {
+                waiting.extend(obs.stamp.after.iter().map(|key| (stop, key.clone())));
+            }
+        }
+        let edges =
+            waiting.iter().flat_map(|(mine, key)| members.get(key).into_iter().flatten().map(|stop| (*mine, *stop)));
+        let edges: Vec<(usize, usize)> = edges.filter(|(mine, stop)| mine != stop).collect();
+        let graph = petgraph::graphmap::DiGraphMap::<usize, ()>::from_edges(&edges);
+        // Stamps of different times may contradict one another: then no order is better than none of the ends.
+        if petgraph::algo::is_cyclic_directed(&graph) {
+            return;
+        }
+        for (mine, stop) in edges {
+            let id = self.actions[mine].id.clone();
+            self.actions[stop].after.push(id);
         }
     }
 

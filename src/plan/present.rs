@@ -27,7 +27,7 @@ impl<'a> Draft<'a> {
     pub(crate) fn present(&mut self, vm: &'a Vm, host: &'a Name, obs: &'a VmObs) {
         let desired = self.input.desired;
         let Some(host_doc) = desired.hosts.get(host) else { return };
-        let target = match self.target(vm, host_doc, obs.stamp.incarnation, Some(obs)) {
+        let mut target = match self.target(vm, host_doc, obs.stamp.incarnation, Some(obs)) {
             Ok(target) => target,
             Err(text) => {
                 return self.blocked_update(
@@ -42,6 +42,7 @@ impl<'a> Draft<'a> {
         };
         let (want, by_hand) = self.effective_run(vm);
         self.misplaced(vm, host);
+        self.wait_with_addresses(&mut target, obs, want);
         let mut diff = diff(&target, obs, host, &self.world, want);
         self.fix_retention(&mut diff);
         let turn = self.turn(vm, obs, want);
@@ -159,6 +160,26 @@ impl<'a> Draft<'a> {
             act.blocked.push(protected(obs));
         }
         self.push(act, Some(Footprint { host, before, after }));
+    }
+
+    /// A running guest reads a new address at its next start. Until then it has the old one, and so say its stamp, its
+    /// probes and its seed: nothing of it is changed before somebody restarts it, or its policy does.
+    fn wait_with_addresses(&mut self, target: &mut Target<'_>, obs: &VmObs, want: RunState) {
+        let vm = target.vm;
+        let restart = self.input.demand.restarts.contains_key(&vm.name) && obs.power == Power::Running;
+        let stays = obs.power.is_active() && want == RunState::Started || obs.power == Power::Suspended;
+        let changed = target.readdressed(obs);
+        if changed.is_empty() || !stays || restart || vm.spec.update == crate::model::UpdatePolicy::Reboot {
+            return;
+        }
+        let show = |a: Option<std::net::Ipv4Addr>| a.map_or("dhcp".to_owned(), |a| a.to_string());
+        let list: Vec<String> = changed
+            .iter()
+            .map(|(nic, old, new)| format!("nics.{nic}.address {} -> {}", show(*old), show(*new)))
+            .collect();
+        let text = format!("{}: changed by `stablehand restart vm/{}`, or `update: reboot`", list.join(", "), vm.name);
+        self.note(&vm.name, NoteKind::RestartPending, text, vm.spec.origins.of(Field::Nics).cloned());
+        target.keep_addresses(obs);
     }
 
     /// A VM that is not where its document wants it stays: moving VMs is not the planner's yet.

@@ -160,6 +160,13 @@ pub(crate) fn build<'a>(
         seed: seed.as_ref().map(digest::of).unwrap_or_default(),
         nics,
         group: vm.group.clone(),
+        after: desired
+            .groups
+            .get(&vm.group)
+            .into_iter()
+            .flat_map(|g| &g.depends_on)
+            .map(|(key, _)| key.clone())
+            .collect(),
         ready: spec.ready.clone(),
         stop: spec.stop,
         persistent_root: spec.persistent_root,
@@ -226,6 +233,26 @@ fn data_path(desired: &Desired, world: &World<'_>, host: &Host, vm: &Vm, incarna
 }
 
 impl Target<'_> {
+    /// Leaves addresses and seed as a running guest has them: it reads others at its next start only.
+    pub(crate) fn keep_addresses(&mut self, obs: &VmObs) {
+        for (name, nic) in &mut self.stamp.nics {
+            if let Some(old) = obs.stamp.nics.get(name) {
+                nic.address = old.address;
+            }
+        }
+        self.seed = None;
+        self.stamp.seed.clone_from(&obs.stamp.seed);
+    }
+
+    /// Interfaces whose address is another one than a VM has: name, old, new.
+    pub(crate) fn readdressed(&self, obs: &VmObs) -> Vec<(Name, Option<Ipv4Addr>, Option<Ipv4Addr>)> {
+        let old = |name: &Name| obs.stamp.nics.get(name).map(|n| n.address);
+        let changed = |(name, nic): (&Name, &NicStamp)| {
+            old(name).filter(|old| *old != nic.address).map(|old| (name.clone(), old, nic.address))
+        };
+        self.stamp.nics.iter().filter_map(changed).collect()
+    }
+
     /// The path of one of its disks.
     pub(crate) fn path(&self, disk: &str) -> Option<&str> {
         self.domain.disks.iter().find(|d| d.name == disk).map(|d| d.path.as_str())

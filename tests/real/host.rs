@@ -166,6 +166,7 @@ impl World {
             ready: None,
             stop: StopPolicy { deadline: Span::secs(1), power_off: true },
             persistent_root: false,
+            after: Vec::new(),
             adopted: None,
         }
     }

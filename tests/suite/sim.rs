@@ -41,6 +41,7 @@ fn stamp(vm: &str) -> Stamp {
         ready: None,
         stop: StopPolicy { deadline: Span::secs(20), power_off: false },
         persistent_root: false,
+        after: Vec::new(),
         adopted: None,
     }
 }

@@ -34,6 +34,7 @@ fn stamp() -> Stamp {
         ready: None,
         stop: StopPolicy { deadline: Span::secs(20), power_off: true },
         persistent_root: false,
+        after: Vec::new(),
         adopted: None,
     }
 }
