@@ -255,7 +255,7 @@ pub struct Vm {
     pub name: Name,
     /// Whose it is.
     pub owner: Owner,
-    /// Key of its group in [`Desired::groups`].
+    /// Key of its group in [`Desired::groups`](super::desired::Desired::groups).
     pub group: Arc<str>,
     /// Whether it should run.
     pub run: RunState,
