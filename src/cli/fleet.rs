@@ -122,6 +122,7 @@ impl Context {
     }
 
     /// The file is there when somebody held something.
+    #[expect(clippy::disallowed_methods, reason = "files that a person names on the command line")]
     fn recorded_demand(&self, folder: &Path) -> Result<Demand, Failure> {
         let file = folder.join(DEMAND);
         if !self.path(&file).exists() {

@@ -62,7 +62,7 @@ pub fn spec_digest(desired: &Desired, vm: &Vm) -> String {
         firmware: spec.firmware,
         display: spec.display,
         cloud_init: &spec.cloud_init,
-        after: desired.groups.get(&vm.group).into_iter().flat_map(|g| &g.depends_on).map(|(key, _)| &**key).collect(),
+        after: dependencies(desired, vm),
         ready: &spec.ready,
         stop: spec.stop,
         update: spec.update,
@@ -70,6 +70,13 @@ pub fn spec_digest(desired: &Desired, vm: &Vm) -> String {
         placement: &spec.placement,
     };
     of(&view)
+}
+
+/// What a VM depends on, inside its own service or module without the owner's name: a renamed service is the same.
+fn dependencies<'a>(desired: &'a Desired, vm: &Vm) -> Vec<&'a str> {
+    let owner = vm.group.split('/').next().unwrap_or_default();
+    let inside = |key: &'a str| key.strip_prefix(owner).and_then(|rest| rest.strip_prefix('/')).unwrap_or(key);
+    desired.groups.get(&vm.group).into_iter().flat_map(|g| &g.depends_on).map(|(key, _)| inside(key)).collect()
 }
 
 /// SHA-256 of a value's JSON, first 32 hexadecimal digits.

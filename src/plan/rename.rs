@@ -7,6 +7,9 @@ use super::draft::Draft;
 use super::types::{NoteKind, Verb};
 use crate::model::Name;
 
+/// A new group, and the one that ends with the same specification.
+type Groups = (Arc<str>, Arc<str>);
+
 impl Draft<'_> {
     /// Adds a hint for each group of VMs that looks like another one under a new name. A name is identity: the plan
     /// ends the one and makes the other, which is rarely what was meant where there is data.
@@ -27,7 +30,7 @@ impl Draft<'_> {
             .map(|a| a.subject.name().clone())
             .collect();
         // The first VM of each pair of groups speaks for all of them.
-        let mut pairs: BTreeMap<(Arc<str>, Arc<str>), (Name, Name, usize)> = BTreeMap::new();
+        let mut pairs: BTreeMap<Groups, (Name, Name, usize)> = BTreeMap::new();
         for name in new {
             let Some(vm) = self.wanted.get(&name).copied() else { continue };
             let digest = self.digest(vm);
