@@ -95,7 +95,7 @@ impl<'a> Draft<'a> {
             }
         } else if let Some(host) = self.world.dark.first() {
             return dark(host, fault(host));
-        } else if let (true, Some(host)) = (has_data, self.world.lost()) {
+        } else if let (true, Some(host)) = (has_data, self.world.lost) {
             return Whereabouts::Dark(Block {
                 by: BlockedBy::UnknownState,
                 text: format!("no record says that its data was not on host/{host}, which is declared lost"),

@@ -1,5 +1,7 @@
 //! What a reviewer wants to know beside the actions: room on hosts, and risks by stable code.
 
+use std::collections::BTreeMap;
+
 use super::draft::Draft;
 use super::place::Need;
 use super::types::{Class, DiskFate, HostRoom, Risk, Verb};
@@ -63,15 +65,13 @@ impl Draft<'_> {
     /// What each host will have promised: what blocked actions would take or give is not counted.
     fn used_after(&self, before: &[Need]) -> Vec<Need> {
         let mut after = before.to_vec();
-        for (number, room) in self.placer.rooms.iter().enumerate() {
-            let prints =
-                self.footprints.iter().filter(|(n, p)| *p.host == room.host.name && !self.actions[**n].is_blocked());
-            for (_, print) in prints {
-                let used = &mut after[number];
-                used.cpus = (used.cpus + print.after.cpus).saturating_sub(print.before.cpus);
-                used.memory = (used.memory + print.after.memory).saturating_sub(print.before.memory);
-                used.slots = (used.slots + print.after.slots).saturating_sub(print.before.slots);
-            }
+        let index: BTreeMap<&Name, usize> =
+            self.placer.rooms.iter().enumerate().map(|(number, room)| (&room.host.name, number)).collect();
+        for print in self.footprints.iter().filter(|(n, _)| !self.actions[**n].is_blocked()).map(|(_, print)| print) {
+            let Some(used) = index.get(print.host).and_then(|number| after.get_mut(*number)) else { continue };
+            used.cpus = (used.cpus + print.after.cpus).saturating_sub(print.before.cpus);
+            used.memory = (used.memory + print.after.memory).saturating_sub(print.before.memory);
+            used.slots = (used.slots + print.after.slots).saturating_sub(print.before.slots);
         }
         after
     }

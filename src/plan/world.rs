@@ -48,6 +48,8 @@ pub(crate) struct World<'a> {
     pub(crate) records: &'a BTreeMap<Name, PlacementRecord>,
     /// Hosts on which a VM may be that was not seen: Unknown ones, and those that records name but no document does.
     pub(crate) dark: BTreeSet<&'a Name>,
+    /// A host that is declared lost, if there is one.
+    pub(crate) lost: Option<&'a Name>,
 }
 
 impl<'a> World<'a> {
@@ -60,6 +62,7 @@ impl<'a> World<'a> {
             disks: BTreeMap::new(),
             records: &observed.records,
             dark: BTreeSet::new(),
+            lost: None,
         };
         let nothing_asked = observed.fleet.is_none() && observed.hosts.is_empty();
         let mut by_uuid: BTreeMap<uuid::Uuid, &Name> = BTreeMap::new();
@@ -94,6 +97,9 @@ impl<'a> World<'a> {
                     }
                 },
             };
+            if matches!(view, HostView::Lost) {
+                world.lost.get_or_insert(name);
+            }
             if matches!(view, HostView::Unknown) {
                 world.dark.insert(name);
             }
@@ -137,11 +143,6 @@ impl<'a> World<'a> {
         let all = self.disks.get(vm)?.iter();
         let mine = all.filter(|(h, d)| *h == host && d.obs.stamp.disk == disk).map(|(_, d)| *d);
         mine.max_by_key(|d| (d.obs.stamp.epoch, d.obs.stamp.incarnation))
-    }
-
-    /// A host that is declared lost.
-    pub(crate) fn lost(&self) -> Option<&'a Name> {
-        self.hosts.iter().find(|(_, view)| matches!(view, HostView::Lost)).map(|(name, _)| *name)
     }
 
     /// The only place where a VM was seen.
