@@ -91,7 +91,7 @@ pub(super) async fn wait(
             },
             Some(Power::Paused | Power::ShuttingDown) => "it is paused".clone_into(&mut last),
             Some(power) => {
-                let what = format!("{vm} stopped before it was ready ({power:?})").to_lowercase();
+                let what = format!("{vm} stopped before it was ready ({})", power.word());
                 return Err(failure(host, vm, what).await);
             }
             None => return Err(StepError::Stale(format!("{vm} has no domain"))),

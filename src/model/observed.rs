@@ -151,6 +151,17 @@ pub enum Power {
 }
 
 impl Power {
+    /// What people call it.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::ShuttingDown => "shutting down",
+            Self::Stopped => "stopped",
+            Self::Suspended => "suspended",
+            Self::Crashed => "crashed",
+        }
+    }
     /// Whether a QEMU process exists.
     pub fn is_active(self) -> bool {
         matches!(self, Self::Running | Self::Paused | Self::ShuttingDown)

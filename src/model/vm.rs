@@ -23,6 +23,17 @@ pub enum RunState {
     Suspended,
 }
 
+impl RunState {
+    /// The word of the YAML.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Stopped => "stopped",
+            Self::Suspended => "suspended",
+        }
+    }
+}
+
 /// What may not be done to a VM without a Removal that names it. Stamped on the VM, so it outlives the YAML.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -36,6 +47,18 @@ pub enum Protection {
     Recreate,
     /// Nor stopped or rebooted by a plan.
     All,
+}
+
+impl Protection {
+    /// The word of the YAML.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Destroy => "destroy",
+            Self::Recreate => "recreate",
+            Self::All => "all",
+        }
+    }
 }
 
 /// What happens to a data disk when its VM goes.

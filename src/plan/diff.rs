@@ -349,8 +349,7 @@ impl Differ<'_, '_> {
     /// What only our stamp knows.
     fn ours(&mut self) {
         let (old, new) = (&self.obs.stamp, &self.target.stamp);
-        let word = |p: crate::model::Protection| format!("{p:?}").to_lowercase();
-        self.text(Field::Protect, word(old.protect), word(new.protect));
+        self.text(Field::Protect, old.protect.word(), new.protect.word());
         if digest::of(&old.ready) != digest::of(&new.ready) {
             let show = |p: &Option<crate::model::Probe>| Some(p.as_ref().map_or("none".to_owned(), probe_text));
             self.change(Field::Ready, "ready", show(&old.ready), show(&new.ready), false);

@@ -136,7 +136,7 @@ impl<'a> Draft<'a> {
         if obs.stamp.protect >= Protection::Destroy && !itself {
             blocks.push(Block {
                 by: BlockedBy::Protection,
-                text: format!("it carries protect: {}", format!("{:?}", obs.stamp.protect).to_lowercase()),
+                text: format!("it carries protect: {}", obs.stamp.protect.word()),
                 unblock: format!("write a Removal that names vm/{name} itself"),
             });
         }

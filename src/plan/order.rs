@@ -104,7 +104,7 @@ impl Draft<'_> {
         let Some(vm) = desired.vms.get(member) else { return };
         let (want, by_hand) = self.effective_run(vm);
         if want != RunState::Started || !self.wanted.contains_key(member) {
-            let state = format!("{want:?}").to_lowercase();
+            let state = want.word();
             let hold = self.input.demand.holds.get(member).filter(|_| by_hand);
             let (how, unblock) = match hold {
                 Some(hold) => {

@@ -86,7 +86,7 @@ impl<'a> Draft<'a> {
             self.note(&vm.name, NoteKind::RestartPending, text, None);
         }
         if let Some(hold) = self.input.demand.holds.get(&vm.name).filter(|_| by_hand && turn == Turn::Nothing) {
-            let word = format!("{:?}", hold.run).to_lowercase();
+            let word = hold.run.word();
             let text = format!("held {word} by {} until withdrawn; its document says otherwise", hold.who);
             self.note(&vm.name, NoteKind::LeftAlone, text, vm.spec.origins.of(Field::Run).cloned());
         }
@@ -116,7 +116,6 @@ impl<'a> Draft<'a> {
         act.to = Some(host.clone());
         if matches!(turn, Turn::Start | Turn::Stop | Turn::Suspend | Turn::Resume) {
             let path = Field::Run.path().to_owned();
-            let word = |r: RunState| format!("{r:?}").to_lowercase();
             let kept = cause == Cause::Drift && obs.power != Power::Paused;
             let keep = kept.then(|| format!("run: {}", power_as_run(obs.power)));
             let seen = if obs.power == Power::Paused { "paused" } else { power_as_run(obs.power) };
@@ -124,7 +123,7 @@ impl<'a> Draft<'a> {
                 field: Field::Run,
                 path,
                 before: Some(seen.to_owned()),
-                after: Some(word(want)),
+                after: Some(want.word().to_owned()),
                 class,
                 origin: vm.spec.origins.of(Field::Run).cloned(),
                 keep,
@@ -599,7 +598,7 @@ fn root_reset_effect(ops: &[Op]) -> Option<DataEffect> {
 }
 
 fn protected(obs: &VmObs) -> Block {
-    let level = format!("{:?}", obs.stamp.protect).to_lowercase();
+    let level = obs.stamp.protect.word();
     Block {
         by: BlockedBy::Protection,
         text: format!("it carries protect: {level}"),
@@ -609,8 +608,9 @@ fn protected(obs: &VmObs) -> Block {
 
 fn power_as_run(power: Power) -> &'static str {
     match power {
-        Power::Running | Power::Paused | Power::ShuttingDown => "started",
-        Power::Stopped | Power::Crashed => "stopped",
-        Power::Suspended => "suspended",
+        Power::Running | Power::Paused | Power::ShuttingDown => RunState::Started,
+        Power::Stopped | Power::Crashed => RunState::Stopped,
+        Power::Suspended => RunState::Suspended,
     }
+    .word()
 }

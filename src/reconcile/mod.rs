@@ -137,7 +137,17 @@ pub async fn plan_live(
     base: Option<&Desired>,
     policy: Policy,
 ) -> Result<(Plan, Observed), String> {
-    let observed = observe(cast, desired, Look::default()).await?;
+    look_and_plan(cast, desired, base, policy, Look::default()).await
+}
+
+async fn look_and_plan(
+    cast: &Cast<'_>,
+    desired: &Desired,
+    base: Option<&Desired>,
+    policy: Policy,
+    look: Look,
+) -> Result<(Plan, Observed), String> {
+    let observed = observe(cast, desired, look).await?;
     let demand = cast.ledger.demand()?;
     let now = (cast.clock)();
     let input = PlanInput { base, desired, demand: &demand, observed: &observed, source: "live", now, policy };
@@ -228,15 +238,10 @@ async fn rounds(
             break;
         }
     }
-    let observed = observe(cast, desired, Look { probe: true }).await?;
-    let demand = cast.ledger.demand()?;
-    let now = (cast.clock)();
-    let input = PlanInput { base, desired, demand: &demand, observed: &observed, source: "live", now, policy };
-    passed.left = plan::plan(&input);
-    passed.observed = observed;
+    (passed.left, passed.observed) = look_and_plan(cast, desired, base, policy, Look { probe: true }).await?;
     let failed = passed.rounds.last().is_some_and(|(_, r)| r.has_failures());
     if *approval != Approval::Unattended || (!failed && passed.left.is_empty()) {
-        cast.ledger.whole(&desired.revision, now)?;
+        cast.ledger.whole(&desired.revision, (cast.clock)())?;
     }
     Ok(())
 }

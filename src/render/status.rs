@@ -120,7 +120,7 @@ fn foreign_row(host: &Name, found: &Unmanaged) -> ForeignRow {
     ForeignRow {
         domain: found.domain.clone(),
         host: host.clone(),
-        state: power_word(found.power).to_owned(),
+        state: found.power.word().to_owned(),
         cpus: found.shape.cpus,
         memory: found.shape.memory,
         fleet: found.fleet.clone(),
@@ -170,7 +170,7 @@ fn seen_row(desired: &Desired, demand: &Demand, host: &Name, obs: &VmObs) -> VmR
     VmRow {
         vm: name.clone(),
         host: Some(host.clone()),
-        state: power_word(obs.power).to_owned(),
+        state: obs.power.word().to_owned(),
         address: address.map(|a| a.to_string()),
         screen: obs.screen.clone(),
         image: generation(obs),
@@ -196,18 +196,6 @@ fn restart_pending(live: &crate::model::Shape, config: &crate::model::Shape) -> 
         (s.max_cpus, s.max_memory, s.machine.clone(), s.firmware, s.display, s.kernel.clone(), s.command_line.clone())
     };
     of(live) != of(config) || !live.disks.keys().eq(config.disks.keys()) || !live.nics.keys().eq(config.nics.keys())
-}
-
-/// The word for a power state.
-const fn power_word(power: Power) -> &'static str {
-    match power {
-        Power::Running => "running",
-        Power::Paused => "paused",
-        Power::ShuttingDown => "shutting down",
-        Power::Stopped => "stopped",
-        Power::Suspended => "suspended",
-        Power::Crashed => "crashed",
-    }
 }
 
 /// Ready and wanted VMs of each application of each service and module instance.

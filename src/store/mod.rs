@@ -255,7 +255,7 @@ impl Store {
 
     fn ask(&self, vm: &Name, once: bool, hold: &Hold) -> Result<(), StoreError> {
         let sql = "INSERT OR REPLACE INTO demand (vm, once, run, who, at) VALUES (?1, ?2, ?3, ?4, ?5)";
-        let values = params![vm.as_str(), once, run_word(hold.run), &*hold.who, sql_time(hold.at)];
+        let values = params![vm.as_str(), once, hold.run.word(), &*hold.who, sql_time(hold.at)];
         self.change("keep demand", sql, values).map(drop)
     }
 
@@ -453,16 +453,8 @@ fn time_sql(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
-const fn run_word(run: RunState) -> &'static str {
-    match run {
-        RunState::Started => "started",
-        RunState::Stopped => "stopped",
-        RunState::Suspended => "suspended",
-    }
-}
-
 fn run_state(word: &str) -> Option<RunState> {
-    [RunState::Started, RunState::Stopped, RunState::Suspended].into_iter().find(|r| run_word(*r) == word)
+    [RunState::Started, RunState::Stopped, RunState::Suspended].into_iter().find(|r| r.word() == word)
 }
 
 #[cfg(test)]

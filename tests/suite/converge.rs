@@ -40,19 +40,7 @@ fn a_crash_at_any_step_of_any_scenario_ends_in_the_same_world() {
     folders.retain(|f| script(f).lines().any(|l| l == "# crash: every") && !lab::is_open(f));
     lab::each(folders, |folder| {
         let text = script(folder);
-        let whole = run(&text, folder).unwrap();
-        for (apply, steps) in whole.applies.iter().enumerate() {
-            for after in 0..*steps {
-                let crashed = run_with(&text, folder, Some(Injected { apply, after }));
-                let crashed = crashed.unwrap_or_else(|e| panic!("crash in apply {apply} after step {after}: {e}"));
-                assert_eq!(
-                    essence(&crashed.world),
-                    essence(&whole.world),
-                    "crash in apply {apply} after step {after}:\n{}",
-                    crashed.text
-                );
-            }
-        }
+        crash_everywhere(&text, folder);
     });
 }
 
@@ -68,20 +56,25 @@ fn a_crash_in_a_scenario_of_faults_breaks_no_promise() {
         let asks = |line: &&str| !line.trim_start().starts_with("expect");
         let text: String = text.lines().filter(asks).map(|line| format!("{line}\n")).collect();
         let text = format!("{text}apply\napply\napply\nexpect no violation\n");
-        let whole = run(&text, folder).unwrap();
-        for (apply, steps) in whole.applies.iter().enumerate() {
-            for after in 0..*steps {
-                let crashed = run_with(&text, folder, Some(Injected { apply, after }));
-                let crashed = crashed.unwrap_or_else(|e| panic!("crash in apply {apply} after step {after}: {e}"));
-                assert_eq!(
-                    essence(&crashed.world),
-                    essence(&whole.world),
-                    "crash in apply {apply} after step {after}:\n{}",
-                    crashed.text
-                );
-            }
-        }
+        crash_everywhere(&text, folder);
     });
+}
+
+/// Runs a script again for each step of each apply, crashed there: the world must be the same in the end.
+fn crash_everywhere(text: &str, folder: &Path) {
+    let whole = run(text, folder).unwrap();
+    for (apply, steps) in whole.applies.iter().enumerate() {
+        for after in 0..*steps {
+            let crashed = run_with(text, folder, Some(Injected { apply, after }));
+            let crashed = crashed.unwrap_or_else(|e| panic!("crash in apply {apply} after step {after}: {e}"));
+            assert_eq!(
+                essence(&crashed.world),
+                essence(&whole.world),
+                "crash in apply {apply} after step {after}:\n{}",
+                crashed.text
+            );
+        }
+    }
 }
 
 /// What must be the same however often we crashed: not when, nor which boot.

@@ -47,7 +47,7 @@ fn ask(context: &Context, store: &Store, asked: Asked, name: &Name) -> Result<St
         format!("vm/{name}: to be restarted once")
     } else {
         store.hold(name, &hold)?;
-        format!("vm/{name}: held {} until withdrawn (stablehand {} {name} --withdraw)", state(run), verb(run))
+        format!("vm/{name}: held {} until withdrawn (stablehand {} {name} --withdraw)", run.word(), verb(run))
     };
     log(context, store, "held", name, &text)?;
     Ok(text)
@@ -69,14 +69,6 @@ fn log(context: &Context, store: &Store, kind: &str, name: &Name, text: &str) ->
     let text = format!("{text}, by {}", context.around.who());
     store.log(&Event { at: Context::now(), kind: kind.to_owned(), subject: format!("vm/{name}"), text })?;
     Ok(())
-}
-
-const fn state(run: RunState) -> &'static str {
-    match run {
-        RunState::Started => "started",
-        RunState::Stopped => "stopped",
-        RunState::Suspended => "suspended",
-    }
 }
 
 const fn verb(run: RunState) -> &'static str {

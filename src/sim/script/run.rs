@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::show::{show, word};
+use super::show::show;
 use super::{Crash, Expect, ScriptError, Show, Statement, parse};
 use crate::config::{self, diagnostic};
 use crate::execute::Outcome;
@@ -203,7 +203,7 @@ impl Script {
         let found = self.session.fleet.with(|world| {
             let (host, uuid) = world.place(vm).ok()?;
             let power = world.hosts.get(&host)?.domains.get(&uuid)?.power;
-            Some((word(power), host))
+            Some((power.word(), host))
         });
         let same = match &found {
             None => state == "absent",

@@ -1,7 +1,7 @@
 //! What `show` prints: the world as plain, sorted lines.
 
 use super::Show;
-use crate::model::{Name, Power, Shape};
+use crate::model::{Name, Shape};
 use crate::sim::{SimDisk, SimDomain, SimHost, World};
 
 /// The lines of one part of the world.
@@ -34,18 +34,6 @@ fn host_lines(host: &SimHost) -> Vec<String> {
     lines
 }
 
-/// What people call a domain's power.
-pub(super) const fn word(power: Power) -> &'static str {
-    match power {
-        Power::Running => "running",
-        Power::Paused => "paused",
-        Power::ShuttingDown => "shutting down",
-        Power::Stopped => "stopped",
-        Power::Suspended => "suspended",
-        Power::Crashed => "crashed",
-    }
-}
-
 fn size(shape: &Shape) -> String {
     let disks: Vec<&str> = shape.disks.keys().map(String::as_str).collect();
     format!("{} cpus, {}, disks {}", shape.cpus, shape.memory, disks.join(" "))
@@ -66,7 +54,7 @@ fn vm_line(domain: &SimDomain) -> String {
     let next = size(&domain.config);
     let staged = if now.as_ref().is_some_and(|n| *n != next) { format!("; next start: {next}") } else { String::new() };
     let boots = if domain.boots == 1 { "1 boot".to_owned() } else { format!("{} boots", domain.boots) };
-    format!("{whose} {}, {boots}, {}{staged}", word(domain.power), now.unwrap_or(next))
+    format!("{whose} {}, {boots}, {}{staged}", domain.power.word(), now.unwrap_or(next))
 }
 
 fn disk_lines(host: &SimHost) -> Vec<String> {
