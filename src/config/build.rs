@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::expand;
-use super::leaf::{Addressing, ApprovalPlacement, Maintenance};
-use super::read::{Loc, choice, listed, nearest};
+use super::host::hosts;
+use super::leaf::{Addressing, ApprovalPlacement};
+use super::read::{Loc, listed, nearest};
 use super::repository::{Doc, Docs, Repository};
 use super::sink::{Mark, Sink};
-use super::spec::{BootChoice, FileSpec, FleetSpec, HostSpec, ImageSpec, NetworkSpec, WeightsSpec};
+use super::spec::{BootChoice, FileSpec, FleetSpec, ImageSpec, NetworkSpec, WeightsSpec};
 use super::vm::RETAIN;
 use crate::model::{
-    Acceleration, Address, Adoption, Boot, Bytes, CloneMethod, Desired, Field, Fleet, Host, HostLost, Identity, Image,
-    ImageFile, Limits, Name, Network, NetworkMode, OnRemove, Pause, Removal, RemovalData, Share, Snapshot, Source,
-    Weights,
+    Address, Adoption, Boot, CloneMethod, Desired, Field, Fleet, HostLost, Identity, Image, ImageFile, Limits, Name,
+    Network, NetworkMode, OnRemove, Pause, Removal, RemovalData, Share, Snapshot, Source, Weights,
 };
 
 /// Everything a repository means; `None` when there is no fleet at all. Whoever calls looks at the sink: with
@@ -66,6 +66,8 @@ fn fleet(doc: &Doc<Box<FleetSpec>>, security_levels: Vec<Name>, sink: &mut Sink)
             reboot: share(limits.and_then(|l| l.reboot.as_ref()), Share::Percent(25)),
             actions_per_host: limits.and_then(|l| l.actions_per_host.as_ref()).map_or(4, |n| n.value.0),
             starts_per_host: limits.and_then(|l| l.starts_per_host.as_ref()).map_or(2, |n| n.value.0),
+            moves: share(limits.and_then(|l| l.moves.as_ref()), Share::Percent(50)),
+            moves_per_link: limits.and_then(|l| l.moves_per_link.as_ref()).map_or(1, |n| n.value.0),
         },
         weights: weights(doc.spec.placement.as_ref().and_then(|p| p.weights.as_ref())),
         approval_any_host: doc
@@ -124,118 +126,6 @@ pub(crate) fn level(levels: &[Name], name: &Loc<Name>, repo: &Repository, sink: 
             .help("levels are the Fleet's `securityLevels`, lowest first");
     }
     None
-}
-
-fn hosts(repo: &Repository, levels: &[Name], sink: &mut Sink) -> BTreeMap<Name, Host> {
-    let mut uuids: BTreeMap<uuid::Uuid, Mark> = BTreeMap::new();
-    let mut connections: BTreeMap<Arc<str>, Mark> = BTreeMap::new();
-    let mut out = BTreeMap::new();
-    for doc in repo.hosts.values() {
-        if let Some(uuid) = &doc.spec.uuid {
-            if let Some(first) = uuids.get(&uuid.value) {
-                let message = format!("two hosts with the UUID `{}`: one machine, one document", uuid.value);
-                sink.report("E0415", uuid.at, message).also(*first, "the first one");
-            } else {
-                uuids.insert(uuid.value, uuid.at);
-            }
-        }
-        if let Some(connection) = &doc.spec.connection {
-            // libvirt's test driver makes a world of its own for each connection.
-            let shared = !connection.value.starts_with("test:");
-            if let Some(first) = connections.get(&connection.value).filter(|_| shared) {
-                let message =
-                    format!("two hosts with the connection `{}`: one machine, one document", connection.value);
-                sink.report("E0415", connection.at, message).also(*first, "the first one");
-            } else {
-                connections.insert(connection.value.clone(), connection.at);
-            }
-        }
-        if let Some(host) = host(doc, levels, repo, sink) {
-            out.insert(doc.name.value.clone(), host);
-        }
-    }
-    out
-}
-
-fn host(doc: &Doc<Box<HostSpec>>, levels: &[Name], repo: &Repository, sink: &mut Sink) -> Option<Host> {
-    let spec = &doc.spec;
-    let connection = spec.connection.as_ref().filter(|c| connection(c, sink));
-    let cpus = |r: Option<&super::spec::ResourcesSpec>| r.and_then(|r| r.cpus.as_ref()).map(|c| c.value.0);
-    let memory = |r: Option<&super::spec::ResourcesSpec>| r.and_then(|r| r.memory.as_ref()).map(|m| m.value);
-    let milli = |loc: Option<&Loc<super::leaf::Milli>>, sink: &mut Sink| {
-        let Some(loc) = loc else { return 1000 };
-        if loc.value.0 == 0 {
-            sink.report("E0413", loc.at, "an overcommit of 0 leaves no room at all").help("1 is no overcommit");
-        }
-        u32::try_from(loc.value.0).unwrap_or(u32::MAX)
-    };
-    let overcommit = spec.overcommit.as_ref();
-    let overcommit_cpu_milli = milli(overcommit.and_then(|o| o.cpu.as_ref()), sink);
-    let overcommit_memory_milli = milli(overcommit.and_then(|o| o.memory.as_ref()), sink);
-    let storage = spec.storage.as_ref();
-    let images_dir = absolute(storage.and_then(|s| s.images.as_ref()), "/var/lib/stablehand/images", sink);
-    let slots_dir = absolute(storage.and_then(|s| s.slots.as_ref()), "/var/lib/stablehand/slots", sink);
-    let security = match &spec.security {
-        Some(name) => level(levels, name, repo, sink)?,
-        None => 0,
-    };
-    Some(Host {
-        name: doc.name.value.clone(),
-        connection: connection?.value.clone(),
-        uuid: spec.uuid.as_ref().map(|u| u.value),
-        labels: doc.labels.clone(),
-        site: spec.site.as_ref().map(|s| s.value.clone()),
-        slots: spec.slots.as_ref()?.value.0,
-        cpus: cpus(spec.capacity.as_ref()),
-        memory: memory(spec.capacity.as_ref()),
-        reserve_cpus: cpus(spec.reserve.as_ref()).unwrap_or(0),
-        reserve_memory: memory(spec.reserve.as_ref()).unwrap_or(Bytes(0)),
-        overcommit_cpu_milli,
-        overcommit_memory_milli,
-        images_dir,
-        slots_dir,
-        security,
-        cost_cpu_hour_milli: spec.cost.as_ref().and_then(|c| c.cpu_hour.as_ref()).map_or(0, |c| c.value.0),
-        acceleration: spec.acceleration.as_ref().map_or(Acceleration::Auto, |a| a.value),
-        cordoned: spec.maintenance.as_ref().is_some_and(|m| m.value == Maintenance::Cordon),
-        origin: sink.origin(doc.name.at),
-    })
-}
-
-/// Whether a connection URI is of a driver that we know; reports it when not.
-fn connection(uri: &Loc<Arc<str>>, sink: &mut Sink) -> bool {
-    const DRIVERS: [&str; 6] = ["qemu", "qemu+unix", "qemu+ssh", "qemu+tls", "qemu+tcp", "test"];
-    let Some((scheme, rest)) = uri.value.split_once("://") else {
-        let help = "like `qemu:///system`, or `qemu:///embed?root=/var/lib/stablehand/lab`";
-        sink.report("E0217", uri.at, format!("`{}` is not a libvirt connection URI", uri.value)).help(help);
-        return false;
-    };
-    if !DRIVERS.contains(&scheme) {
-        let near = nearest(scheme, DRIVERS.into_iter()).map(|s| format!("{s}://{rest}"));
-        let message = format!("`{scheme}` is not a libvirt driver that we use");
-        sink.report("E0217", uri.at, message).suggest(near).help(format!("use {}", choice(&DRIVERS)));
-        return false;
-    }
-    if let Some(embed) = rest.strip_prefix("/embed")
-        && !embed.strip_prefix("?root=").is_some_and(|root| root.starts_with('/'))
-    {
-        let help = "like `qemu:///embed?root=/var/lib/stablehand/lab`";
-        sink.report("E0421", uri.at, "an embedded connection names its root by an absolute path").help(help);
-        return false;
-    }
-    true
-}
-
-fn absolute(path: Option<&Loc<Arc<str>>>, default: &str, sink: &mut Sink) -> Arc<str> {
-    let Some(path) = path else {
-        return default.into();
-    };
-    let upwards = path.value.split('/').any(|part| part == "..");
-    if !path.value.starts_with('/') || upwards {
-        let message = format!("`{}` is not an absolute path", path.value);
-        sink.report("E0421", path.at, message).help("a folder on the host, beginning with `/` and without `..`");
-    }
-    path.value.trim_end_matches('/').into()
 }
 
 fn image(doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
@@ -303,7 +193,7 @@ fn source(
 }
 
 /// A path as a file of the fleet writes it (beside itself), from the fleet's folder; an absolute one as it is.
-fn beside(file: &str, path: &str) -> Arc<str> {
+pub(crate) fn beside(file: &str, path: &str) -> Arc<str> {
     if path.starts_with('/') {
         return path.into();
     }

@@ -186,7 +186,7 @@ impl<'a> Expander<'a> {
             if let Some((spec, resolved)) = resolved {
                 let spec = Arc::new(spec);
                 let (min, max) = resolved.replicas;
-                apps.insert(app.value.clone(), App { group: key.clone(), min, max });
+                apps.insert(app.value.clone(), App { group: key.clone(), min, max, on_unknown: resolved.on_unknown });
                 spread(&mut group, &mut info, &resolved, sink);
                 self.replicas(service, app, &key, &mut group, &spec, &resolved, sink);
                 info.spec = Some(spec);

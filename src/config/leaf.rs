@@ -10,8 +10,8 @@ use super::read::{Accepts, Leaf, Wrong, nearest, words};
 use crate::model::quantity::{BYTE_UNITS, SPAN_UNITS};
 use crate::model::schema;
 use crate::model::{
-    Acceleration, Address, Bytes, CloneMethod, Digest, Firmware, Identity, ImageFormat, Name, NetworkMode, Protection,
-    QuantityError, RunState, Share, Span, Timestamp, UpdatePolicy,
+    Acceleration, Address, Bytes, CloneMethod, Digest, Firmware, Identity, ImageFormat, Name, NetworkMode, OnUnknown,
+    Others, Protection, QuantityError, Relocatable, RunState, Share, Span, Timestamp, Transport, UpdatePolicy,
 };
 
 impl Leaf for Arc<str> {
@@ -420,15 +420,6 @@ words!(Addressing, "a way of addressing" {
     "dhcp" : "comes with our own DHCP",
 });
 
-/// The shell of a host.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct LocalShell;
-words!(LocalShell, "a shell" {
-    "local" => Self,
-} later {
-    "ssh" : "comes with remote hosts",
-});
-
 /// The role of a host.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ServerRole;
@@ -436,19 +427,6 @@ words!(ServerRole, "a role" {
     "server" => Self,
 } later {
     "client" : "comes with power clients",
-});
-
-/// Maintenance of a host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Maintenance {
-    None,
-    Cordon,
-}
-words!(Maintenance, "a kind of maintenance" {
-    "none" => Self::None,
-    "cordon" => Self::Cordon,
-} later {
-    "drain" : "comes with moving VMs",
 });
 
 /// Whether an approval holds when a new VM lands on another host.
@@ -461,3 +439,38 @@ words!(ApprovalPlacement, "a rule of approval" {
     "exact" => Self::Exact,
     "any" => Self::Any,
 });
+
+words!(Relocatable, "a way of moving" {
+    "live" => Self::Live,
+    "cold" => Self::Cold,
+    "never" => Self::Never,
+});
+
+words!(OnUnknown, "a policy" {
+    "hold" => Self::Hold,
+    "surge" => Self::Surge,
+});
+
+words!(Transport, "a way for data" {
+    "tls" => Self::Tls,
+    "tunnel" => Self::Tunnel,
+    "clear" => Self::Clear,
+});
+
+words!(Others, "a policy" {
+    "leave" => Self::Leave,
+    "cold" => Self::Cold,
+    "stop" => Self::Stop,
+});
+
+impl Leaf for ipnet::IpNet {
+    const WHAT: &'static str = "a network with its prefix length";
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        text.parse().map_err(|_| {
+            Wrong::new("E0217", format!("`{text}` is not a network")).help("like 10.77.0.0/24 or fd00:77::/64")
+        })
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "string", "pattern": "^[0-9a-fA-F.:]+/[0-9]+$"})
+    }
+}

@@ -15,6 +15,7 @@ mod expand;
 pub mod explain;
 pub mod export;
 pub mod fmt;
+mod host;
 mod leaf;
 mod node;
 mod read;

@@ -8,15 +8,14 @@ use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::leaf::{
-    Addressing, ApprovalPlacement, ImageName, Int, LocalShell, Maintenance, Milli, Persistence, ServerRole,
-};
+use super::host::{FenceSpec, MaintenanceChoice, MigrationSpec, ShellChoice};
+use super::leaf::{Addressing, ApprovalPlacement, ImageName, Int, Milli, Persistence, ServerRole};
 use super::node::{Kind as NodeKind, Node};
 use super::read::{Labels, Leaf as _, Loc, Named, Read, field, not, spec};
 use super::sink::Sink;
 use crate::model::{
     Acceleration, Address, Bytes, CloneMethod, Digest, Firmware, Identity, ImageFormat, Name, NetworkMode, OnRemove,
-    Protection, RunState, Share, Span, Timestamp, UpdatePolicy,
+    OnUnknown, Protection, Relocatable, RunState, Share, Span, Timestamp, UpdatePolicy,
 };
 
 /// The API version that is read.
@@ -119,6 +118,10 @@ spec! {
         "actionsPerHost" actions_per_host: Loc<Int<1, 1000>>;
         /// VMs starting at once on one host (default 2).
         "startsPerHost" starts_per_host: Loc<Int<1, 1000>>;
+        /// Most VMs moved (default 50%).
+        "move" moves: Loc<Share>;
+        /// VMs moving at once between two hosts (default 1).
+        "movesPerLink" moves_per_link: Loc<Int<1, 1000>>;
     }
 }
 
@@ -159,8 +162,9 @@ spec! {
         "connection" connection: Text, required;
         /// The host UUID that it must have.
         "uuid" uuid: Loc<Uuid>;
-        /// How commands beside libvirt are run on it: `local`.
-        "shell" shell: Loc<LocalShell>;
+        /// How programs beside libvirt are run on it: `local`, `{ssh: {…}}` or `{command: […]}`. By default `local` for a local
+        /// connection and SSH to the same machine for `qemu+ssh://`; the others say it.
+        "shell" shell: ShellChoice;
         /// `server`.
         "role" role: Loc<ServerRole>;
         /// Its site.
@@ -181,11 +185,14 @@ spec! {
         "security" security: Loc<Name>;
         /// `auto` (default): KVM where a probe guest boots with it; `kvm`; `tcg`.
         "acceleration" acceleration: Loc<Acceleration>;
-        /// `none` (default) or `cordon`: no new VMs.
-        "maintenance" maintenance: Loc<Maintenance>;
+        /// `none` (default); `cordon`: no new VMs; `drain` or `{drain: {others: leave}}`: its VMs move away, too.
+        "maintenance" maintenance: MaintenanceChoice;
+        /// How VMs move to and from it.
+        "migration" migration: MigrationSpec;
+        /// How it is made certain to run nothing any more, once it was Unknown for a time.
+        "fence" fence: FenceSpec;
     }
     later {
-        "migration": "comes with moving VMs",
         "bridge": "is said by a Network (`spec.bridge`)",
     }
 }
@@ -217,6 +224,8 @@ spec! {
         "images" images: Text;
         /// The VMs' disks (default `/var/lib/stablehand/slots`).
         "slots" slots: Text;
+        /// Name of the storage on which the VMs' disks lie, when other hosts with this name have the same files there.
+        "shared" shared: Loc<Name>;
     }
 }
 
@@ -376,6 +385,11 @@ spec! {
         "protect" protect: Loc<Protection>;
         /// Where it may run.
         "placement" placement: PlacementSpec;
+        /// How it may move to another host: `live` (default: while it runs, where that is possible), `cold`, or `never`.
+        "relocatable" relocatable: Loc<Relocatable>;
+        /// Whether a move may fetch its memory after it went on at the target (default false: a cable that is cut then loses
+        /// the guest).
+        "postCopy" post_copy: Loc<bool>;
         /// `started` (default), `stopped` or `suspended`.
         "run" run: Loc<RunState>;
         /// What must be ready first: apps of this service, members of this module, or `service/app`.
@@ -392,7 +406,6 @@ spec! {
         "guarantees": "comes in a later version",
         "volumes": "comes with shared data",
         "scale": "comes with scaling",
-        "relocatable": "comes with moving VMs",
         "costLimit": "comes with costs",
         "security": "is said by `placement.security`",
     }
@@ -518,6 +531,8 @@ spec! {
         "min" min: Loc<Int<0, 100_000>>;
         /// At most (default: `min`).
         "max" max: Loc<Int<0, 100_000>>;
+        /// While the host of one is Unknown: `hold` (default: not replaced) or `surge` (new ones are made, up to `max`).
+        "onUnknown" on_unknown: Loc<OnUnknown>;
     }
 }
 

@@ -8,8 +8,8 @@ use super::read::{Loc, Named};
 use super::sink::{Mark, Sink};
 use super::spec::VmPart;
 use crate::model::{
-    Bytes, CloudInit, DataDisk, Display, Field, Name, Nic, OnRemove, Origins, Placement, Probe, ProbeKind, Protection,
-    RunState, Span, StopPolicy, UpdatePolicy, VmSpec,
+    Bytes, CloudInit, DataDisk, Display, Field, Name, Nic, OnRemove, OnUnknown, Origins, Placement, Probe, ProbeKind,
+    Protection, RunState, Span, StopPolicy, UpdatePolicy, VmSpec,
 };
 
 /// What every new VM is when nobody says: QEMU 7.2 is what Debian 12 has; versioned, so that hardware does
@@ -48,6 +48,8 @@ type Said<'s, T> = (Mark, &'s T, &'s Arc<str>);
 pub(crate) struct Resolved {
     pub(crate) run: RunState,
     pub(crate) replicas: (u32, u32),
+    /// While the host of a replica is Unknown.
+    pub(crate) on_unknown: OnUnknown,
     pub(crate) min_hosts: Option<Loc<u32>>,
     pub(crate) max_per_host: Option<Loc<u32>>,
     /// Where fixed addresses were written, by interface.
@@ -113,6 +115,8 @@ impl Layers<'_> {
         let firmware = self.pick(Field::Firmware, &mut o, sink, |p| p.firmware.as_ref());
         let protect = self.pick(Field::Protect, &mut o, sink, |p| p.protect.as_ref());
         let update = self.last(|p| p.update.as_ref());
+        let relocatable = self.last(|p| p.relocatable.as_ref()).map(|r| r.value).unwrap_or_default();
+        let post_copy = self.last(|p| p.post_copy.as_ref()).is_some_and(|p| p.value);
         let disks = self.disks(&mut o, sink);
         let nics = self.nics(&mut o, sink);
         let display = self.display(&mut o, sink);
@@ -157,6 +161,8 @@ impl Layers<'_> {
             update: update.map_or(UpdatePolicy::Staged, |u| u.value),
             protect: protect.map_or(Protection::None, |p| p.value),
             placement: placement?,
+            relocatable,
+            post_copy,
             origins: o,
         };
         let min = self.last(|p| p.replicas.as_ref()?.min.as_ref()).map_or(1, |m| m.value.0);
@@ -168,6 +174,7 @@ impl Layers<'_> {
         let resolved = Resolved {
             run,
             replicas: (min, max.map_or(min, |m| m.value.0)),
+            on_unknown: self.last(|p| p.replicas.as_ref()?.on_unknown.as_ref()).map(|o| o.value).unwrap_or_default(),
             min_hosts: self.last(|p| p.spread.as_ref()?.min_hosts.as_ref()).map(number),
             max_per_host: self.last(|p| p.spread.as_ref()?.max_per_host.as_ref()).map(number),
             addresses: self.addresses(),

@@ -230,6 +230,7 @@ mod tests {
             from: None,
             to: Some(name("h1")),
             fields: Vec::new(),
+            transfer: None,
             after: after.iter().map(|vm| ActionId::new(&Address::Vm(name(vm)), Verb::Start, None)).collect(),
             wave: 1,
             blocked: Vec::new(),

@@ -56,6 +56,15 @@ pub(super) async fn perform(host: &RealHost, op: &Op, progress: &dyn Progress) -
         Op::SetCpus { vm, uuid, cpus } => power::set_cpus(host, vm, *uuid, *cpus, progress).await,
         Op::GrowDisk { vm, uuid, path, size } => grow(host, vm, *uuid, path, *size).await,
         Op::Undefine { vm, uuid, drop_save } => undefine(host, vm, *uuid, *drop_save).await,
+        Op::Migrate { .. }
+        | Op::AbortJob { .. }
+        | Op::CopyDisk { .. }
+        | Op::CopySave { .. }
+        | Op::DefineFrom { .. }
+        | Op::RetireDisk { .. }
+        | Op::DropRemnant { .. }
+        | Op::Fence { .. }
+        | Op::Announce { .. } => Err(StepError::failed("moves come with the next commit")),
     }
 }
 

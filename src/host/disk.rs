@@ -414,6 +414,7 @@ mod tests {
             expires: None,
             made_from: None,
             on_remove: crate::model::OnRemove::Delete,
+            phase: crate::model::DiskPhase::Valid,
         }
     }
 

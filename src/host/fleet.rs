@@ -126,7 +126,13 @@ impl Observer for RealFleet {
                 store: StoreState::default(),
             };
             for (host, answer) in asked.iter().zip(answers) {
-                observed.records.extend(survey::records(host).await);
+                for (vm, record) in survey::records(host).await {
+                    let held = match observed.records.remove(&vm) {
+                        Some(other) => other.newer(record),
+                        None => record,
+                    };
+                    observed.records.insert(vm, held);
+                }
                 let answer = match answer {
                     Ok(seen) => Observation::Known(seen),
                     Err(text) => Observation::Unknown(Fault { text, since: None }),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::ids::Name;
+use super::moving::{Asked, Drain};
 use super::quantity::Timestamp;
 use super::vm::RunState;
 
@@ -16,6 +17,12 @@ pub struct Demand {
     pub holds: BTreeMap<Name, Hold>,
     /// VMs to be stopped and started once, with what asked for it; withdrawn when it was done.
     pub restarts: BTreeMap<Name, Hold>,
+    /// Hosts to be emptied, until withdrawn.
+    pub drains: BTreeMap<Name, Drain>,
+    /// Hosts whose VMs should come back, until they did.
+    pub restores: BTreeMap<Name, Asked>,
+    /// VMs that were at a host when its drain began, until they came back or their home changed.
+    pub homes: BTreeMap<Name, Name>,
 }
 
 /// A state asked for by hand: healing respects it until it is withdrawn (`stablehand start --withdraw`).

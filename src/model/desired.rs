@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::ids::{Address, Name};
+use super::moving::{Fence, HostShell, Layer, Maintenance, Migration, OnUnknown};
 use super::origin::Origin;
 use super::quantity::{Bytes, Span, Timestamp};
 use super::vm::{Group, RunState, Vm};
@@ -73,10 +74,14 @@ pub struct Limits {
     pub recreate: Share,
     /// Most VMs rebooted (default 25 %).
     pub reboot: Share,
+    /// Most VMs moved (default 50 %).
+    pub moves: Share,
     /// Actions of any kind at once on one host (default 4).
     pub actions_per_host: u32,
     /// VMs starting at once on one host (default 2).
     pub starts_per_host: u32,
+    /// VMs moving at once between any two hosts (default 1).
+    pub moves_per_link: u32,
 }
 
 /// A number, or a percentage of the fleet's VMs (rounded up, at least 1).
@@ -123,9 +128,11 @@ pub struct Host {
     pub connection: Arc<str>,
     /// The host UUID it must have, when pinned.
     pub uuid: Option<Uuid>,
+    /// How programs beside libvirt are run on it.
+    pub shell: HostShell,
     /// Labels for placement.
     pub labels: BTreeMap<String, String>,
-    /// Site, for links and costs.
+    /// Site: VMs move among the hosts of one site; hosts without one are a site of their own together.
     pub site: Option<Name>,
     /// Places for VMs.
     pub slots: u32,
@@ -145,16 +152,29 @@ pub struct Host {
     pub images_dir: Arc<str>,
     /// Folder of the slots on the host.
     pub slots_dir: Arc<str>,
+    /// Name of the storage that the slots folder lies on, when other hosts have the same files there.
+    pub shared: Option<Name>,
+    /// How VMs move to and from it.
+    pub migration: Migration,
+    /// How it is made certain to run nothing any more.
+    pub fence: Option<Fence>,
     /// Index into [`Fleet::security_levels`]; 0 when there are none.
     pub security: u32,
     /// Cost of a processor hour, in thousandths of the fleet's currency.
     pub cost_cpu_hour_milli: u64,
     /// KVM, software emulation, or decide by a probe.
     pub acceleration: Acceleration,
-    /// No new VMs (`maintenance: cordon`).
-    pub cordoned: bool,
+    /// Whether it takes new VMs and keeps those that it has.
+    pub maintenance: Maintenance,
     /// Where it was written.
     pub origin: Origin,
+}
+
+impl Host {
+    /// What runs guests on it.
+    pub fn layer(&self) -> Layer {
+        Layer::of(&self.connection)
+    }
 }
 
 /// A digest that content must have.
@@ -364,6 +384,8 @@ pub struct App {
     pub min: u32,
     /// Replicas at most.
     pub max: u32,
+    /// What happens while the host of a replica is Unknown.
+    pub on_unknown: OnUnknown,
 }
 
 /// A Module document.

@@ -6,6 +6,7 @@
 pub mod demand;
 pub mod desired;
 pub mod ids;
+pub mod moving;
 pub mod observed;
 pub mod origin;
 pub mod quantity;
@@ -16,6 +17,7 @@ pub mod vm;
 pub use demand::*;
 pub use desired::*;
 pub use ids::{Address, Mac, Name, NameError, disk_file_name, domain_name, domain_uuid, nic_mac, tap_name};
+pub use moving::*;
 pub use observed::*;
 pub use origin::{Field, Origin, Origins};
 pub use quantity::{Bytes, QuantityError, Span, Timestamp};

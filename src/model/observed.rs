@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use super::desired::{Acceleration, Digest};
 use super::ids::{Mac, Name};
+use super::moving::{CpuObs, DiskPhase, Fenced, JobObs, Layer, LinkPast, MoveObs, PauseCause};
 use super::quantity::{Bytes, Timestamp};
 use super::vm::{Display, Firmware, OnRemove, Probe, Protection, StopPolicy};
 
@@ -76,22 +77,57 @@ pub struct StoreState {
     pub recreated_day: u32,
     /// Rebooted in the last 24 h.
     pub rebooted_day: u32,
+    /// Moved in the last 24 h.
+    #[serde(default)]
+    pub moved_day: u32,
     /// Milliseconds from start to ready of past boots by image digest, at most the last 9: estimates of downtime.
     #[serde(default)]
     pub boot_millis: BTreeMap<String, Vec<u64>>,
+    /// What past moves say of each link, by [`link_key`](super::moving::link_key).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub links: BTreeMap<String, LinkPast>,
+    /// Hosts that were fenced and have not been seen since.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fenced: BTreeMap<Name, Fenced>,
 }
 
 /// The proof that a host got a VM, or never did.
+///
+/// While a VM moves, `host` is the target and `from` the source: it may be at either, and at one of them at most.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PlacementRecord {
     /// The host it was put on.
     pub host: Name,
+    /// The host it comes from, while it moves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Name>,
+    /// Counts its moves: of two records the higher count holds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub moves: u32,
     /// The incarnation that was put there.
     pub incarnation: u32,
     /// The addresses that it was given, by interface.
     #[serde(default)]
     pub addresses: BTreeMap<Name, Ipv4Addr>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's `skip_serializing_if` gives a reference")]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+impl PlacementRecord {
+    /// Of two records of one VM, the one that holds: the later move, and of one move its end.
+    #[must_use]
+    pub fn newer(self, other: Self) -> Self {
+        let rank = |r: &Self| (r.moves, r.incarnation, r.from.is_none());
+        if rank(&other) > rank(&self) { other } else { self }
+    }
+    /// The hosts on which the VM may be.
+    pub fn places(&self) -> impl Iterator<Item = &Name> {
+        std::iter::once(&self.host).chain(&self.from)
+    }
 }
 
 /// One host.
@@ -108,6 +144,15 @@ pub struct HostObs {
     pub memory: Bytes,
     /// libvirt and QEMU versions, for people.
     pub version: String,
+    /// What runs guests on it.
+    #[serde(default, skip_serializing_if = "Layer::is_qemu")]
+    pub layer: Layer,
+    /// Its processors; `None` where it was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<CpuObs>,
+    /// What it can do when VMs move; `None` where it was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub moving: Option<MoveObs>,
     /// What the acceleration probe found; `None` where it was not asked for.
     pub acceleration: Option<Acceleration>,
     /// Machine types that this QEMU knows; empty when not asked.
@@ -247,6 +292,18 @@ pub struct VmObs {
     pub config: Shape,
     /// libvirt's autostart: always off with us.
     pub autostart: bool,
+    /// Whether it has no definition on this host: one that arrives from another.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub transient: bool,
+    /// Why it is paused, when it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<PauseCause>,
+    /// The job that runs on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<JobObs>,
+    /// Named processor model of its definition, when it has one (`<cpu><model>`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_model: Option<String>,
     /// Whether its probe succeeds.
     pub ready: Readiness,
     /// Where its screen is, from live XML: a socket path or `host:port`.
@@ -328,6 +385,9 @@ pub struct DiskStamp {
     pub made_from: Option<String>,
     /// What happens to it when its VM goes: travels with the disk, so it outlives the YAML.
     pub on_remove: OnRemove,
+    /// What this copy is worth, when its VM moves or moved.
+    #[serde(default, skip_serializing_if = "DiskPhase::is_valid")]
+    pub phase: DiskPhase,
 }
 
 /// A disk file in a slots folder.

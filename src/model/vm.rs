@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Address, Name};
+use super::moving::Relocatable;
 use super::origin::{Origin, Origins};
 use super::quantity::{Bytes, Span};
 
@@ -233,6 +234,10 @@ pub struct VmSpec {
     pub protect: Protection,
     /// Where it may run.
     pub placement: Placement,
+    /// Whether and how it may move.
+    pub relocatable: Relocatable,
+    /// Whether its memory may be fetched after it went on at the target (post-copy): a cut link then loses the guest.
+    pub post_copy: bool,
     /// Where each field was written.
     pub origins: Origins,
 }

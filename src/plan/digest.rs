@@ -6,8 +6,8 @@ use sha2::{Digest as _, Sha256};
 use super::steps::Op;
 use super::types::{Action, DiskFate};
 use crate::model::{
-    Boot, CloudInit, DataDisk, Desired, Display, Firmware, Name, Nic, Placement, Probe, Protection, RunState,
-    StopPolicy, UpdatePolicy, Vm, VmSpec,
+    Boot, CloudInit, DataDisk, Desired, Display, Firmware, Name, Nic, Placement, Probe, Protection, Relocatable,
+    RunState, StopPolicy, UpdatePolicy, Vm, VmSpec,
 };
 use std::collections::BTreeMap;
 
@@ -35,6 +35,11 @@ struct SpecView<'a> {
     update: UpdatePolicy,
     protect: Protection,
     placement: &'a Placement,
+    // What was not there before it could be said is left out where nothing is said: stamps stay what they are.
+    #[serde(skip_serializing_if = "Relocatable::is_live")]
+    relocatable: Relocatable,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    post_copy: bool,
 }
 
 /// Digest of what a VM's document asks for, 32 hexadecimal digits. Equal digests in stamp and desired state mean
@@ -68,6 +73,8 @@ pub fn spec_digest(desired: &Desired, vm: &Vm) -> String {
         update: spec.update,
         protect: spec.protect,
         placement: &spec.placement,
+        relocatable: spec.relocatable,
+        post_copy: spec.post_copy,
     };
     of(&view)
 }
@@ -105,11 +112,15 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
             DiskFate::Remake => "remake".to_owned(),
             DiskFate::Grow(size) => format!("grow {}", size.0),
             DiskFate::Reattach => "reattach".to_owned(),
+            DiskFate::Move(_) => "move".to_owned(),
         };
         let _ = write!(key, "|disk {} {fate}", data.disk);
     }
     for field in &action.fields {
         let _ = write!(key, "|{}={}", field.path, field.after.as_deref().unwrap_or("-"));
+    }
+    if let Some(transfer) = &action.transfer {
+        let _ = write!(key, "|{} by {}", transfer.mode.word(), transfer.transport.word());
     }
     for step in &action.steps {
         match &step.op {

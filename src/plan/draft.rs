@@ -153,6 +153,7 @@ pub(crate) fn action(vm: &Name, verb: Verb, cause: Cause, reason: Reason, class:
         from: None,
         to: None,
         fields: Vec::new(),
+        transfer: None,
         after: Vec::new(),
         wave: 0,
         blocked: Vec::new(),

@@ -308,6 +308,7 @@ fn plain(subject: Address, verb: Verb, host: &Name, ops: impl IntoIterator<Item 
         from: None,
         to: Some(host.clone()),
         fields: Vec::new(),
+        transfer: None,
         after: Vec::new(),
         wave: 0,
         blocked: Vec::new(),

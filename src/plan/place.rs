@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::types::Triple;
 use super::world::{HostView, World};
-use crate::model::{Bytes, Desired, Group, Host, Name, RunState, Vm, Weights};
+use crate::model::{Bytes, Desired, Group, Host, Maintenance, Name, RunState, Vm, Weights};
 
 /// What a VM takes of its host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -247,8 +247,10 @@ impl<'a> Placer<'a> {
             HostView::Lost => return Some("declared lost".to_owned()),
             HostView::Known(_) | HostView::Assumed => {}
         }
-        if host.cordoned {
-            return Some("cordoned".to_owned());
+        match host.maintenance {
+            Maintenance::None => {}
+            Maintenance::Cordon => return Some("cordoned".to_owned()),
+            Maintenance::Drain(_) => return Some("being drained".to_owned()),
         }
         if let Some((key, value)) = rule.labels.iter().find(|(k, v)| host.labels.get(*k) != Some(v)) {
             return Some(format!("label {key} is not {value}"));

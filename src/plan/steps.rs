@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::model::{
     Acceleration, Bytes, CloneMethod, Digest, DiskStamp, Display, Firmware, ImageFile, ImageFormat, Mac, Name,
-    PlacementRecord, Probe, Stamp, StopPolicy, Timestamp,
+    PlacementRecord, Probe, Span, Stamp, StopPolicy, Timestamp, Transport,
 };
 
 /// One step on one host.
@@ -74,7 +74,9 @@ pub enum Op {
         vm: Name,
     },
     /// Makes a disk and its stamp file (`<path>.stamp`): first the stamp, then the disk as `<path>.partial`,
-    /// then renamed. An existing path with the same stamp is done; with another stamp, or none, an error.
+    /// then renamed. An existing path with the same stamp is done; with another stamp, or none, an error. One that is
+    /// stamped [`DiskPhase::Incoming`](crate::model::DiskPhase::Incoming) is made again: what a cut move left in it is
+    /// worth nothing.
     MakeDisk(NewDisk),
     /// Makes a NoCloud seed ISO and its stamp file, in the same way. With `replace`, an existing seed of the
     /// same VM is exchanged by rename.
@@ -203,6 +205,94 @@ pub enum Op {
         /// New size.
         size: Bytes,
     },
+    /// Moves a running domain to another host, peer to peer (`virDomainMigrateToURI3`). On the source. Done when the
+    /// domain runs at the target and not here. A job that runs already is waited for, not begun again. After an error the
+    /// VM is looked for on both hosts: it runs here again, or there, or the error is Unknown.
+    Migrate {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// The target host.
+        to: Name,
+        /// How.
+        how: MigrateHow,
+    },
+    /// Gives up the job that runs on a domain (`virDomainAbortJob`), and frees a guest that waits for a dead link. Done
+    /// when no job runs and the guest goes on.
+    AbortJob {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// The other host of the move.
+        to: Name,
+    },
+    /// Copies a disk from another host to the same path here, holes kept, first its stamp, then the disk as
+    /// `<path>.partial`, then renamed. The file at the source must not be open. A copy that is there with the same stamp
+    /// is made again: nobody knows how old it is.
+    CopyDisk {
+        /// The host that has it.
+        from: Name,
+        /// Its path, the same on both.
+        path: String,
+        /// The stamp of the copy, [`DiskPhase::Incoming`](crate::model::DiskPhase::Incoming).
+        stamp: DiskStamp,
+    },
+    /// Brings the saved memory of a suspended domain from another host, after the domain was defined here. Done when it
+    /// is suspended here.
+    CopySave {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// The host that has it.
+        from: Name,
+    },
+    /// Defines a domain here as another host has it (its inactive XML, elements that are not ours included), with the
+    /// stamp given. Done when it is defined here.
+    DefineFrom {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// The host that has it.
+        from: Name,
+        /// Its stamp.
+        stamp: Stamp,
+    },
+    /// Renames a disk that a move left behind and stamps it as [`DiskPhase::Moved`](crate::model::DiskPhase::Moved):
+    /// nothing starts from it any more. Fails when a domain that is active has it.
+    RetireDisk {
+        /// Its path.
+        path: String,
+        /// Its new path.
+        to: String,
+        /// The stamp of what is kept, with its expiry.
+        stamp: DiskStamp,
+    },
+    /// Ends what is left of a domain whose guest runs on another host: paused by a migration, or shut off. Powers off
+    /// what is paused and undefines it. Fails when it runs.
+    DropRemnant {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+    },
+    /// Runs a command on the controller that makes the host certain to run nothing any more. Done when it ends with 0.
+    Fence {
+        /// Program and arguments; `{host}` stands for the host's name.
+        command: Vec<Arc<str>>,
+        /// How long it may take.
+        within: Span,
+    },
+    /// Tells a guest that its network changed: its links go down and up (`virDomainUpdateDeviceFlags`).
+    Announce {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+    },
     /// Undefines a domain that does not run (managed save and NVRAM with it; disks stay).
     Undefine {
         /// The VM.
@@ -212,6 +302,30 @@ pub enum Op {
         /// Whether a managed save may be thrown away with it.
         drop_save: bool,
     },
+}
+
+/// How a running domain is moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MigrateHow {
+    /// libvirt URI of the target as the source reaches it (`dconnuri`).
+    pub uri: String,
+    /// Address of the target for the data, when not what its host name resolves to.
+    pub address: Option<String>,
+    /// How data travels.
+    pub transport: Transport,
+    /// Whether disks travel too (`VIR_MIGRATE_NON_SHARED_INC`): those of the domain that are not read-only.
+    pub storage: bool,
+    /// `VIR_MIGRATE_AUTO_CONVERGE`.
+    pub auto_converge: bool,
+    /// `VIR_MIGRATE_POSTCOPY`, switched to when half of the time limit is over.
+    pub post_copy: bool,
+    /// Longest pause at the end (`virDomainMigrateSetMaxDowntime`).
+    pub max_pause: Span,
+    /// Bytes a second at most.
+    pub bandwidth: Option<Bytes>,
+    /// When it is aborted.
+    pub time_limit: Span,
 }
 
 /// A disk to make.
@@ -412,6 +526,14 @@ pub enum Edit {
 }
 
 impl Op {
+    /// The other host that a step needs beside its own.
+    pub const fn peer(&self) -> Option<&Name> {
+        match self {
+            Self::Migrate { to, .. } | Self::AbortJob { to, .. } => Some(to),
+            Self::CopyDisk { from, .. } | Self::CopySave { from, .. } | Self::DefineFrom { from, .. } => Some(from),
+            _ => None,
+        }
+    }
     /// A short sentence for progress lines and the journal.
     pub fn describe(&self) -> String {
         match self {
@@ -439,6 +561,15 @@ impl Op {
             Self::SetCpus { cpus, .. } => format!("set processors to {cpus}"),
             Self::GrowDisk { size, .. } => format!("grow disk to {size}"),
             Self::Undefine { .. } => "undefine".to_owned(),
+            Self::Migrate { to, .. } => format!("migrate to {to}"),
+            Self::AbortJob { .. } => "give up the move".to_owned(),
+            Self::CopyDisk { from, stamp, .. } => format!("copy disk {} from {from}", stamp.disk),
+            Self::CopySave { from, .. } => format!("copy saved memory from {from}"),
+            Self::DefineFrom { from, .. } => format!("define as on {from}"),
+            Self::RetireDisk { stamp, .. } => format!("keep the old copy of disk {}", stamp.disk),
+            Self::DropRemnant { .. } => "drop what was left behind".to_owned(),
+            Self::Fence { .. } => "fence".to_owned(),
+            Self::Announce { .. } => "tell the guest that it moved".to_owned(),
         }
     }
 }

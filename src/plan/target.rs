@@ -48,6 +48,8 @@ impl Addresses {
 pub(crate) struct Target<'a> {
     pub(crate) vm: &'a Vm,
     pub(crate) host: &'a Host,
+    /// How often it was moved, as its record says.
+    pub(crate) moves: u32,
     pub(crate) image: Option<&'a Image>,
     pub(crate) stamp: Stamp,
     pub(crate) seed: Option<Seed>,
@@ -205,7 +207,8 @@ pub(crate) fn build<'a>(
         nics: domain_nics,
         console: format!("{}/{}.console", host.slots_dir, domain_name(fleet, &vm.name)),
     };
-    Ok(Target { vm, host, image, stamp, seed, domain })
+    let moves = world.records.get(&vm.name).map_or(0, |r| r.moves);
+    Ok(Target { vm, host, moves, image, stamp, seed, domain })
 }
 
 /// The disk of a name at a number: `vda` is 0.
@@ -275,13 +278,20 @@ impl Target<'_> {
             expires: None,
             made_from,
             on_remove,
+            phase: crate::model::DiskPhase::Valid,
         }
     }
 
     /// The step that writes the placement record.
     pub(crate) fn record(&self) -> Op {
         let addresses = self.stamp.nics.iter().filter_map(|(n, s)| s.address.map(|a| (n.clone(), a))).collect();
-        let record = PlacementRecord { host: self.host.name.clone(), incarnation: self.stamp.incarnation, addresses };
+        let record = PlacementRecord {
+            host: self.host.name.clone(),
+            from: None,
+            moves: self.moves,
+            incarnation: self.stamp.incarnation,
+            addresses,
+        };
         Op::Record { vm: self.vm.name.clone(), record }
     }
 

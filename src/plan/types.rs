@@ -107,6 +107,9 @@ pub struct Action {
     pub to: Option<Name>,
     /// Fields that change.
     pub fields: Vec<FieldChange>,
+    /// How a VM is moved, when it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transfer: Option<Transfer>,
     /// Actions that must have succeeded before.
     pub after: Vec<ActionId>,
     /// Its wave: 1 + the highest wave of what it waits for.
@@ -159,6 +162,16 @@ pub enum Verb {
     Disconnect,
     /// A disk would have to shrink: always blocked.
     Shrink,
+    /// A VM is moved while it runs.
+    Migrate,
+    /// A VM is moved with its data while it does not run: it is stopped first, or is stopped or suspended.
+    Move,
+    /// What a move left half done, or a host that came back still has, is put right.
+    Settle,
+    /// A move that runs is given up.
+    Abort,
+    /// A host is made certain to run nothing any more.
+    Fence,
 }
 
 impl Verb {
@@ -184,6 +197,11 @@ impl Verb {
             Self::Drop => "drop",
             Self::Disconnect => "disconnect",
             Self::Shrink => "shrink",
+            Self::Migrate => "migrate",
+            Self::Move => "move",
+            Self::Settle => "settle",
+            Self::Abort => "abort",
+            Self::Fence => "fence",
         }
     }
 }
@@ -326,6 +344,59 @@ pub enum Downtime {
     UntilStarted,
 }
 
+/// How a VM is moved.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Transfer {
+    /// How.
+    pub mode: MoveMode,
+    /// Why so: what made it possible, or what made the better ways impossible.
+    pub why: String,
+    /// Bytes that travel at least: used parts of disks, and memory.
+    pub bytes: Bytes,
+    /// Milliseconds that the guest stands still or is away.
+    pub pause_millis: u64,
+    /// Milliseconds that the whole move takes.
+    pub millis: u64,
+    /// Past moves over this link that the figures are of; 0: assumed 100 MB/s.
+    pub samples: u32,
+    /// How data travels.
+    pub transport: crate::model::Transport,
+}
+
+/// The ways of moving a VM, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum MoveMode {
+    /// While it runs; both hosts have the same storage.
+    Live,
+    /// While it runs, with its disks.
+    LiveStorage,
+    /// It is suspended: its saved memory and its disks are copied.
+    Saved,
+    /// It does not run: its disks are copied.
+    Cold,
+    /// It is stopped, its disks are copied, it is started.
+    StopCopyStart,
+}
+
+impl MoveMode {
+    /// What people read.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Live => "live, shared storage",
+            Self::LiveStorage => "live, with its disks",
+            Self::Saved => "suspended, with its disks",
+            Self::Cold => "stopped, with its disks",
+            Self::StopCopyStart => "stop, copy, start",
+        }
+    }
+    /// Whether the guest runs on.
+    pub const fn is_live(self) -> bool {
+        matches!(self, Self::Live | Self::LiveStorage)
+    }
+}
+
 /// What happens to one disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -356,6 +427,8 @@ pub enum DiskFate {
     Grow(Bytes),
     /// Attached again.
     Reattach,
+    /// Copied to another host; the copy that stays behind is kept until this time.
+    Move(Timestamp),
 }
 
 /// A field before and after, as people write it.

@@ -4,11 +4,12 @@
 //! and what is left. *Never* decides about a VM: that is the plan's.
 
 mod durable;
+mod hosts;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::execute::{Actuator, HostLimits, Journal, Listener, LockError, Outcome, Report, Run, StopFlag, run};
-use crate::model::{Demand, Desired, LockHolder, Name, Observed, PlacementRecord, StoreState, Timestamp};
+use crate::model::{Book, Demand, Desired, LockHolder, Name, Observed, PlacementRecord, StoreState, Timestamp};
 use crate::observe::{Look, Observer};
 use crate::plan::{self, ActionId, Plan, PlanInput, Policy, Verb, effect_key};
 
@@ -39,6 +40,21 @@ pub trait Ledger: Journal {
     /// # Errors
     /// When they cannot be written.
     fn remember(&self, records: &BTreeMap<Name, PlacementRecord>) -> Result<(), String>;
+    /// What is remembered of hosts.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn book(&self) -> Result<Book, String>;
+    /// Remembers what is known of hosts, in place of what was before.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn keep_book(&self, book: &Book) -> Result<(), String>;
+    /// The VMs of a host that should come back did.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn restored(&self, host: &Name) -> Result<(), String>;
     /// A plan was approved after the store had been lost, or a pass was complete: the store is whole again.
     ///
     /// # Errors
@@ -114,6 +130,7 @@ pub async fn observe(cast: &Cast<'_>, desired: &Desired, look: Look) -> Result<O
         cast.ledger.remember(&observed.records)?;
     }
     observed.store = cast.ledger.state(stamps, (cast.clock)())?;
+    hosts::remember(cast, desired, &mut observed)?;
     Ok(observed)
 }
 

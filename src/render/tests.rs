@@ -51,6 +51,7 @@ fn action(vm: &str, verb: Verb, class: Class) -> Action {
         from: None,
         to: Some(name("kvm1")),
         fields: Vec::new(),
+        transfer: None,
         after: Vec::new(),
         wave: 1,
         blocked: Vec::new(),

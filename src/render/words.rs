@@ -114,6 +114,7 @@ pub(super) fn disk(effect: &DataEffect, arrow: &str) -> String {
         DiskFate::Remake => format!("REMAKES {disk} {bytes} from the image"),
         DiskFate::Grow(to) => format!("grows {disk} {bytes} {arrow} {to}"),
         DiskFate::Reattach => format!("re-attaches {disk} {bytes}"),
+        DiskFate::Move(at) => format!("moves {disk} {bytes}, the old copy is kept until {}", moment(at)),
     }
 }
 

@@ -70,6 +70,15 @@ impl World {
             Op::SetCpus { vm, uuid, cpus } => self.set_cpus(step, vm, *uuid, *cpus),
             Op::GrowDisk { path, size, .. } => grow_disk(self.host(&step.host)?, path, *size),
             Op::Undefine { vm, uuid, drop_save } => self.undefine(step, vm, *uuid, *drop_save),
+            Op::Migrate { .. }
+            | Op::AbortJob { .. }
+            | Op::CopyDisk { .. }
+            | Op::CopySave { .. }
+            | Op::DefineFrom { .. }
+            | Op::RetireDisk { .. }
+            | Op::DropRemnant { .. }
+            | Op::Fence { .. }
+            | Op::Announce { .. } => Err(StepError::failed("moves come with the next commit")),
         }
     }
 

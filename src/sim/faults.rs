@@ -52,7 +52,7 @@ impl Fault {
 }
 
 /// Every operation's name, for suggestions.
-pub(super) const OPS: [&str; 22] = [
+pub(super) const OPS: [&str; 31] = [
     "PutImage",
     "DropImage",
     "MakeBridge",
@@ -75,6 +75,15 @@ pub(super) const OPS: [&str; 22] = [
     "SetCpus",
     "GrowDisk",
     "Undefine",
+    "Migrate",
+    "AbortJob",
+    "CopyDisk",
+    "CopySave",
+    "DefineFrom",
+    "RetireDisk",
+    "DropRemnant",
+    "Fence",
+    "Announce",
 ];
 
 /// The name of an operation and what it is about.
@@ -102,6 +111,15 @@ pub(super) fn op_and_subject(op: &Op) -> (&'static str, String) {
         Op::SetCpus { vm, .. } => ("SetCpus", vm.to_string()),
         Op::GrowDisk { vm, .. } => ("GrowDisk", vm.to_string()),
         Op::Undefine { vm, .. } => ("Undefine", vm.to_string()),
+        Op::Migrate { vm, .. } => ("Migrate", vm.to_string()),
+        Op::AbortJob { vm, .. } => ("AbortJob", vm.to_string()),
+        Op::CopyDisk { stamp, .. } => ("CopyDisk", stamp.vm.to_string()),
+        Op::CopySave { vm, .. } => ("CopySave", vm.to_string()),
+        Op::DefineFrom { vm, .. } => ("DefineFrom", vm.to_string()),
+        Op::RetireDisk { stamp, .. } => ("RetireDisk", stamp.vm.to_string()),
+        Op::DropRemnant { vm, .. } => ("DropRemnant", vm.to_string()),
+        Op::Fence { .. } => ("Fence", String::new()),
+        Op::Announce { vm, .. } => ("Announce", vm.to_string()),
     }
 }
 

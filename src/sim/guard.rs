@@ -180,6 +180,10 @@ pub(super) fn domain_of(op: &Op) -> Option<Uuid> {
         | Op::SetMemory { uuid, .. }
         | Op::SetCpus { uuid, .. }
         | Op::GrowDisk { uuid, .. }
+        | Op::Migrate { uuid, .. }
+        | Op::AbortJob { uuid, .. }
+        | Op::DropRemnant { uuid, .. }
+        | Op::Announce { uuid, .. }
         | Op::Undefine { uuid, .. } => Some(*uuid),
         Op::PutImage { .. }
         | Op::DropImage { .. }
@@ -192,6 +196,11 @@ pub(super) fn domain_of(op: &Op) -> Option<Uuid> {
         | Op::StampDisk { .. }
         | Op::RetainDisk { .. }
         | Op::DeleteDisk { .. }
+        | Op::CopyDisk { .. }
+        | Op::CopySave { .. }
+        | Op::DefineFrom { .. }
+        | Op::RetireDisk { .. }
+        | Op::Fence { .. }
         | Op::Define { .. } => None,
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::SimFleet;
 use crate::execute::Journal;
-use crate::model::{Demand, Name, PlacementRecord, StoreState, Timestamp};
+use crate::model::{Book, Demand, Name, PlacementRecord, StoreState, Timestamp};
 use crate::plan::{ActionId, Step, Verb};
 use crate::reconcile::Ledger;
 
@@ -19,6 +19,8 @@ pub struct Memory {
     pub done: Vec<(u64, Verb)>,
     /// Placement records as they were last seen.
     pub records: BTreeMap<Name, PlacementRecord>,
+    /// What is remembered of hosts.
+    pub book: Book,
 }
 
 impl Memory {
@@ -34,6 +36,7 @@ impl Memory {
             destroyed_day: used(Verb::Destroy),
             recreated_day: used(Verb::Recreate),
             rebooted_day: used(Verb::Reboot),
+            moved_day: used(Verb::Migrate).saturating_add(used(Verb::Move)),
             ..StoreState::default()
         }
     }
@@ -50,7 +53,10 @@ impl Journal for SimFleet {
 
 impl Ledger for SimFleet {
     fn demand(&self) -> Result<Demand, String> {
-        Ok(self.with(|world| world.memory.demand.clone()))
+        Ok(self.with(|world| {
+            let homes = world.memory.book.homes.clone();
+            Demand { homes, ..world.memory.demand.clone() }
+        }))
     }
 
     fn state(&self, stamps: bool, _: Timestamp) -> Result<StoreState, String> {
@@ -84,6 +90,28 @@ impl Ledger for SimFleet {
         self.with(|world| {
             if !world.crashed {
                 world.memory.records.clone_from(records);
+            }
+        });
+        Ok(())
+    }
+
+    fn book(&self) -> Result<Book, String> {
+        Ok(self.with(|world| world.memory.book.clone()))
+    }
+
+    fn keep_book(&self, book: &Book) -> Result<(), String> {
+        self.with(|world| {
+            if !world.crashed {
+                world.memory.book.clone_from(book);
+            }
+        });
+        Ok(())
+    }
+
+    fn restored(&self, host: &Name) -> Result<(), String> {
+        self.with(|world| {
+            if !world.crashed {
+                world.memory.demand.restores.remove(host);
             }
         });
         Ok(())

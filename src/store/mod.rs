@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::model::{Demand, Hold, Name, PlacementRecord, RunState, StoreState, Timestamp};
+use crate::model::{Asked, Book, Demand, Drain, Hold, Name, Others, PlacementRecord, RunState, StoreState, Timestamp};
 
 pub use journal::Unfinished;
 
@@ -22,6 +22,8 @@ pub use journal::Unfinished;
 pub const APPROVAL_TIME: u64 = 24 * 3600;
 /// Seconds over which limits count.
 const DAY: u64 = 24 * 3600;
+/// Policies of a drain, by their words in the table.
+const OTHERS: [Others; 3] = [Others::Leave, Others::Cold, Others::Stop];
 /// Boots remembered for each image: an odd number, so that the median is one of them.
 const BOOTS: i64 = 9;
 
@@ -82,6 +84,8 @@ pub enum Counted {
     Recreated,
     /// A VM was stopped and started.
     Rebooted,
+    /// A VM was moved to another host.
+    Moved,
 }
 
 impl Counted {
@@ -90,6 +94,7 @@ impl Counted {
             Self::Destroyed => "destroyed",
             Self::Recreated => "recreated",
             Self::Rebooted => "rebooted",
+            Self::Moved => "moved",
         }
     }
 }
@@ -198,7 +203,11 @@ impl Store {
             destroyed_day: used(Counted::Destroyed)?,
             recreated_day: used(Counted::Recreated)?,
             rebooted_day: used(Counted::Rebooted)?,
+            moved_day: used(Counted::Moved)?,
             boot_millis: self.boots()?,
+            // Of hosts and links the book tells: `reconcile` adds it.
+            links: BTreeMap::new(),
+            fenced: BTreeMap::new(),
         })
     }
 
@@ -232,9 +241,24 @@ impl Store {
                     demand.holds.insert(vm, hold)
                 };
             }
+            let mut statement =
+                connection.prepare_cached("SELECT host, kind, who, at FROM host_demand ORDER BY host")?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                let Ok(host) = Name::new(&row.get::<_, String>(0)?) else { continue };
+                let (kind, who): (String, String) = (row.get(1)?, row.get(2)?);
+                let (who, at) = (who.into(), Timestamp(time_sql(row.get(3)?)));
+                match OTHERS.into_iter().find(|o| o.word() == kind) {
+                    Some(others) => drop(demand.drains.insert(host, Drain { others, who, at })),
+                    None => drop(demand.restores.insert(host, Asked { who, at })),
+                }
+            }
             Ok(demand)
         };
-        read().map_err(did("read demand"))
+        let mut demand = read().map_err(did("read demand"))?;
+        drop(connection);
+        demand.homes = self.book()?.homes;
+        Ok(demand)
     }
 
     /// Asks that a VM be started, stopped or suspended until this is withdrawn; replaces what was asked before.
@@ -266,6 +290,54 @@ impl Store {
     pub fn withdraw(&self, vm: &Name) -> Result<bool, StoreError> {
         let n = self.change("withdraw demand", "DELETE FROM demand WHERE vm = ?1 AND once = 0", [vm.as_str()])?;
         Ok(n > 0)
+    }
+
+    /// Asks that a host be emptied, until [`Self::in_service`]; replaces what was asked for the host before.
+    ///
+    /// # Errors
+    /// When SQLite does not answer.
+    pub fn drain(&self, host: &Name, drain: &Drain) -> Result<(), StoreError> {
+        self.ask_host(host, drain.others.word(), &drain.who, drain.at)
+    }
+
+    /// Asks that the VMs that a drain took from a host come back, and ends its drain.
+    ///
+    /// # Errors
+    /// When SQLite does not answer.
+    pub fn restore_host(&self, host: &Name, asked: &Asked) -> Result<(), StoreError> {
+        self.ask_host(host, "restore", &asked.who, asked.at)
+    }
+
+    fn ask_host(&self, host: &Name, kind: &str, who: &str, at: Timestamp) -> Result<(), StoreError> {
+        let sql = "INSERT OR REPLACE INTO host_demand (host, kind, who, at) VALUES (?1, ?2, ?3, ?4)";
+        self.change("keep demand", sql, params![host.as_str(), kind, who, sql_time(at)]).map(drop)
+    }
+
+    /// Withdraws a drain or a restore; says whether there was one.
+    ///
+    /// # Errors
+    /// When SQLite does not answer.
+    pub fn in_service(&self, host: &Name) -> Result<bool, StoreError> {
+        let n = self.change("withdraw demand", "DELETE FROM host_demand WHERE host = ?1", [host.as_str()])?;
+        Ok(n > 0)
+    }
+
+    /// What is remembered of hosts.
+    ///
+    /// # Errors
+    /// When SQLite does not answer.
+    pub fn book(&self) -> Result<Book, StoreError> {
+        let text = self.fact("book")?;
+        // What another version wrote and we cannot read is as good as forgotten.
+        Ok(text.and_then(|t| serde_json::from_str(&t).ok()).unwrap_or_default())
+    }
+
+    /// Remembers what is known of hosts, in place of what was before. Only whoever makes a pass writes it.
+    ///
+    /// # Errors
+    /// When SQLite does not answer.
+    pub fn keep_book(&self, book: &Book) -> Result<(), StoreError> {
+        self.set_fact("book", &serde_json::to_string(book).unwrap_or_default())
     }
 
     /// Says that a restart was done.

@@ -7,7 +7,8 @@ use rusqlite::Connection;
 use super::{StoreError, did};
 
 /// Migrations in order: the store's version is how many of them were run.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE fact (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 CREATE TABLE demand (
     vm TEXT NOT NULL, once INTEGER NOT NULL, run TEXT NOT NULL, who TEXT NOT NULL, at INTEGER NOT NULL,
@@ -28,7 +29,11 @@ CREATE INDEX journal_open ON journal (id) WHERE ended IS NULL;
 CREATE TABLE event (
     id INTEGER PRIMARY KEY, at INTEGER NOT NULL, kind TEXT NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL
 ) STRICT;
-"];
+",
+    "
+CREATE TABLE host_demand (host TEXT PRIMARY KEY, kind TEXT NOT NULL, who TEXT NOT NULL, at INTEGER NOT NULL) STRICT;
+",
+];
 
 /// The version that this program writes.
 pub(super) const VERSION: usize = MIGRATIONS.len();

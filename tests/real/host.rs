@@ -63,7 +63,11 @@ impl World {
             security: 0,
             cost_cpu_hour_milli: 0,
             acceleration: Acceleration::Auto,
-            cordoned: false,
+            shell: stablehand::model::HostShell::Local,
+            shared: None,
+            migration: Default::default(),
+            fence: None,
+            maintenance: stablehand::model::Maintenance::None,
             origin: origin.clone(),
         };
         let share = Share::Count(3);
@@ -78,6 +82,8 @@ impl World {
                     reboot: share,
                     actions_per_host: 4,
                     starts_per_host: 2,
+                    moves: Share::Count(3),
+                    moves_per_link: 1,
                 },
                 weights: Weights { memory: 1.0, cpu: 1.0, slots: 1.0, cost: 0.0 },
                 approval_any_host: false,
@@ -183,6 +189,7 @@ impl World {
             expires: None,
             made_from: None,
             on_remove: OnRemove::Delete,
+            phase: stablehand::model::DiskPhase::Valid,
         }
     }
     fn spec(&self) -> DomainSpec {
@@ -248,7 +255,8 @@ fn shape_of(spec: &DomainSpec) -> Shape {
 /// Everything that brings the VM up, to before its start.
 fn makings(world: &World) -> Vec<Op> {
     let (vm, uuid, spec, stamp) = (name("a"), world.uuid(), world.spec(), world.stamp());
-    let record = PlacementRecord { host: name("here"), incarnation: 1, addresses: BTreeMap::new() };
+    let record =
+        PlacementRecord { host: name("here"), from: None, moves: 0, incarnation: 1, addresses: BTreeMap::new() };
     let from = DiskFrom::Image { path: world.image_path(), format: ImageFormat::Raw, method: CloneMethod::Overlay };
     let [root, seed_path, data] = [0, 1, 2].map(|n| spec.disks[n].path.clone());
     let (address, gateway) = (Some("10.250.9.10/24".to_owned()), None);

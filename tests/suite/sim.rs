@@ -48,7 +48,17 @@ fn stamp(vm: &str) -> Stamp {
 
 fn disk_stamp(vm: &str, disk: &str) -> DiskStamp {
     let (fleet, vm, disk) = (name("f"), name(vm), disk.to_owned());
-    DiskStamp { fleet, vm, disk, incarnation: 1, epoch: 1, expires: None, on_remove: OnRemove::Delete, made_from: None }
+    DiskStamp {
+        fleet,
+        vm,
+        disk,
+        incarnation: 1,
+        epoch: 1,
+        expires: None,
+        on_remove: OnRemove::Delete,
+        made_from: None,
+        phase: Default::default(),
+    }
 }
 
 fn digest() -> Digest {
@@ -93,7 +103,7 @@ fn spin(host: &str, vm: &str) -> Vec<Step> {
         nics: Vec::new(),
         console: String::new(),
     };
-    let record = PlacementRecord { host: name(host), incarnation: 1, addresses: BTreeMap::new() };
+    let record = PlacementRecord { host: name(host), from: None, moves: 0, incarnation: 1, addresses: BTreeMap::new() };
     vec![
         on(host, Op::PutImage { file, path: image }),
         on(host, Op::Record { vm: name(vm), record }),

@@ -1,0 +1,58 @@
+//! What a pass remembers of hosts: when each was last Known, which were fenced, whose VMs a drain took away.
+
+use super::Cast;
+use crate::model::{Demand, Desired, Maintenance, Name, Observation, Observed};
+
+/// Brings the book up to date with what was seen, and tells the planner what it holds.
+///
+/// # Errors
+/// When the ledger cannot be read or written.
+pub(super) fn remember(cast: &Cast<'_>, desired: &Desired, observed: &mut Observed) -> Result<(), String> {
+    let before = cast.ledger.book()?;
+    let mut book = before.clone();
+    let now = (cast.clock)();
+    for (name, host) in &mut observed.hosts {
+        match host {
+            Observation::Known(_) => {
+                // To the minute: a book that changed at every look would be written at every look.
+                let minute = crate::model::Timestamp(now.0 / 60 * 60);
+                book.seen.insert(name.clone(), minute);
+                book.fenced.remove(name);
+            }
+            Observation::Unknown(fault) => fault.since = book.seen.get(name).copied(),
+            Observation::Absent => {}
+        }
+    }
+    let demand = cast.ledger.demand()?;
+    for (host, seen) in observed.hosts.iter().filter_map(|(name, o)| o.known().map(|seen| (name, seen))) {
+        if is_draining(desired, &demand, host) {
+            for vm in seen.vms.keys() {
+                book.homes.entry(vm.clone()).or_insert_with(|| host.clone());
+            }
+        }
+    }
+    let at = |vm: &Name, host: &Name| {
+        observed.hosts.get(host).and_then(|o| o.known()).is_some_and(|seen| seen.vms.contains_key(vm))
+    };
+    book.homes.retain(|vm, home| {
+        let back = at(vm, home) && !is_draining(desired, &demand, home);
+        desired.hosts.contains_key(home) && desired.vms.contains_key(vm) && !back
+    });
+    for host in demand.restores.keys() {
+        if !book.homes.values().any(|home| home == host) {
+            cast.ledger.restored(host)?;
+        }
+    }
+    observed.store.links = book.links();
+    observed.store.fenced.clone_from(&book.fenced);
+    if book != before {
+        cast.ledger.keep_book(&book)?;
+    }
+    Ok(())
+}
+
+/// Whether a host is to be emptied, by its document or by hand.
+fn is_draining(desired: &Desired, demand: &Demand, host: &Name) -> bool {
+    let by_document = desired.hosts.get(host).is_some_and(|h| matches!(h.maintenance, Maintenance::Drain(_)));
+    by_document || demand.drains.contains_key(host)
+}
