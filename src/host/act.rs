@@ -59,6 +59,7 @@ pub(super) async fn perform(host: &RealHost, op: &Op, progress: &dyn Progress) -
         Op::Migrate { .. }
         | Op::AbortJob { .. }
         | Op::CopyDisk { .. }
+        | Op::CopyImage { .. }
         | Op::CopySave { .. }
         | Op::DefineFrom { .. }
         | Op::RetireDisk { .. }

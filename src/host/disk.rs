@@ -323,7 +323,7 @@ pub async fn observe(shell: &dyn Shell, fleet: &Name, path: &str) -> Option<Disk
         None if path.ends_with(".qcow2") => return None,
         None => Bytes(length),
     };
-    Some(DiskObs { stamp, size, used: Bytes(used) })
+    Some(DiskObs { stamp, size, used: Bytes(used), backing: None })
 }
 
 /// Writes a placement record.

@@ -331,6 +331,25 @@ pub struct Fenced {
     pub evidence: String,
 }
 
+/// Moves of a VM that failed one after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tries {
+    /// How many.
+    pub count: u32,
+    /// When the last one failed.
+    pub at: Timestamp,
+    /// Why.
+    pub text: String,
+}
+
+impl Tries {
+    /// Tries before somebody has to look.
+    pub const MOST: u32 = 3;
+    /// Seconds after which they are forgotten.
+    pub const FORGOTTEN: u64 = 3600;
+}
+
 /// What past moves over a link say about the next one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -368,6 +387,8 @@ pub struct Book {
     pub fenced: BTreeMap<Name, Fenced>,
     /// VMs that were at a host when its drain began.
     pub homes: BTreeMap<Name, Name>,
+    /// Moves that failed, by VM.
+    pub tries: BTreeMap<Name, Tries>,
     /// The last moves, oldest first, at most [`Self::MOVES`] a link.
     pub moves: Vec<PastMove>,
 }

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::desired::{Acceleration, Digest};
 use super::ids::{Mac, Name};
-use super::moving::{CpuObs, DiskPhase, Fenced, JobObs, Layer, LinkPast, MoveObs, PauseCause};
+use super::moving::{CpuObs, DiskPhase, Fenced, JobObs, Layer, LinkPast, MoveObs, PauseCause, Tries};
 use super::quantity::{Bytes, Timestamp};
 use super::vm::{Display, Firmware, OnRemove, Probe, Protection, StopPolicy};
 
@@ -89,6 +89,9 @@ pub struct StoreState {
     /// Hosts that were fenced and have not been seen since.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fenced: BTreeMap<Name, Fenced>,
+    /// Moves that failed, by VM, until one succeeds or an hour has passed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tries: BTreeMap<Name, Tries>,
 }
 
 /// The proof that a host got a VM, or never did.
@@ -400,6 +403,9 @@ pub struct DiskObs {
     pub size: Bytes,
     /// Bytes used on the host.
     pub used: Bytes,
+    /// The file under an overlay.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backing: Option<String>,
 }
 
 /// A file in an image store.

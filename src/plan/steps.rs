@@ -239,6 +239,15 @@ pub enum Op {
         /// The stamp of the copy, [`DiskPhase::Incoming`](crate::model::DiskPhase::Incoming).
         stamp: DiskStamp,
     },
+    /// Puts a file into the image store from another host's store, at the same path: `<path>.partial`, digest, rename.
+    CopyImage {
+        /// The host that has it.
+        from: Name,
+        /// Its path, the same on both.
+        path: String,
+        /// What it must be.
+        digest: Digest,
+    },
     /// Brings the saved memory of a suspended domain from another host, after the domain was defined here. Done when it
     /// is suspended here.
     CopySave {
@@ -530,7 +539,10 @@ impl Op {
     pub const fn peer(&self) -> Option<&Name> {
         match self {
             Self::Migrate { to, .. } | Self::AbortJob { to, .. } => Some(to),
-            Self::CopyDisk { from, .. } | Self::CopySave { from, .. } | Self::DefineFrom { from, .. } => Some(from),
+            Self::CopyDisk { from, .. }
+            | Self::CopyImage { from, .. }
+            | Self::CopySave { from, .. }
+            | Self::DefineFrom { from, .. } => Some(from),
             _ => None,
         }
     }
@@ -564,6 +576,7 @@ impl Op {
             Self::Migrate { to, .. } => format!("migrate to {to}"),
             Self::AbortJob { .. } => "give up the move".to_owned(),
             Self::CopyDisk { from, stamp, .. } => format!("copy disk {} from {from}", stamp.disk),
+            Self::CopyImage { from, digest, .. } => format!("copy image {} from {from}", digest.short()),
             Self::CopySave { from, .. } => format!("copy saved memory from {from}"),
             Self::DefineFrom { from, .. } => format!("define as on {from}"),
             Self::RetireDisk { stamp, .. } => format!("keep the old copy of disk {}", stamp.disk),

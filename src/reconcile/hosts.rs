@@ -1,7 +1,9 @@
 //! What a pass remembers of hosts: when each was last Known, which were fenced, whose VMs a drain took away.
 
 use super::Cast;
-use crate::model::{Demand, Desired, Maintenance, Name, Observation, Observed};
+use crate::execute::{Outcome, Report};
+use crate::model::{Demand, Desired, Fenced, Maintenance, Name, Observation, Observed, Tries};
+use crate::plan::{Op, Plan, Verb};
 
 /// Brings the book up to date with what was seen, and tells the planner what it holds.
 ///
@@ -43,12 +45,43 @@ pub(super) fn remember(cast: &Cast<'_>, desired: &Desired, observed: &mut Observ
             cast.ledger.restored(host)?;
         }
     }
+    book.tries.retain(|_, tries| now.since(tries.at) < Tries::FORGOTTEN);
+    observed.store.tries.clone_from(&book.tries);
     observed.store.links = book.links();
     observed.store.fenced.clone_from(&book.fenced);
     if book != before {
         cast.ledger.keep_book(&book)?;
     }
     Ok(())
+}
+
+/// Remembers what a report says of hosts and moves: fenced hosts, moves that failed.
+///
+/// # Errors
+/// When the ledger cannot be read or written.
+pub(super) fn note(cast: &Cast<'_>, plan: &Plan, report: &Report) -> Result<(), String> {
+    let mut book = cast.ledger.book()?;
+    let before = book.clone();
+    let now = (cast.clock)();
+    for (act, (_, outcome)) in plan.actions.iter().zip(&report.outcomes) {
+        let name = act.subject.name();
+        match (act.verb, outcome) {
+            (Verb::Fence, Outcome::Done) => {
+                let evidence = act.steps.iter().find_map(|s| match &s.op {
+                    Op::Fence { command, .. } => Some(command.join(" ")),
+                    _ => None,
+                });
+                book.fenced.insert(name.clone(), Fenced { at: now, evidence: evidence.unwrap_or_default() });
+            }
+            (Verb::Migrate | Verb::Move, Outcome::Done) => drop(book.tries.remove(name)),
+            (Verb::Migrate | Verb::Move, Outcome::Failed { error, .. }) => {
+                let count = 1 + book.tries.get(name).map_or(0, |t| t.count);
+                book.tries.insert(name.clone(), Tries { count, at: now, text: error.to_string() });
+            }
+            _ => {}
+        }
+    }
+    if book == before { Ok(()) } else { cast.ledger.keep_book(&book) }
 }
 
 /// Whether a host is to be emptied, by its document or by hand.

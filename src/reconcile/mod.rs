@@ -308,5 +308,5 @@ fn note_done(cast: &Cast<'_>, plan: &Plan, report: &Report) -> Result<(), String
             cast.ledger.carried_out(act.verb, act.subject.name(), now)?;
         }
     }
-    Ok(())
+    hosts::note(cast, plan, report)
 }

@@ -73,6 +73,7 @@ impl World {
             Op::Migrate { .. }
             | Op::AbortJob { .. }
             | Op::CopyDisk { .. }
+            | Op::CopyImage { .. }
             | Op::CopySave { .. }
             | Op::DefineFrom { .. }
             | Op::RetireDisk { .. }

@@ -52,7 +52,7 @@ impl Fault {
 }
 
 /// Every operation's name, for suggestions.
-pub(super) const OPS: [&str; 31] = [
+pub(super) const OPS: [&str; 32] = [
     "PutImage",
     "DropImage",
     "MakeBridge",
@@ -78,6 +78,7 @@ pub(super) const OPS: [&str; 31] = [
     "Migrate",
     "AbortJob",
     "CopyDisk",
+    "CopyImage",
     "CopySave",
     "DefineFrom",
     "RetireDisk",
@@ -114,6 +115,7 @@ pub(super) fn op_and_subject(op: &Op) -> (&'static str, String) {
         Op::Migrate { vm, .. } => ("Migrate", vm.to_string()),
         Op::AbortJob { vm, .. } => ("AbortJob", vm.to_string()),
         Op::CopyDisk { stamp, .. } => ("CopyDisk", stamp.vm.to_string()),
+        Op::CopyImage { digest, .. } => ("CopyImage", digest.short().to_owned()),
         Op::CopySave { vm, .. } => ("CopySave", vm.to_string()),
         Op::DefineFrom { vm, .. } => ("DefineFrom", vm.to_string()),
         Op::RetireDisk { stamp, .. } => ("RetireDisk", stamp.vm.to_string()),

@@ -197,6 +197,7 @@ pub(super) fn domain_of(op: &Op) -> Option<Uuid> {
         | Op::RetainDisk { .. }
         | Op::DeleteDisk { .. }
         | Op::CopyDisk { .. }
+        | Op::CopyImage { .. }
         | Op::CopySave { .. }
         | Op::DefineFrom { .. }
         | Op::RetireDisk { .. }

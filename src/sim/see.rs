@@ -82,7 +82,8 @@ impl World {
         seen.unmanaged.sort_by(|a, b| a.domain.cmp(&b.domain));
         for (path, disk) in &host.disks {
             if let Some(stamp) = disk.stamp.as_ref().filter(|s| s.fleet == *fleet) {
-                let disk = DiskObs { stamp: stamp.clone(), size: disk.size, used: disk.used };
+                let disk =
+                    DiskObs { stamp: stamp.clone(), size: disk.size, used: disk.used, backing: disk.backing.clone() };
                 seen.disks.insert(path.clone(), disk);
             }
         }

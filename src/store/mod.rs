@@ -208,6 +208,7 @@ impl Store {
             // Of hosts and links the book tells: `reconcile` adds it.
             links: BTreeMap::new(),
             fenced: BTreeMap::new(),
+            tries: BTreeMap::new(),
         })
     }
 
