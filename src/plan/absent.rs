@@ -215,7 +215,7 @@ impl<'a> Draft<'a> {
         }
         act.steps = on(&host.name, ops);
         act.blocked.extend(self.pause(&vm.name, &vm.group));
-        self.push(act, Some(Footprint { host: &host.name, before: Need::default(), after: need }));
+        self.push(act, [Footprint { host: &host.name, before: Need::default(), after: need }]);
     }
 
     fn new_text(&self, vm: &Vm, kept: bool) -> String {
@@ -258,7 +258,7 @@ impl<'a> Draft<'a> {
         let why = reason("new", self.new_text(vm, false), Some(vm.origin.clone()));
         let mut act = action(&vm.name, Verb::Create, Cause::Change, why, Class::Create, Downtime::None);
         act.blocked.push(block);
-        self.push(act, None);
+        self.push(act, []);
     }
 
     /// Takes over a domain that exists: only our stamp is written.
@@ -314,7 +314,7 @@ impl<'a> Draft<'a> {
         let need = Need::of(vm, if foreign.power.is_active() { RunState::Started } else { RunState::Stopped });
         let need = Need { slots: need.slots, ..Need::default() };
         self.placer.occupy(host, &vm.group, need);
-        self.push(act, Some(Footprint { host, before: Need::default(), after: need }));
+        self.push(act, [Footprint { host, before: Need::default(), after: need }]);
     }
 }
 
@@ -364,6 +364,6 @@ impl Draft<'_> {
             text: format!("it is defined on {}", list.join(" and ")),
             unblock: "look which copy is valid, and undefine the other by hand".to_owned(),
         });
-        self.push(act, None);
+        self.push(act, []);
     }
 }

@@ -33,8 +33,8 @@ pub(crate) struct Draft<'a> {
     /// VMs that should exist: those described and not removed.
     pub(crate) wanted: BTreeMap<&'a Name, &'a Vm>,
     pub(crate) actions: Vec<Action>,
-    /// What each action changes, by the action's number.
-    pub(crate) footprints: BTreeMap<usize, Footprint<'a>>,
+    /// What each action changes, by the action's number: one footprint a host, so a move has two.
+    pub(crate) footprints: BTreeMap<usize, Vec<Footprint<'a>>>,
     pub(crate) notes: Vec<Note>,
     pub(crate) risks: Vec<Risk>,
     /// VMs with an action.
@@ -98,10 +98,11 @@ impl<'a> Draft<'a> {
         self.notes.push(Note { subject: Address::Vm(vm.clone()), kind, text: text.into(), origin });
     }
 
-    /// Adds an action with its footprint.
-    pub(crate) fn push(&mut self, action: Action, footprint: Option<Footprint<'a>>) {
-        if let Some(footprint) = footprint {
-            self.footprints.insert(self.actions.len(), footprint);
+    /// Adds an action with its footprints: at most one a host.
+    pub(crate) fn push(&mut self, action: Action, footprints: impl IntoIterator<Item = Footprint<'a>>) {
+        let footprints: Vec<_> = footprints.into_iter().collect();
+        if !footprints.is_empty() {
+            self.footprints.insert(self.actions.len(), footprints);
         }
         self.actions.push(action);
     }

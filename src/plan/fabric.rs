@@ -70,7 +70,7 @@ impl<'a> Draft<'a> {
         act.reason.trigger = trigger;
         act.cause = self.cause_of(needed_by);
         self.let_wait(needed_by, &act.id);
-        self.push(act, None);
+        self.push(act, []);
     }
 
     fn connect(&mut self, network: &'a Network, host: &'a Host, needed_by: &[usize]) {
@@ -91,7 +91,7 @@ impl<'a> Draft<'a> {
         let Some(op) = self.make_bridge(network, host) else { return };
         let act = self.connect_action(network, host, op, needed_by);
         self.let_wait(needed_by, &act.id);
-        self.push(act, None);
+        self.push(act, []);
     }
 
     fn connect_action(&self, network: &Network, host: &Host, op: Op, needed_by: &[usize]) -> Action {
@@ -147,7 +147,7 @@ impl<'a> Draft<'a> {
             if let Some(op) = self.make_bridge(network, host) {
                 let mut act = self.connect_action(network, host, op, &[]);
                 act.cause = Cause::Drift;
-                self.push(act, None);
+                self.push(act, []);
             }
         }
     }
@@ -228,7 +228,7 @@ impl<'a> Draft<'a> {
             }
         }
         for act in new {
-            self.push(act, None);
+            self.push(act, []);
         }
     }
 

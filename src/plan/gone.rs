@@ -103,7 +103,7 @@ impl<'a> Draft<'a> {
             });
         }
         let before = need_now(obs);
-        self.push(act, Some(Footprint { host, before, after: Need::default() }));
+        self.push(act, [Footprint { host, before, after: Need::default() }]);
     }
 
     /// Placement records of VMs that are gone in every other way.
@@ -119,7 +119,7 @@ impl<'a> Draft<'a> {
             let mut act = action(name, Verb::Expire, Cause::Drift, why, Class::None, Downtime::None);
             act.from = Some(record.host.clone());
             act.steps = on(&record.host, [Op::Unrecord { vm: name.clone() }]);
-            self.push(act, None);
+            self.push(act, []);
         }
     }
 
@@ -257,7 +257,7 @@ impl<'a> Draft<'a> {
                 act.impact.data = data;
                 act.steps = on(host, ops);
                 act.after.extend(creation.cloned());
-                self.push(act, None);
+                self.push(act, []);
             }
         }
     }

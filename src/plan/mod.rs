@@ -196,37 +196,37 @@ fn applied(act: &Action, base: &Desired, input: &PlanInput<'_>) -> bool {
 impl Draft<'_> {
     /// Counts what is there, as it will be: first what stays or shrinks, then what grows, as far as there is room.
     fn settle_in(&mut self) {
-        let by_subject: BTreeMap<Name, usize> = self
+        let by_subject: BTreeMap<(Name, &Name), (usize, Need)> = self
             .footprints
-            .keys()
-            .filter(|n| !self.actions[**n].is_blocked())
-            .map(|n| (self.actions[*n].subject.name().clone(), *n))
+            .iter()
+            .filter(|(n, _)| !self.actions[**n].is_blocked())
+            .flat_map(|(n, prints)| prints.iter().map(move |print| (*n, print)))
+            .map(|(n, print)| ((self.actions[n].subject.name().clone(), print.host), (n, print.after)))
             .collect();
         let mut growing = Vec::new();
         let places: Vec<_> =
             self.world.vms.iter().flat_map(|(name, all)| all.iter().map(move |(h, o)| (*name, *h, *o))).collect();
         for (name, host, obs) in places {
             let now = need_now(obs);
-            let print = by_subject.get(name).and_then(|n| self.footprints.get(n));
-            let (after, changes) = (print.map_or(now, |p| p.after), print.is_some());
+            let changed = by_subject.get(&(name.clone(), host)).copied();
+            let after = changed.map_or(now, |(_, after)| after);
             self.trace_existing(name, host);
             if after.cpus > now.cpus || after.memory > now.memory || after.slots > now.slots {
-                growing.push((name, host, now, after));
+                growing.push((changed, host, now, after));
                 self.placer.occupy(host, &obs.stamp.group, now);
-            } else if after != Need::default() || !changes {
+            } else if after != Need::default() || changed.is_none() {
                 self.placer.occupy(host, &obs.stamp.group, after);
             }
         }
-        for (name, host, now, after) in growing {
+        for (changed, host, now, after) in growing {
             let more = Need {
                 cpus: after.cpus.saturating_sub(now.cpus),
                 memory: after.memory.saturating_sub(now.memory),
                 slots: after.slots.saturating_sub(now.slots),
             };
-            let number = by_subject[name];
-            match self.placer.grow(host, more) {
-                Ok(()) => {}
-                Err(text) => self.actions[number].blocked.push(Block {
+            match (self.placer.grow(host, more), changed) {
+                (Ok(()), _) | (Err(_), None) => {}
+                (Err(text), Some((number, _))) => self.actions[number].blocked.push(Block {
                     by: BlockedBy::MissingCapacity,
                     text: format!("host/{host}: {text}"),
                     unblock: "free some of the host, or ask for less".to_owned(),

@@ -151,7 +151,8 @@ impl Draft<'_> {
     /// waits for what leaves.
     pub(crate) fn make_room(&mut self) {
         let mut by_host: BTreeMap<&Name, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
-        for (number, print) in &self.footprints {
+        let prints = self.footprints.iter().flat_map(|(number, prints)| prints.iter().map(move |p| (number, p)));
+        for (number, print) in prints {
             if self.actions[*number].is_blocked() {
                 continue;
             }
@@ -171,7 +172,7 @@ impl Draft<'_> {
             }
             let gives: Vec<ActionId> = give.iter().map(|n| self.actions[*n].id.clone()).collect();
             for number in take {
-                let print = &self.footprints[&number];
+                let Some(print) = self.footprints[&number].iter().find(|p| p.host == host) else { continue };
                 let need = minus(print.after, print.before);
                 if exceeds(need, free) {
                     let own = self.actions[number].id.clone();
@@ -261,8 +262,8 @@ impl Draft<'_> {
         let mut prints = std::mem::take(&mut self.footprints);
         for (new, old) in order.into_iter().enumerate() {
             self.actions.extend(actions[old].take());
-            if let Some(print) = prints.remove(&old) {
-                self.footprints.insert(new, print);
+            if let Some(moved) = prints.remove(&old) {
+                self.footprints.insert(new, moved);
             }
         }
         path

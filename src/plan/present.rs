@@ -158,7 +158,7 @@ impl<'a> Draft<'a> {
         if disturbs && obs.stamp.protect == Protection::All {
             act.blocked.push(protected(obs));
         }
-        self.push(act, Some(Footprint { host, before, after }));
+        self.push(act, [Footprint { host, before, after }]);
     }
 
     /// A running guest reads a new address at its next start. Until then it has the old one, and so say its stamp, its
@@ -478,7 +478,7 @@ impl<'a> Draft<'a> {
         if obs.stamp.protect >= Protection::Recreate {
             act.blocked.push(protected(obs));
         }
-        self.push(act, Some(Footprint { host: &host.name, before, after }));
+        self.push(act, [Footprint { host: &host.name, before, after }]);
     }
 
     /// The incarnation that a recreate makes: one more than any that left a disk, unless a crash left the very
@@ -524,7 +524,7 @@ impl<'a> Draft<'a> {
         act.blocked.push(Block { by, text, unblock: unblock.to_owned() });
         let _ = obs;
         self.touched.insert(&vm.name);
-        self.push(act, None);
+        self.push(act, []);
     }
 
     /// A disk is never shrunk: said as a blocked action, so that it is seen.
@@ -552,7 +552,7 @@ impl<'a> Draft<'a> {
                 unblock: format!("write {path}: {}, or make a new disk and move the data", now.exact()),
             });
             self.touched.insert(&vm.name);
-            self.push(act, None);
+            self.push(act, []);
         }
     }
 

@@ -67,7 +67,8 @@ impl Draft<'_> {
         let mut after = before.to_vec();
         let index: BTreeMap<&Name, usize> =
             self.placer.rooms.iter().enumerate().map(|(number, room)| (&room.host.name, number)).collect();
-        for print in self.footprints.iter().filter(|(n, _)| !self.actions[**n].is_blocked()).map(|(_, print)| print) {
+        let open = self.footprints.iter().filter(|(n, _)| !self.actions[**n].is_blocked());
+        for print in open.flat_map(|(_, prints)| prints) {
             let Some(used) = index.get(print.host).and_then(|number| after.get_mut(*number)) else { continue };
             used.cpus = (used.cpus + print.after.cpus).saturating_sub(print.before.cpus);
             used.memory = (used.memory + print.after.memory).saturating_sub(print.before.memory);
