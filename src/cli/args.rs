@@ -94,6 +94,10 @@ pub(crate) enum Verb {
     Suspend(Hand),
     /// Stop and start VMs once
     Restart(HandOnce),
+    /// Empty a host: show what moves where and what cannot, ask, and move it
+    Drain(Drain),
+    /// Bring back what a drain took from a host
+    Restore(Restore),
     /// Print the YAML of a VM that exists and is not in the fleet
     Export(Export),
     /// Write the YAML and the Adoption of a VM that exists into the fleet's folder
@@ -273,6 +277,62 @@ pub(crate) struct HandOnce {
     /// Take back what was asked and not done yet
     #[arg(long)]
     pub(crate) withdraw: bool,
+}
+
+/// `drain`
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    /// The host
+    pub(crate) host: String,
+    /// What happens to VMs that cannot move while they run
+    #[arg(long, value_enum, default_value_t = OthersArg::Leave)]
+    pub(crate) others: OthersArg,
+    /// Only show what would move where
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    /// End the drain: no further VM moves; what has moved stays where it is
+    #[arg(long, conflicts_with_all = ["yes", "dry_run"])]
+    pub(crate) withdraw: bool,
+    /// End the drain and give up the moves that run
+    #[arg(long, conflicts_with_all = ["yes", "dry_run", "withdraw"])]
+    pub(crate) abort: bool,
+}
+
+/// What happens at a drain to VMs that cannot move while they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OthersArg {
+    /// They stay, and the plan says what would move them
+    Leave,
+    /// Stopped, moved with their data, started
+    Cold,
+    /// Stopped where they are
+    Stop,
+}
+
+impl From<OthersArg> for crate::model::Others {
+    fn from(others: OthersArg) -> Self {
+        match others {
+            OthersArg::Leave => Self::Leave,
+            OthersArg::Cold => Self::Cold,
+            OthersArg::Stop => Self::Stop,
+        }
+    }
+}
+
+/// `restore`
+#[derive(Debug, Args)]
+pub(crate) struct Restore {
+    /// The host
+    pub(crate) host: String,
+    /// Only show what would come back
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    pub(crate) yes: bool,
 }
 
 /// `export`

@@ -28,7 +28,7 @@ use console::Console;
 use context::{Context, Surroundings};
 use failure::{Exit, Failure, Outcome};
 use verbs::hand::Asked;
-use verbs::{apply, cases, doctor, files, hand, look, plan, texts};
+use verbs::{apply, cases, doctor, drain, files, hand, look, plan, texts};
 
 /// Runs the program with this process's arguments and streams.
 pub fn main() -> ExitCode {
@@ -109,6 +109,8 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::Stop(_) => "stop",
         Verb::Suspend(_) => "suspend",
         Verb::Restart(_) => "restart",
+        Verb::Drain(_) => "drain",
+        Verb::Restore(_) => "restore",
         _ => "a question",
     }
 }
@@ -120,6 +122,7 @@ fn asks_hosts(verb: &Verb) -> bool {
         Verb::Graph(a) => a.observed == "live",
         Verb::Status(a) => a.observed == "live",
         Verb::Describe(a) | Verb::Why(a) => a.observed == "live",
+        Verb::Drain(_) | Verb::Restore(_) => true,
         Verb::Apply(_) | Verb::Start(_) | Verb::Stop(_) | Verb::Suspend(_) | Verb::Restart(_) => true,
         Verb::Console(_) | Verb::Observe(_) | Verb::Export(_) | Verb::Adopt(_) => true,
         _ => false,
@@ -158,6 +161,8 @@ async fn dispatch(context: Context, verb: Verb) -> Outcome {
         Verb::Stop(a) => hand::hand(c, Asked::Run(RunState::Stopped), &a.vms, a.withdraw).await,
         Verb::Suspend(a) => hand::hand(c, Asked::Run(RunState::Suspended), &a.vms, a.withdraw).await,
         Verb::Restart(a) => hand::hand(c, Asked::Restart, &a.vms, a.withdraw).await,
+        Verb::Drain(a) => drain::drain(c, &a).await,
+        Verb::Restore(a) => drain::restore(c, &a).await,
         Verb::Console(a) => look::console(c, &a).await,
         Verb::Observe(a) => plan::observe(c, &a).await,
         Verb::Doctor => doctor::doctor(c),

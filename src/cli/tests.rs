@@ -101,6 +101,7 @@ async fn a_watch_runs_the_verbs_of_others_and_asks_them() {
         place: Place::Folder(folder.join("fleet")),
         fleet: desired.fleet.name.clone(),
         acting: tokio::sync::Mutex::new(()),
+        running: std::sync::Mutex::new(None),
     });
     let server = Server::listen(&state).unwrap();
     let around = Surroundings { folder: folder.to_owned(), ..Surroundings::default() };

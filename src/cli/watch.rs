@@ -35,9 +35,18 @@ pub(crate) struct Inside {
     pub(crate) fleet: Name,
     /// Whoever acts holds this: a pass, or a verb of a client.
     pub(crate) acting: tokio::sync::Mutex<()>,
+    /// Stops the pass that runs.
+    pub(crate) running: Mutex<Option<Arc<StopFlag>>>,
 }
 
 impl Inside {
+    /// Stops the pass that runs, between its steps: somebody gives up what it does.
+    pub(crate) fn give_up(&self) {
+        if let Some(stop) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            stop.raise();
+        }
+    }
+
     /// This, for a verb about the same fleet.
     pub(crate) fn of(&self, fleet: &Name) -> Result<&Self, Failure> {
         if *fleet == self.fleet {
@@ -78,6 +87,7 @@ pub(crate) async fn watch(mut context: Context, args: &args::Watch) -> Outcome {
         place: context.place(None),
         fleet: name.clone(),
         acting: tokio::sync::Mutex::new(()),
+        running: Mutex::new(None),
     });
     context.inside = Some(inside.clone());
     let followed = followed(&context);
@@ -193,6 +203,9 @@ impl Watching {
 
     async fn one_pass(&self, fleet: &Fleet, stop: Arc<StopFlag>) -> Result<Passed, Failure> {
         let _acting = self.context.acting().await;
+        if let Some(inside) = &self.context.inside {
+            *inside.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(stop.clone());
+        }
         let troupe = Troupe::of(&self.context, fleet, stop)?;
         let pass = reconcile::apply(&troupe.cast(), &fleet.desired, None, &Approval::Unattended).await;
         pass.map_err(Failure::new)

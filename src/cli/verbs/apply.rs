@@ -38,6 +38,10 @@ impl Troupe {
         let who = LockHolder { token: token(), who, since: Context::now() };
         Ok(Self { world, store, teller, stop, who, clock: Context::now })
     }
+    /// The store.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
     /// As `reconcile` wants them.
     pub(crate) fn cast(&self) -> Cast<'_> {
         Cast {
@@ -58,7 +62,7 @@ fn token() -> String {
 }
 
 /// A person saw the plan: what waits because the store was lost may go on.
-const SEEN: Policy = Policy { store_loss_accepted: true };
+pub(super) const SEEN: Policy = Policy { store_loss_accepted: true };
 
 /// `apply`
 pub(crate) async fn apply(context: &Context, args: &args::Apply) -> Outcome {
@@ -231,7 +235,7 @@ async fn carry_out(
 }
 
 /// Fails when somebody else acts, and says who.
-fn held(passed: &Passed, hint: &str) -> Result<(), Failure> {
+pub(super) fn held(passed: &Passed, hint: &str) -> Result<(), Failure> {
     match &passed.held {
         Some((host, error)) => {
             let error = match error {
@@ -284,7 +288,7 @@ pub(crate) async fn after_demand(context: &Context, fleet: &Fleet, vms: &[Name])
 }
 
 /// Listens to SIGINT and SIGTERM while it lives: the first stops between steps, the second ends the process.
-struct Ears(tokio::task::JoinHandle<()>);
+pub(super) struct Ears(tokio::task::JoinHandle<()>);
 
 impl Drop for Ears {
     fn drop(&mut self) {
@@ -292,7 +296,7 @@ impl Drop for Ears {
     }
 }
 
-fn listen(context: &Context, stop: Arc<StopFlag>) -> Ears {
+pub(super) fn listen(context: &Context, stop: Arc<StopFlag>) -> Ears {
     use tokio::signal::unix::{SignalKind, signal};
     let console = context.console.clone();
     Ears(tokio::spawn(async move {

@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod cases;
 pub(crate) mod doctor;
+pub(crate) mod drain;
 pub(crate) mod files;
 pub(crate) mod hand;
 pub(crate) mod look;
