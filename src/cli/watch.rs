@@ -284,6 +284,13 @@ impl Work for Watching {
     fn say(&self, notice: &Notice) {
         say(&self.context, notice);
     }
+
+    fn stirred(&self) -> Boxed<'_, ()> {
+        match &self.context.inside {
+            Some(inside) => inside.world.stirred(),
+            None => Box::pin(std::future::pending()),
+        }
+    }
 }
 
 /// Tells people what the loop has noticed.

@@ -22,6 +22,8 @@ pub struct RealFleet {
     base: PathBuf,
     who: String,
     hosts: Mutex<BTreeMap<Name, Arc<RealHost>>>,
+    /// Holds one note at most: whoever waits learns that something happened, not how often.
+    stirred: Arc<tokio::sync::Notify>,
 }
 
 /// One host: its document, its connection, its shell.
@@ -50,6 +52,7 @@ impl RealFleet {
             base: base.into(),
             who: who.into(),
             hosts: Mutex::new(BTreeMap::new()),
+            stirred: Arc::default(),
         };
         fleet.adopt(desired);
         fleet
@@ -80,6 +83,7 @@ impl RealFleet {
     }
 
     fn host_of(&self, doc: &Host) -> RealHost {
+        let stirred = self.stirred.clone();
         let trimmed = |path: &str| path.trim_end_matches('/').to_owned();
         RealHost {
             doc: doc.clone(),
@@ -88,7 +92,7 @@ impl RealFleet {
                 slots: trimmed(&doc.slots_dir),
                 images: trimmed(&doc.images_dir),
             },
-            hypervisor: Hypervisor::new(&doc.connection, &self.who),
+            hypervisor: Hypervisor::new(&doc.connection, &self.who).heard_by(Arc::new(move || stirred.notify_one())),
             shell: Arc::new(Local),
             base: self.base.clone(),
             emulator: tokio::sync::OnceCell::new(),
@@ -141,6 +145,10 @@ impl Observer for RealFleet {
             }
             observed
         })
+    }
+
+    fn stirred(&self) -> Boxed<'_, ()> {
+        Box::pin(self.stirred.notified())
     }
 
     fn console_tail<'a>(&'a self, host: &'a Name, vm: &'a Name, lines: usize) -> Boxed<'a, Vec<String>> {

@@ -26,6 +26,12 @@ pub trait Observer: Send + Sync {
     /// Never fails: a host that does not answer is [`Observation::Unknown`](crate::model::Observation::Unknown).
     fn observe<'a>(&'a self, desired: &'a Desired, look: Look) -> Boxed<'a, Observed>;
 
+    /// Ends when something has happened on a host since the last time it ended: a VM began, ended or moved, or the
+    /// connection to a host was lost. A hint that carries nothing; who is told looks again. By default never.
+    fn stirred(&self) -> Boxed<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
     /// The last lines of a VM's serial console, oldest first, for error messages. Empty when there is none.
     fn console_tail<'a>(&'a self, host: &'a Name, vm: &'a Name, lines: usize) -> Boxed<'a, Vec<String>>;
 }

@@ -1,7 +1,7 @@
 //! The decisions of the loop, as a state machine without clock, threads or files.
 //!
 //! ```text
-//!            hint (debounced), timer
+//!     hint, stir (debounced), timer
 //!   ┌──────┐ ───────────────▶ read ──▶ good, new ───────────────┐
 //!   │ idle │                      ├──▶ good, same, time is due ──┤
 //!   └──────┘                      └──▶ bad: said once, last good ┤ (time is due)
@@ -28,8 +28,10 @@ const DEBOUNCE_MOST: Millis = 3_000;
 /// What the machine is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Something may have changed.
+    /// Something may have changed in the desired state.
     Hint,
+    /// Something happened on a host.
+    Stirred,
     /// Time has passed.
     Tick,
     /// What a read found.
@@ -144,6 +146,10 @@ pub struct Machine {
     reading: bool,
     /// First and last hint that no read has answered.
     hinted: Option<(Millis, Millis)>,
+    /// First and last stir of the hosts that no pass has answered.
+    stirred: Option<(Millis, Millis)>,
+    /// Until when stirs have to wait: what fails, or breaks over and over, stirs the hosts each time.
+    patient: Millis,
     good: Option<String>,
     bad: Option<String>,
     /// When a pass is due without any hint.
@@ -164,6 +170,8 @@ impl Machine {
             stopping: false,
             reading: false,
             hinted: None,
+            stirred: None,
+            patient: 0,
             good: None,
             bad: None,
             due: 0,
@@ -190,11 +198,21 @@ impl Machine {
             return None;
         }
         let idle = self.phase == Phase::Idle;
-        [self.read_at(), idle.then_some(self.due)].into_iter().flatten().min()
+        let stirred = self.stirred_at().filter(|_| idle);
+        [self.read_at(), stirred, idle.then_some(self.due)].into_iter().flatten().min()
     }
 
     fn read_at(&self) -> Option<Millis> {
-        self.hinted.map(|(first, last)| (last + self.debounce).min(first + DEBOUNCE_MOST))
+        self.quiet(self.hinted)
+    }
+
+    fn stirred_at(&self) -> Option<Millis> {
+        self.quiet(self.stirred).map(|at| at.max(self.patient))
+    }
+
+    /// When it has been quiet for long enough after the last of what came, or has come for too long.
+    fn quiet(&self, heard: Option<(Millis, Millis)>) -> Option<Millis> {
+        heard.map(|(first, last)| (last + self.debounce).min(first + DEBOUNCE_MOST))
     }
 
     /// Takes an event at a moment; gives what is to be done, in order.
@@ -203,6 +221,11 @@ impl Machine {
             Event::Hint => {
                 let first = self.hinted.map_or(now, |(first, _)| first);
                 self.hinted = Some((first, now));
+                Vec::new()
+            }
+            Event::Stirred => {
+                let first = self.stirred.map_or(now, |(first, _)| first);
+                self.stirred = Some((first, now));
                 Vec::new()
             }
             Event::Tick => self.tick(now),
@@ -214,7 +237,11 @@ impl Machine {
 
     fn tick(&mut self, now: Millis) -> Vec<Command> {
         let hinted = self.read_at().is_some_and(|at| now >= at);
-        let due = self.phase == Phase::Idle && now >= self.due;
+        let idle = self.phase == Phase::Idle;
+        if idle && !self.stopping && self.stirred_at().is_some_and(|at| now >= at) {
+            (self.stirred, self.due) = (None, self.due.min(now));
+        }
+        let due = idle && now >= self.due;
         if self.reading || self.stopping || !(hinted || due) {
             return Vec::new();
         }
@@ -236,7 +263,7 @@ impl Machine {
                 } else if self.good.as_ref() != Some(&revision) {
                     commands.push(Command::Say(Notice::Revision(revision.clone())));
                     // A new revision is tried at once, whatever failed before it.
-                    (self.good, self.failures, self.due) = (Some(revision), None, now);
+                    (self.good, self.failures, self.due, self.patient) = (Some(revision), None, now, now);
                 }
             }
             Found::Bad { revision, why } => {
@@ -260,6 +287,8 @@ impl Machine {
             }
             (Phase::Idle, Some(revision)) if now >= self.due => {
                 self.phase = Phase::Passing { revision: revision.clone(), told_to_stop: false };
+                // What stirred before it looks, it sees. Its own changes stir, too: one more look, which finds nothing.
+                self.stirred = None;
                 Some(Command::StartPass { revision })
             }
             (Phase::Idle, None) => {
@@ -296,7 +325,7 @@ impl Machine {
         };
         self.failures = Some((key, tries));
         let wait = doubled(tries, BACKOFF_MOST);
-        self.due = now + wait;
+        (self.due, self.patient) = (now + wait, now + wait);
         vec![Command::Say(Notice::BackOff { wait, tries })]
     }
 
@@ -314,7 +343,11 @@ impl Machine {
         };
         self.mended = Some((key, times, now));
         let wait = doubled(times.saturating_sub(1), MENDED_MOST);
-        if times < 3 || wait <= self.resync {
+        if times < 3 {
+            return None;
+        }
+        self.patient = now + wait;
+        if wait <= self.resync {
             return None;
         }
         self.due = now + wait;
@@ -452,6 +485,43 @@ mod tests {
     }
 
     #[test]
+    fn a_stir_leads_to_a_pass_long_before_the_timer() {
+        let mut machine = settled();
+        machine.on(1_000, Event::Stirred);
+        machine.on(1_100, Event::Stirred);
+        assert_eq!(machine.wake(), Some(1_400));
+        assert_eq!(machine.on(1_400, Event::Tick), [Command::Read]);
+        assert_eq!(machine.on(1_410, good("a")), [start("a")]);
+        machine.on(1_500, Event::Stirred);
+        assert_eq!(machine.wake(), None, "not during a pass");
+        let quiet = PassEnd { revision: "a".into(), effects: String::new(), outcome: Outcome::Settled };
+        assert_eq!(machine.on(2_000, Event::PassEnded(quiet)), []);
+        assert_eq!(machine.wake(), Some(1_800), "it may have come after the pass had looked");
+    }
+
+    #[test]
+    fn stirs_of_what_fails_or_breaks_over_and_over_wait() {
+        let mut machine = settled();
+        machine.on(30_000, Event::Tick);
+        machine.on(30_000, good("a"));
+        machine.on(30_000, ended("a", Outcome::Failed));
+        machine.on(30_100, Event::Stirred);
+        assert_eq!(machine.wake(), Some(35_000));
+        // A VM that ends as soon as it runs: each mending stirs, and so does each end.
+        let mut machine = Machine::new(600_000, 300);
+        let (mut now, mut waits) = (0, Vec::new());
+        for _ in 0..7 {
+            machine.on(now, Event::Tick);
+            assert!(machine.on(now, good("a")).contains(&start("a")));
+            machine.on(now, ended("a", Outcome::Settled));
+            machine.on(now, Event::Stirred);
+            waits.push(machine.wake().unwrap() - now);
+            now += waits.last().unwrap();
+        }
+        assert_eq!(waits, [300, 300, 10_000, 20_000, 40_000, 60_000, 60_000]);
+    }
+
+    #[test]
     fn what_breaks_over_and_over_is_mended_more_and_more_slowly() {
         let mut machine = Machine::new(2_000, 300);
         let (mut now, mut waits) = (0, Vec::new());
@@ -485,7 +555,7 @@ mod tests {
         /// Whatever comes: one pass at a time, for the newest good revision, and none after a stop; and whenever a
         /// pass is not running, some event is wanted next.
         #[test]
-        fn one_pass_at_a_time_for_the_newest_good_revision(moves in prop::collection::vec(0u8..8, 1..200)) {
+        fn one_pass_at_a_time_for_the_newest_good_revision(moves in prop::collection::vec(0u8..9, 1..200)) {
             let mut machine = Machine::new(30_000, 300);
             let (mut now, mut reading, mut passing, mut stopped) = (0, false, None::<String>, false);
             let mut newest = None;
@@ -500,6 +570,7 @@ mod tests {
                         let revision = passing.take().unwrap_or_default();
                         ended(&revision, if i % 2 == 0 { Outcome::Failed } else { Outcome::Settled })
                     }
+                    8 => Event::Stirred,
                     7 if i % 17 == 0 => { stopped = true; Event::Stop }
                     _ => Event::Tick,
                 };

@@ -21,6 +21,10 @@ pub trait Work: Send + Sync + 'static {
     fn pass(self: Arc<Self>, revision: String, stop: Arc<StopFlag>) -> Boxed<'static, PassEnd>;
     /// Tells people.
     fn say(&self, notice: &Notice);
+    /// Ends when something has happened on a host since the last time it ended; by default never.
+    fn stirred(&self) -> Boxed<'_, ()> {
+        Box::pin(std::future::pending())
+    }
 }
 
 /// How often to look.
@@ -72,6 +76,7 @@ pub async fn run<W: Work>(work: Arc<W>, followed: Followed, rhythm: Rhythm) -> R
     let mut machine = machine.healing(work.known());
     let mut ears = follow(&followed, &events);
     let mut stop = Arc::new(StopFlag::default());
+    let _listening = Listening(tokio::spawn(listen(work.clone(), events.clone())));
     loop {
         let event = next(&machine, now(), &mut inbox, &mut terminate, &mut interrupt).await;
         // Removing the followed folder ends the listening; the next timer listens again.
@@ -94,6 +99,25 @@ pub async fn run<W: Work>(work: Arc<W>, followed: Followed, rhythm: Rhythm) -> R
                 Command::Exit => return Ok(()),
             }
         }
+    }
+}
+
+/// Passes on that hosts have stirred, as long as anybody wants to know.
+async fn listen<W: Work>(work: Arc<W>, events: UnboundedSender<Event>) {
+    loop {
+        work.stirred().await;
+        if events.send(Event::Stirred).is_err() {
+            return;
+        }
+    }
+}
+
+/// Ends a task when it is dropped.
+struct Listening(tokio::task::JoinHandle<()>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -100,6 +100,7 @@ pub struct Hypervisor {
     uri: String,
     who: String,
     state: tokio::sync::Mutex<Option<Arc<Live>>>,
+    stirred: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// An open connection.
@@ -107,12 +108,26 @@ struct Live {
     connect: Connect,
     calls: Semaphore,
     embedded: bool,
+    ears: raw::Ears,
 }
 
 impl Hypervisor {
     /// A connection to `uri`, not opened yet. `who` is what a second opener of an embedded root is told.
     pub fn new(uri: &str, who: &str) -> Self {
-        Self { uri: uri.to_owned(), who: who.to_owned(), state: tokio::sync::Mutex::new(None) }
+        Self {
+            uri: uri.to_owned(),
+            who: who.to_owned(),
+            state: tokio::sync::Mutex::new(None),
+            stirred: Arc::new(|| ()),
+        }
+    }
+
+    /// The same, and `stirred` is called when something happens there: a domain begins, ends or moves, or the connection is
+    /// lost. On libvirt's own thread, so it must be quick and call nothing of libvirt.
+    #[must_use]
+    pub fn heard_by(mut self, stirred: Arc<dyn Fn() + Send + Sync>) -> Self {
+        self.stirred = stirred;
+        self
     }
 
     /// The folder of an embedded connection.
@@ -155,7 +170,7 @@ impl Hypervisor {
     /// [`CallError`]: an address that is not served yet, a root that somebody else has, or libvirt's own.
     async fn open(&self) -> Result<Arc<Live>, CallError> {
         let mut state = self.state.lock().await;
-        if let Some(live) = state.as_ref() {
+        if let Some(live) = state.as_ref().filter(|live| live.embedded || !live.ears.is_lost()) {
             return Ok(live.clone());
         }
         let uri = self.uri.clone();
@@ -177,7 +192,9 @@ impl Hypervisor {
         })
         .await?;
         let connect = opened?;
-        let live = Arc::new(Live { connect, calls: Semaphore::new(CALLS), embedded });
+        let (opened, stirred) = (connect.clone(), self.stirred.clone());
+        let ears = on_thread("listen for events", CALL, move || raw::listen(&opened, stirred)).await?;
+        let live = Arc::new(Live { connect, calls: Semaphore::new(CALLS), embedded, ears });
         *state = Some(live.clone());
         Ok(live)
     }
@@ -256,6 +273,17 @@ mod tests {
         hypervisor.start(uuid).await.unwrap();
         assert_eq!(hypervisor.power(uuid).await.unwrap(), Some(Power::Running));
         assert_eq!(hypervisor.power(uuid::Uuid::nil()).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn what_happens_to_a_domain_is_heard() {
+        let heard = Arc::new(tokio::sync::Notify::new());
+        let note = heard.clone();
+        let hypervisor = Hypervisor::new("test:///default", "a test").heard_by(Arc::new(move || note.notify_one()));
+        let uuid = hypervisor.survey().await.unwrap().domains[0].uuid;
+        hypervisor.power_off(uuid, false).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(20), heard.notified()).await.unwrap();
+        drop(hypervisor);
     }
 
     #[tokio::test]

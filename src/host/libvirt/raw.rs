@@ -5,7 +5,9 @@
 )]
 
 use std::collections::BTreeMap;
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int, c_void};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 use virt::connect::Connect;
@@ -88,6 +90,135 @@ fn numbers(record: &sys::virDomainStatsRecord) -> Numbers {
         }
     }
     out
+}
+
+/// What libvirt's callbacks are given: they run on the thread of its event loop, so they only leave a note.
+struct Note {
+    stirred: Arc<dyn Fn() + Send + Sync>,
+    lost: AtomicBool,
+}
+
+/// Callbacks registered with a connection; taken back when this is dropped.
+pub(super) struct Ears {
+    connect: Connect,
+    note: Arc<Note>,
+    callbacks: Vec<c_int>,
+    closing: bool,
+}
+
+impl Ears {
+    /// Whether the connection was lost.
+    pub(super) fn is_lost(&self) -> bool {
+        self.note.lost.load(Ordering::Relaxed)
+    }
+}
+
+/// Calls `stirred` whenever a domain of the connection begins, ends, is defined or moves, a job on one is over
+/// (`virConnectDomainEventRegisterAny`), or the connection is lost (`virConnectRegisterCloseCallback`). A driver without
+/// events, or without some of them, is none the worse: whoever listens has a timer.
+///
+/// `virt` 0.5 has no events of domains. The library's event loop must be registered before the connection was opened.
+pub(super) fn listen(connect: &Connect, stirred: Arc<dyn Fn() + Send + Sync>) -> Ears {
+    let note = Arc::new(Note { stirred, lost: AtomicBool::new(false) });
+    let mut ears = Ears { connect: connect.clone(), note, callbacks: Vec::new(), closing: false };
+    type Generic = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *mut c_void);
+    // SAFETY: libvirt calls what is registered for an event with that event's own signature, and takes it through this
+    // generic type (libvirt-domain.h, VIR_DOMAIN_EVENT_CALLBACK); a function pointer has one size, whatever it points to.
+    let (lifecycle, job) = unsafe {
+        (std::mem::transmute::<Lifecycle, Generic>(on_lifecycle), std::mem::transmute::<Job, Generic>(on_job))
+    };
+    for (event, callback) in
+        [(sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle), (sys::VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, job)]
+    {
+        let opaque = ears.opaque();
+        let event = c_int::try_from(event).unwrap_or(0);
+        // SAFETY: a null domain means all of them; `opaque` is one count of `note`, which `forget` gives back when
+        // libvirt lets go of the callback.
+        let id = unsafe {
+            let none = std::ptr::null_mut();
+            let (callback, forget) = (Some(callback), Some(forget as unsafe extern "C" fn(*mut c_void)));
+            sys::virConnectDomainEventRegisterAny(connect.as_ptr(), none, event, callback, opaque, forget)
+        };
+        if id < 0 {
+            // SAFETY: libvirt refused, so it will neither use nor free what it was given.
+            unsafe { forget(opaque) };
+        } else {
+            ears.callbacks.push(id);
+        }
+    }
+    let opaque = ears.opaque();
+    // SAFETY: as above.
+    let done = unsafe { sys::virConnectRegisterCloseCallback(connect.as_ptr(), Some(on_close), opaque, Some(forget)) };
+    ears.closing = done == 0;
+    if !ears.closing {
+        // SAFETY: as above.
+        unsafe { forget(opaque) };
+    }
+    ears
+}
+
+type Lifecycle = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void) -> c_int;
+type Job = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, sys::virTypedParameterPtr, c_int, *mut c_void);
+
+impl Ears {
+    /// One count of the note, for libvirt to keep.
+    fn opaque(&self) -> *mut c_void {
+        Arc::into_raw(self.note.clone()).cast_mut().cast()
+    }
+}
+
+impl Drop for Ears {
+    /// On a thread of its own: libvirt tells the host, which may not answer any more.
+    fn drop(&mut self) {
+        let (connect, closing) = (self.connect.clone(), self.closing);
+        let callbacks = std::mem::take(&mut self.callbacks);
+        let take_back = move || {
+            for id in callbacks {
+                // SAFETY: `id` was given for this connection, which `connect` keeps alive.
+                unsafe { sys::virConnectDomainEventDeregisterAny(connect.as_ptr(), id) };
+            }
+            if closing {
+                // SAFETY: this callback was registered with this connection.
+                unsafe { sys::virConnectUnregisterCloseCallback(connect.as_ptr(), Some(on_close)) };
+            }
+        };
+        let _ = std::thread::Builder::new().name("libvirt".to_owned()).spawn(take_back);
+    }
+}
+
+unsafe extern "C" fn on_lifecycle(
+    _: sys::virConnectPtr,
+    _: sys::virDomainPtr,
+    _: c_int,
+    _: c_int,
+    opaque: *mut c_void,
+) -> c_int {
+    // SAFETY: `opaque` is the count of the note that was registered with this callback.
+    (unsafe { &*opaque.cast::<Note>() }.stirred)();
+    0
+}
+
+unsafe extern "C" fn on_job(
+    _: sys::virConnectPtr,
+    _: sys::virDomainPtr,
+    _: sys::virTypedParameterPtr,
+    _: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: as in `on_lifecycle`.
+    (unsafe { &*opaque.cast::<Note>() }.stirred)();
+}
+
+unsafe extern "C" fn on_close(_: sys::virConnectPtr, _: c_int, opaque: *mut c_void) {
+    // SAFETY: as in `on_lifecycle`.
+    let note = unsafe { &*opaque.cast::<Note>() };
+    note.lost.store(true, Ordering::Relaxed);
+    (note.stirred)();
+}
+
+unsafe extern "C" fn forget(opaque: *mut c_void) {
+    // SAFETY: `opaque` came from `Arc::into_raw` of a note, and libvirt calls this once for each.
+    drop(unsafe { Arc::from_raw(opaque.cast::<Note>().cast_const()) });
 }
 
 #[cfg(test)]
