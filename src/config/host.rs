@@ -95,6 +95,14 @@ impl Read for MaintenanceChoice {
                 let drain = DrainChoiceSpec::read(node, sink)?.drain?;
                 Maintenance::Drain(drain.others.map(|o| o.value).unwrap_or_default())
             }
+            NodeKind::Scalar(s) => {
+                let words = ["none", "cordon", "drain"];
+                let message = format!("`{}` is not a kind of maintenance", s.text);
+                sink.report("E0215", node.at, message)
+                    .suggest(nearest(&s.text, words.into_iter()))
+                    .help("use `none`, `cordon`, `drain` or `{drain: {others: cold}}`");
+                return None;
+            }
             _ => return not("`none`, `cordon`, `drain` or `{drain: {others: cold}}`", node, sink),
         };
         Some(Self { value })
@@ -287,6 +295,8 @@ fn shell(spec: &HostSpec, sink: &mut Sink) -> Option<HostShell> {
             Some((target, port)) if over_ssh => {
                 Some(HostShell::Ssh { target: target.as_str().into(), port, identity: None })
             }
+            // What was written and could not be read was said already.
+            Some(_) if spec.flawed => None,
             Some(_) => {
                 sink.report("E0424", connection.at, "nothing says how programs are run on this host")
                     .help("add `shell: {ssh: {user: root}}` or `shell: {command: [...]}`");
