@@ -39,6 +39,8 @@ pub(super) struct RealHost {
     /// One file at a time comes into the store: two fetches of one path would write one partial file.
     pub(super) fetching: tokio::sync::Mutex<()>,
     lock: Mutex<Option<lock::Held>>,
+    /// What it is, as last found out.
+    pub(super) facts: tokio::sync::Mutex<Option<super::facts::Kept>>,
 }
 
 impl RealFleet {
@@ -98,6 +100,7 @@ impl RealFleet {
             emulator: tokio::sync::OnceCell::new(),
             fetching: tokio::sync::Mutex::new(()),
             lock: Mutex::new(None),
+            facts: tokio::sync::Mutex::new(None),
         }
     }
 

@@ -13,6 +13,8 @@ mod act;
 pub mod bridge;
 pub mod disk;
 #[cfg(feature = "libvirt")]
+mod facts;
+#[cfg(feature = "libvirt")]
 mod fleet;
 pub mod images;
 #[cfg(feature = "libvirt")]

@@ -12,7 +12,7 @@ use super::fleet::{RealHost, now};
 use super::libvirt::{Seen, Survey};
 use super::shell::{Program, succeed};
 use super::xml::{self, Reading};
-use super::{accel, bridge, disk, images, lock, ready};
+use super::{accel, bridge, disk, facts, images, lock, ready};
 use crate::model::{
     Acceleration, BridgeObs, Bytes, Desired, DiskObs, HostObs, Name, PlacementRecord, Power, Readiness, Shape, Stamp,
     Unmanaged, VmObs, domain_uuid,
@@ -40,6 +40,7 @@ pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> R
         Acceleration::Auto => Some(accel::probe(shell, slots).await),
         Acceleration::Kvm | Acceleration::Tcg => None,
     };
+    let facts = facts::of(host, acceleration.unwrap_or(host.doc.acceleration)).await;
     let (qemu, machines) = emulator(host, &mut survey).await;
     let version = format!("{}, {qemu}", survey.facts.library);
     let lock_path = host.folders.lock();
@@ -51,8 +52,8 @@ pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> R
         memory: survey.facts.memory,
         version,
         layer: host.doc.layer(),
-        cpu: None,
-        moving: None,
+        cpu: facts.cpu,
+        moving: facts.moving,
         acceleration,
         machines,
         slots_free: Bytes(shell.free(slots).await.map_err(fault)?),

@@ -3,17 +3,21 @@
 //! *Takes* a connection URI. *Gives* [`Hypervisor`], whose calls run on threads of their own and end in a value, in an
 //! error that libvirt gave, or in [`CallError::TimedOut`], which means *outcome unknown*. *Never* decides what to change.
 
+mod capabilities;
 mod domain;
 mod embed;
 mod raw;
 mod survey;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 use virt::connect::Connect;
 
+pub use capabilities::Capabilities;
+pub(super) use capabilities::FRESH;
 pub use domain::{Agent, DomainPower, has_domain};
 pub use embed::{EmbedError, Opener, root_of};
 pub use survey::{HostFacts, Seen, Survey};
@@ -101,6 +105,7 @@ pub struct Hypervisor {
     who: String,
     state: tokio::sync::Mutex<Option<Arc<Live>>>,
     stirred: Arc<dyn Fn() + Send + Sync>,
+    opened: AtomicU64,
 }
 
 /// An open connection.
@@ -109,6 +114,7 @@ struct Live {
     calls: Semaphore,
     embedded: bool,
     ears: raw::Ears,
+    capabilities: tokio::sync::Mutex<Option<(std::time::Instant, Capabilities)>>,
 }
 
 impl Hypervisor {
@@ -119,6 +125,7 @@ impl Hypervisor {
             who: who.to_owned(),
             state: tokio::sync::Mutex::new(None),
             stirred: Arc::new(|| ()),
+            opened: AtomicU64::new(0),
         }
     }
 
@@ -128,6 +135,11 @@ impl Hypervisor {
     pub fn heard_by(mut self, stirred: Arc<dyn Fn() + Send + Sync>) -> Self {
         self.stirred = stirred;
         self
+    }
+
+    /// How often the connection was opened: what was learnt over one says nothing of the machine behind the next.
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
     }
 
     /// The folder of an embedded connection.
@@ -194,7 +206,9 @@ impl Hypervisor {
         let connect = opened?;
         let (opened, stirred) = (connect.clone(), self.stirred.clone());
         let ears = on_thread("listen for events", CALL, move || raw::listen(&opened, stirred)).await?;
-        let live = Arc::new(Live { connect, calls: Semaphore::new(CALLS), embedded, ears });
+        let live =
+            Arc::new(Live { connect, calls: Semaphore::new(CALLS), embedded, ears, capabilities: Default::default() });
+        self.opened.fetch_add(1, Ordering::Relaxed);
         *state = Some(live.clone());
         Ok(live)
     }

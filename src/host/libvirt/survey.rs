@@ -1,12 +1,13 @@
 //! All domains of a host in a few calls: three lists, one of statistics, and each domain's XML.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use uuid::Uuid;
 use virt::connect::Connect;
 use virt::error::Error;
 use virt_sys as sys;
 
+use super::capabilities::Capabilities;
 use super::{CALL, CallError, Hypervisor, domain, raw};
 use crate::model::{Bytes, Power};
 
@@ -63,13 +64,13 @@ impl Hypervisor {
     pub async fn survey(&self) -> Result<Survey, CallError> {
         // Capabilities start every QEMU binary of the machine the first time (4 s for each where they are slow), the
         // domains' own lookups only the one that they use: an embedded root, which begins empty, goes without.
-        let capabilities = self.embed_root().is_none();
+        let capabilities = if self.embed_root().is_none() { Some(self.capabilities().await?) } else { None };
         // About 1 ms for each domain, with room to spare.
         self.call("observe the host", CALL * 2, move |connect| look(connect, capabilities)).await
     }
 }
 
-fn look(connect: &Connect, capabilities: bool) -> Result<Survey, Error> {
+fn look(connect: &Connect, capabilities: Option<Capabilities>) -> Result<Survey, Error> {
     let uuids = |flags| -> Result<BTreeSet<Uuid>, Error> {
         Ok(connect.list_all_domains(flags)?.iter().filter_map(|d| d.uuid().ok()).collect())
     };
@@ -105,38 +106,16 @@ fn look(connect: &Connect, capabilities: bool) -> Result<Survey, Error> {
     Ok(Survey { facts: facts(connect, capabilities)?, domains })
 }
 
-fn facts(connect: &Connect, capabilities: bool) -> Result<HostFacts, Error> {
+fn facts(connect: &Connect, capabilities: Option<Capabilities>) -> Result<HostFacts, Error> {
     let node = connect.node_info()?;
-    let ((uuid, machines), qemu) = if capabilities {
-        // Both of these look at every QEMU binary of the machine.
-        (read_capabilities(&connect.capabilities()?), connect.hyp_version().ok())
-    } else {
-        ((None, Vec::new()), None)
-    };
+    let said = capabilities.unwrap_or_default();
     let dotted = |v: u32| format!("{}.{}.{}", v / 1_000_000, v / 1_000 % 1_000, v % 1_000);
     Ok(HostFacts {
-        uuid,
+        uuid: said.uuid,
         cpus: node.cpus,
         memory: Bytes(node.memory.saturating_mul(1024)),
         library: format!("libvirt {}", connect.lib_version().map_or_else(|_| "?".to_owned(), dotted)),
-        qemu: qemu.map(|v| format!("QEMU {}", dotted(v))),
-        machines,
+        qemu: said.version.map(|v| format!("QEMU {}", dotted(v))),
+        machines: said.machines,
     })
-}
-
-/// Host UUID, and the machine types that x86_64 guests may have (`virConnectGetCapabilities`).
-fn read_capabilities(xml: &str) -> (Option<Uuid>, Vec<String>) {
-    let Ok(document) = roxmltree::Document::parse(xml) else { return (None, Vec::new()) };
-    let uuid = document
-        .descendants()
-        .find(|n| n.has_tag_name("uuid") && n.parent().is_some_and(|p| p.has_tag_name("host")))
-        .and_then(|n| n.text()?.trim().parse().ok());
-    let mut machines: BTreeMap<String, ()> = BTreeMap::new();
-    for machine in document.descendants().filter(|n| n.has_tag_name("machine")) {
-        let x86 = machine.ancestors().any(|a| a.has_tag_name("arch") && a.attribute("name") == Some("x86_64"));
-        if let (true, Some(text)) = (x86, machine.text()) {
-            machines.insert(text.to_owned(), ());
-        }
-    }
-    (uuid, machines.into_keys().collect())
 }
