@@ -12,8 +12,14 @@ use crate::execute::{Done, Progress, StepError};
 use crate::model::{Acceleration, Bytes, Name, Power, Stamp};
 use crate::plan::{DomainSpec, Edit, Op};
 
-/// Carries out one step.
-pub(super) async fn perform(host: &RealHost, op: &Op, progress: &dyn Progress) -> Result<Done, StepError> {
+/// Carries out one step. `peer` is the other host of a step that concerns two ([`Op::peer`]).
+pub(super) async fn perform(
+    host: &RealHost,
+    peer: Option<&RealHost>,
+    op: &Op,
+    progress: &dyn Progress,
+) -> Result<Done, StepError> {
+    let _ = peer;
     let (shell, folders) = (host.shell.as_ref(), &host.folders);
     match op {
         Op::PutImage { file, path } => {

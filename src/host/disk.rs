@@ -387,10 +387,11 @@ async fn publish(shell: &dyn Shell, partial: &str, path: &str) -> Result<(), Ste
 impl From<ShellError> for StepError {
     fn from(error: ShellError) -> Self {
         let hint = match &error {
-            ShellError::TimedOut(..) => return Self::Unknown(error.to_string()),
+            unknown if unknown.is_unknown() => return Self::Unknown(error.to_string()),
             ShellError::NoProgram(name) => match name.as_str() {
                 "qemu-img" => Some("apt-get install qemu-utils".to_owned()),
                 "ip" => Some("apt-get install iproute2".to_owned()),
+                "flock" => Some("apt-get install util-linux".to_owned()),
                 name => Some(format!("apt-get install {name}")),
             },
             _ => None,

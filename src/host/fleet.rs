@@ -9,8 +9,8 @@ use futures_util::future::join_all;
 
 use super::disk::Folders;
 use super::libvirt::{Hypervisor, Opener};
-use super::shell::{Local, Shell};
-use super::{act, lock, survey};
+use super::shell::Shell;
+use super::{act, lock, shell, survey};
 use crate::execute::{Actuator, Done, LockError, Progress, StepError};
 use crate::model::{Desired, Fault, Host, LockHolder, Name, Observation, Observed, StoreState, Timestamp};
 use crate::observe::{Boxed, Look, Observer};
@@ -74,6 +74,8 @@ impl RealFleet {
         for (name, doc) in &desired.hosts {
             let same = |h: &Arc<RealHost>| {
                 h.doc.connection == doc.connection
+                    && h.doc.shell == doc.shell
+                    && h.doc.shared == doc.shared
                     && h.doc.slots_dir == doc.slots_dir
                     && h.doc.images_dir == doc.images_dir
                     && h.doc.acceleration == doc.acceleration
@@ -95,7 +97,7 @@ impl RealFleet {
                 images: trimmed(&doc.images_dir),
             },
             hypervisor: Hypervisor::new(&doc.connection, &self.who).heard_by(Arc::new(move || stirred.notify_one())),
-            shell: Arc::new(Local),
+            shell: shell::of(&doc.shell, &self.base),
             base: self.base.clone(),
             emulator: tokio::sync::OnceCell::new(),
             fetching: tokio::sync::Mutex::new(()),
@@ -169,7 +171,14 @@ impl Actuator for RealFleet {
         Box::pin(async move {
             let host = self.host(&step.host);
             let host = host.ok_or_else(|| StepError::failed(format!("there is no host `{}`", step.host)))?;
-            act::perform(&host, &step.op, progress).await
+            let peer = match step.op.peer() {
+                Some(name) => {
+                    let peer = self.host(name);
+                    Some(peer.ok_or_else(|| StepError::failed(format!("there is no host `{name}`")))?)
+                }
+                None => None,
+            };
+            act::perform(&host, peer.as_deref(), &step.op, progress).await
         })
     }
 
