@@ -6,6 +6,7 @@
 
 mod diff;
 mod group;
+mod hosts;
 mod markdown;
 mod mermaid;
 mod paint;
@@ -18,6 +19,7 @@ mod text;
 mod words;
 
 pub use diff::lines as line_diff;
+pub use hosts::HostRow;
 pub use markdown::{COMMENT_BUDGET, markdown};
 pub use mermaid::mermaid;
 pub use paint::Style;

@@ -19,6 +19,8 @@ pub struct Status {
     pub vms: Vec<VmRow>,
     /// Services and modules by name.
     pub services: Vec<ServiceRow>,
+    /// Hosts by name.
+    pub hosts: Vec<super::HostRow>,
     /// Domains on our hosts that are not ours.
     pub not_ours: Vec<ForeignRow>,
     /// Hosts that did not answer, and why.
@@ -112,7 +114,8 @@ impl Status {
             })
             .collect();
         not_ours.sort_by(|a, b| (&a.host, &a.domain).cmp(&(&b.host, &b.domain)));
-        Self { services: services(desired, &seen, &vms), vms, not_ours, unknown_hosts }
+        let hosts = super::hosts::rows(desired, demand, observed);
+        Self { services: services(desired, &seen, &vms), vms, hosts, not_ours, unknown_hosts }
     }
 }
 
@@ -265,6 +268,7 @@ pub fn status_text(status: &Status, style: &Style) -> String {
         out.push('\n');
         out.push_str(&services.render(style, 0));
     }
+    out.push_str(&super::hosts::table(&status.hosts, style));
     if !status.not_ours.is_empty() {
         let mut foreign = Table::new(&["NOT OURS", "HOST", "STATE", "CPUS", "MEMORY", ""]);
         for row in &status.not_ours {
