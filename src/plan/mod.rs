@@ -24,6 +24,8 @@ mod order;
 mod place;
 mod present;
 mod rename;
+mod room;
+mod sequence;
 pub mod steps;
 mod summary;
 mod target;
@@ -100,20 +102,22 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
             }
         }
     }
-    let limits = draft.limits();
+    let mut limits = draft.limits();
     draft.settle_in();
     let missing: Vec<_> = draft.wanted.values().filter(|vm| !draft.world.vms.contains_key(&vm.name)).copied().collect();
     for vm in missing {
         draft.absent(vm);
     }
+    limits.push(draft.move_limit());
     draft.renames();
     draft.orphans();
     draft.stale_records();
     draft.wait_when_store_lost();
     draft.start_order();
     draft.one_by_one();
-    draft.foundations();
+    // First: it may add actions, which stand on something too.
     draft.make_room();
+    draft.foundations();
     let (critical_path, critical_millis) = draft.settle();
     let hosts = draft.host_rooms();
     draft.assess(&hosts);

@@ -147,44 +147,6 @@ impl Draft<'_> {
         }
     }
 
-    /// Adds edges so that no host is over its capacity at any step: what does not fit beside what is there now
-    /// waits for what leaves.
-    pub(crate) fn make_room(&mut self) {
-        let mut by_host: BTreeMap<&Name, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
-        let prints = self.footprints.iter().flat_map(|(number, prints)| prints.iter().map(move |p| (number, p)));
-        for (number, print) in prints {
-            if self.actions[*number].is_blocked() {
-                continue;
-            }
-            let (give, take) = by_host.entry(print.host).or_default();
-            if exceeds(print.after, print.before) {
-                take.push(*number);
-            } else if exceeds(print.before, print.after) {
-                give.push(*number);
-            }
-        }
-        for (host, (give, take)) in by_host {
-            let Some(room) = self.placer.room(host) else { continue };
-            let now = self.used_now(host);
-            let mut free = minus(room.capacity, now);
-            if give.is_empty() {
-                continue;
-            }
-            let gives: Vec<ActionId> = give.iter().map(|n| self.actions[*n].id.clone()).collect();
-            for number in take {
-                let Some(print) = self.footprints[&number].iter().find(|p| p.host == host) else { continue };
-                let need = minus(print.after, print.before);
-                if exceeds(need, free) {
-                    let own = self.actions[number].id.clone();
-                    let mut waits: Vec<ActionId> = gives.iter().filter(|id| **id != own).cloned().collect();
-                    self.actions[number].after.append(&mut waits);
-                } else {
-                    free = minus(free, need);
-                }
-            }
-        }
-    }
-
     /// What a host has promised now.
     pub(crate) fn used_now(&self, host: &Name) -> Need {
         let mut used = Need::default();
@@ -302,17 +264,5 @@ fn duration(act: &Action) -> u64 {
     match act.impact.downtime {
         Downtime::Estimate { millis, .. } => millis,
         Downtime::None | Downtime::Permanent | Downtime::UntilStarted => 0,
-    }
-}
-
-fn exceeds(a: Need, b: Need) -> bool {
-    a.cpus > b.cpus || a.memory > b.memory || a.slots > b.slots
-}
-
-fn minus(a: Need, b: Need) -> Need {
-    Need {
-        cpus: a.cpus.saturating_sub(b.cpus),
-        memory: a.memory.saturating_sub(b.memory),
-        slots: a.slots.saturating_sub(b.slots),
     }
 }

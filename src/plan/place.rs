@@ -124,11 +124,6 @@ impl<'a> Placer<'a> {
         placer
     }
 
-    /// The room of a host.
-    pub(crate) fn room(&self, host: &Name) -> Option<&Room<'a>> {
-        self.index.get(host).map(|n| &self.rooms[*n])
-    }
-
     /// Counts a VM that is where it is.
     pub(crate) fn occupy(&mut self, host: &Name, group: &Arc<str>, need: Need) {
         let Some(&number) = self.index.get(host) else { return };
