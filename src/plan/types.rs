@@ -563,7 +563,7 @@ pub struct Triple {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LimitUse {
-    /// `destroy`, `recreate` or `reboot`.
+    /// `destroy`, `recreate`, `reboot` or `move`.
     pub limit: String,
     /// Actions of this plan that count.
     pub used: u32,
