@@ -336,7 +336,7 @@ async fn reachable(host: &RealHost, path: &str) -> Result<(), StepError> {
 impl From<CallError> for StepError {
     fn from(error: CallError) -> Self {
         match &error {
-            CallError::TimedOut { .. } => Self::Unknown(error.to_string()),
+            CallError::TimedOut { .. } | CallError::Away { .. } => Self::Unknown(error.to_string()),
             CallError::Libvirt { code: super::libvirt::Code::Connection, .. } => Self::Unknown(error.to_string()),
             CallError::Libvirt { .. } | CallError::Closed(_) => Self::failed(error.to_string()),
         }

@@ -7,6 +7,7 @@ mod capabilities;
 mod domain;
 mod embed;
 mod raw;
+mod reach;
 mod survey;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,6 +28,8 @@ const CALLS: usize = 4;
 
 /// How long an ordinary call may take. The first one of an embedded root probes every QEMU binary (about 4 s).
 pub const CALL: Duration = Duration::from_secs(60);
+/// How long a host may take to say that it is there. A call with less time than this is known to hang at times.
+pub const PING: Duration = Duration::from_secs(8);
 /// How long calls that move memory may take: start from a save image, managed save.
 pub const LONG_CALL: Duration = Duration::from_secs(600);
 
@@ -51,9 +54,17 @@ pub enum CallError {
         /// How long we waited.
         after: u64,
     },
-    /// There is no connection.
+    /// There is no connection, and trying again would not help.
     #[error("{0}")]
     Closed(String),
+    /// There is no connection now, and it is not yet time to try again.
+    #[error("{last} (tried again in {again} s)")]
+    Away {
+        /// What the last try said.
+        last: String,
+        /// Seconds until the next one.
+        again: u64,
+    },
 }
 
 impl CallError {
@@ -103,27 +114,50 @@ fn code(error: &virt::error::Error) -> Code {
 pub struct Hypervisor {
     uri: String,
     who: String,
-    state: tokio::sync::Mutex<Option<Arc<Live>>>,
+    state: tokio::sync::Mutex<State>,
     stirred: Arc<dyn Fn() + Send + Sync>,
     opened: AtomicU64,
 }
 
+/// The connection, if it is open, and when another try may be made if it is not.
+#[derive(Default)]
+struct State {
+    live: Option<Arc<Live>>,
+    patience: reach::Patience,
+}
+
 /// An open connection.
 struct Live {
-    connect: Connect,
+    connect: Option<Connect>,
     calls: Semaphore,
     embedded: bool,
     ears: raw::Ears,
     capabilities: tokio::sync::Mutex<Option<(std::time::Instant, Capabilities)>>,
 }
 
+impl Live {
+    /// Another count of the connection.
+    #[expect(clippy::unwrap_used, reason = "it is taken by `drop` alone")]
+    fn connect(&self) -> Connect {
+        self.connect.clone().unwrap()
+    }
+}
+
+impl Drop for Live {
+    /// On a thread of its own: the host is told, and may not answer.
+    fn drop(&mut self) {
+        let connect = self.connect.take();
+        let _ = std::thread::Builder::new().name("libvirt".to_owned()).spawn(move || drop(connect));
+    }
+}
+
 impl Hypervisor {
     /// A connection to `uri`, not opened yet. `who` is what a second opener of an embedded root is told.
     pub fn new(uri: &str, who: &str) -> Self {
         Self {
-            uri: uri.to_owned(),
+            uri: reach::without_questions(uri),
             who: who.to_owned(),
-            state: tokio::sync::Mutex::new(None),
+            state: tokio::sync::Mutex::default(),
             stirred: Arc::new(|| ()),
             opened: AtomicU64::new(0),
         }
@@ -150,67 +184,110 @@ impl Hypervisor {
     /// Runs `f` with the connection on a thread of its own.
     ///
     /// # Errors
-    /// Those of opening, of the call, and [`CallError::TimedOut`]; then the thread goes on by itself and keeps one of the
-    /// connection's places until it ends.
+    /// Those of opening, of the call, and [`CallError::TimedOut`]; then the thread goes on by itself, with the connection
+    /// that it has: the next call opens another.
     pub async fn call<T: Send + 'static>(
         &self,
         what: &str,
         limit: Duration,
         f: impl FnOnce(&Connect) -> Result<T, virt::error::Error> + Send + 'static,
     ) -> Result<T, CallError> {
-        let live = self.open().await?;
-        let _place = live.calls.acquire().await.map_err(|e| CallError::Closed(e.to_string()))?;
-        let connect = live.connect.clone();
-        let answer = on_thread(what, limit, move || f(&connect)).await?;
-        answer.map_err(|error| self.failed(what, &live, &error))
+        loop {
+            let live = self.open().await?;
+            // Closed while we waited: somebody has seen that this connection is of no use. Nothing was done over it yet.
+            let Ok(_place) = live.calls.acquire().await else { continue };
+            let connect = live.connect();
+            let answer = on_thread(what, limit, move || f(&connect)).await;
+            if answer.is_err() && limit >= PING {
+                self.leave(&live).await;
+            }
+            return match answer? {
+                Ok(value) => Ok(value),
+                Err(error) => Err(self.failed(what, &live, &error).await),
+            };
+        }
     }
 
-    fn failed(&self, what: &str, live: &Arc<Live>, error: &virt::error::Error) -> CallError {
+    /// Whether the host answers, within about ten seconds.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn ping(&self) -> Result<(), CallError> {
+        self.call("ask whether it is there", PING, |connect| connect.lib_version().map(drop)).await
+    }
+
+    async fn failed(&self, what: &str, live: &Arc<Live>, error: &virt::error::Error) -> CallError {
         let code = code(error);
-        if code == Code::Connection && !live.embedded {
-            // Opened again by the next call; whoever else has it finishes with it.
-            if let Ok(mut state) = self.state.try_lock() {
-                *state = None;
-            }
+        if code == Code::Connection {
+            self.leave(live).await;
         }
         CallError::Libvirt { what: what.to_owned(), message: error.message().to_owned(), code }
+    }
+
+    /// Gives a connection up: the next call opens another, and those that wait for a place on this one go there. What is
+    /// under way over it comes to its own end. An embedded root has one connection for good.
+    async fn leave(&self, live: &Arc<Live>) {
+        if live.embedded {
+            return;
+        }
+        live.calls.close();
+        let mut state = self.state.lock().await;
+        if state.live.as_ref().is_some_and(|l| Arc::ptr_eq(l, live)) {
+            state.live = None;
+        }
     }
 
     /// Opens the connection if it is not open.
     ///
     /// # Errors
-    /// [`CallError`]: an address that is not served yet, a root that somebody else has, or libvirt's own.
+    /// [`CallError`]: an address that is not served, a root that somebody else has, a host that was just seen to be away, or
+    /// libvirt's own.
     async fn open(&self) -> Result<Arc<Live>, CallError> {
         let mut state = self.state.lock().await;
-        if let Some(live) = state.as_ref().filter(|live| live.embedded || !live.ears.is_lost()) {
+        if let Some(live) = state.live.as_ref().filter(|live| live.embedded || !live.ears.is_lost()) {
             return Ok(live.clone());
         }
-        let uri = self.uri.clone();
-        let embedded = root_of(&uri).is_some();
-        let served =
-            embedded || ["qemu:///system", "qemu:///session"].contains(&uri.as_str()) || uri.starts_with("test:");
-        if !served {
-            return Err(CallError::Closed(format!(
-                "`{uri}` is not served yet: remote connections come with several hosts; use qemu:///embed?root=… or \
-                 qemu:///system"
-            )));
+        if let Some(lost) = state.live.take() {
+            lost.calls.close();
         }
+        reach::is_served(&self.uri)?;
+        state.patience.check()?;
+        let opened = self.open_now().await;
+        match &opened {
+            Ok(live) => {
+                state.patience.answered();
+                self.opened.fetch_add(1, Ordering::Relaxed);
+                state.live = Some(live.clone());
+            }
+            Err(CallError::Closed(_)) => {}
+            Err(error) => state.patience.silent(error),
+        }
+        opened
+    }
+
+    async fn open_now(&self) -> Result<Arc<Live>, CallError> {
         prepare_library()?;
+        let (uri, who) = (self.uri.clone(), self.who.clone());
+        let (embedded, remote) = (root_of(&uri).is_some(), reach::is_remote(&uri));
         let what = format!("open {uri}");
-        let who = self.who.clone();
-        let opened = on_thread(&what, CALL, move || match root_of(&uri) {
+        let limit = if remote { reach::OPEN } else { CALL };
+        let opened = on_thread(&what, limit, move || match root_of(&uri) {
             Some(root) => embed::open(&uri, root, &who).map_err(|e| CallError::Closed(e.to_string())),
             None => Connect::open(Some(&uri)).map_err(|e| library_error("open", &e)),
         })
         .await?;
         let connect = opened?;
         let (opened, stirred) = (connect.clone(), self.stirred.clone());
-        let ears = on_thread("listen for events", CALL, move || raw::listen(&opened, stirred)).await?;
-        let live =
-            Arc::new(Live { connect, calls: Semaphore::new(CALLS), embedded, ears, capabilities: Default::default() });
-        self.opened.fetch_add(1, Ordering::Relaxed);
-        *state = Some(live.clone());
-        Ok(live)
+        let listen = move || {
+            if remote {
+                // A driver that cannot do it has no connection that could break.
+                let _ = opened.set_keep_alive(reach::KEEP_ALIVE.0, reach::KEEP_ALIVE.1);
+            }
+            raw::listen(&opened, stirred)
+        };
+        let ears = on_thread("listen for events", limit, listen).await?;
+        let calls = Semaphore::new(CALLS);
+        Ok(Arc::new(Live { connect: Some(connect), calls, embedded, ears, capabilities: Default::default() }))
     }
 }
 
@@ -302,10 +379,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_served_is_said() {
-        for uri in ["qemu+ssh://elsewhere/system", "xen:///system"] {
-            let error = Hypervisor::new(uri, "a test").survey().await.unwrap_err();
-            assert!(error.to_string().contains("come with several hosts"), "{error}");
-        }
+        let error = Hypervisor::new("xen:///system", "a test").survey().await.unwrap_err();
+        assert!(error.to_string().contains("is not served"), "{error}");
         let long = format!("qemu:///embed?root=/{}", "x".repeat(60));
         let error = Hypervisor::new(&long, "a test").survey().await.unwrap_err();
         assert!(error.to_string().contains("choose a shorter one"), "{error}");
