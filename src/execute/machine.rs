@@ -10,15 +10,19 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::StepError;
 use crate::model::Name;
-use crate::plan::{ActionId, Op, Plan, Step};
+use crate::plan::{ActionId, Op, Plan, Step, Verb};
 
 /// How much may run at once on a host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostLimits {
-    /// Actions of any kind.
+    /// Actions of any kind. One on two hosts counts on both.
     pub actions: usize,
     /// VMs between their start and being ready.
     pub starts: usize,
+    /// VMs that move away from or to a host, where it says so; else as many as there are actions.
+    pub moves: BTreeMap<Name, usize>,
+    /// VMs that move between any two hosts, both ways together.
+    pub moves_per_link: usize,
 }
 
 /// How an action ended, or why it was not carried out.
@@ -60,8 +64,25 @@ pub struct Machine<'p> {
     plan: &'p Plan,
     states: Vec<State>,
     before: Vec<Vec<usize>>,
+    /// The hosts that each action is work for, in order.
+    hosts: Vec<Vec<&'p Name>>,
+    /// Where each action starts a VM: the step's number.
+    starts: Vec<Option<usize>>,
     limits: HostLimits,
     stopping: bool,
+}
+
+/// What goes on now.
+#[derive(Debug, Default)]
+struct Busy<'p> {
+    /// Actions that have begun, by host.
+    actions: BTreeMap<&'p Name, usize>,
+    /// Moves that have begun, by host.
+    moves: BTreeMap<&'p Name, usize>,
+    /// Moves that have begun, by the two hosts in order.
+    links: BTreeMap<(&'p Name, &'p Name), usize>,
+    /// VMs between their start and being ready, by host.
+    starting: BTreeMap<&'p Name, usize>,
 }
 
 impl<'p> Machine<'p> {
@@ -78,7 +99,22 @@ impl<'p> Machine<'p> {
                 State::Pending
             }
         });
-        let mut machine = Self { plan, states: states.collect(), before: before.collect(), limits, stopping: false };
+        let hosts = plan.actions.iter().map(|act| {
+            // To wait for a guest of another host is no work for that host.
+            let works = act.steps.iter().filter(|s| !matches!(s.op, Op::AwaitReady { .. }));
+            let all = works.flat_map(|s| std::iter::once(&s.host).chain(s.op.peer()));
+            all.collect::<BTreeSet<_>>().into_iter().collect()
+        });
+        let starts = plan.actions.iter().map(|act| act.steps.iter().position(|s| is_start(&s.op)));
+        let mut machine = Self {
+            plan,
+            states: states.collect(),
+            before: before.collect(),
+            hosts: hosts.collect(),
+            starts: starts.collect(),
+            limits,
+            stopping: false,
+        };
         machine.skip_waiters();
         machine
     }
@@ -89,27 +125,26 @@ impl<'p> Machine<'p> {
         if self.stopping {
             return taken;
         }
+        let mut busy = self.busy();
         // Whoever has begun goes on first: an action half done is worth less than one not begun.
         for number in 0..self.states.len() {
-            if let State::Between(step) = self.states[number] {
-                let more = !self.step(number, step).is_some_and(|s| matches!(s.op, Op::Start { .. }));
-                if more || self.may_start_vm(number) {
-                    self.states[number] = State::Running(step);
-                    taken.push((number, step));
-                }
+            if let State::Between(step) = self.states[number]
+                && self.may_go_on(&mut busy, number, step)
+            {
+                self.states[number] = State::Running(step);
+                taken.push((number, step));
             }
         }
         for number in 0..self.states.len() {
             let waits = self.before[number].iter().any(|b| self.states[*b] != State::Over(Outcome::Done));
-            if self.states[number] != State::Pending || waits || !self.has_room(number) {
+            if self.states[number] != State::Pending || waits || !self.has_room(&busy, number) {
                 continue;
             }
-            let starts = self.step(number, 0).is_some_and(|s| matches!(s.op, Op::Start { .. }));
-            if starts && !self.may_start_vm(number) {
-                continue;
+            if self.may_go_on(&mut busy, number, 0) {
+                self.states[number] = State::Running(0);
+                self.count(&mut busy, number);
+                taken.push((number, 0));
             }
-            self.states[number] = State::Running(0);
-            taken.push((number, 0));
         }
         taken
     }
@@ -161,30 +196,72 @@ impl<'p> Machine<'p> {
         self.plan.actions[action].steps.get(step)
     }
 
-    fn host(&self, action: usize) -> Option<&'p Name> {
-        self.plan.actions[action].steps.first().map(|s| &s.host)
+    /// What has begun and is not over.
+    fn busy(&self) -> Busy<'p> {
+        let mut busy = Busy::default();
+        for (number, state) in self.states.iter().enumerate() {
+            let (at, running) = match state {
+                State::Running(step) => (*step, true),
+                State::Between(step) => (*step, false),
+                State::Pending | State::Over(_) => continue,
+            };
+            self.count(&mut busy, number);
+            // From the moment at which the start's turn came, until the last step is over.
+            if let Some(start) = self.starts[number].filter(|s| at > *s || (at == *s && running))
+                && let Some(step) = self.step(number, start)
+            {
+                *busy.starting.entry(&step.host).or_default() += 1;
+            }
+        }
+        busy
     }
 
-    fn begun_on<'m>(&'m self, host: Option<&'m Name>) -> impl Iterator<Item = (usize, usize)> + 'm {
-        (0..self.states.len()).filter(move |n| self.host(*n) == host).filter_map(|n| match self.states[n] {
-            State::Running(step) | State::Between(step) => Some((n, step)),
-            State::Pending | State::Over(_) => None,
-        })
+    /// Counts an action that has begun.
+    fn count(&self, busy: &mut Busy<'p>, action: usize) {
+        for host in &self.hosts[action] {
+            *busy.actions.entry(host).or_default() += 1;
+            if self.moves(action) {
+                *busy.moves.entry(host).or_default() += 1;
+            }
+        }
+        if let Some(link) = self.link(action) {
+            *busy.links.entry(link).or_default() += 1;
+        }
     }
 
-    fn has_room(&self, action: usize) -> bool {
-        self.begun_on(self.host(action)).count() < self.limits.actions
+    /// Whether it moves a VM.
+    fn moves(&self, action: usize) -> bool {
+        matches!(self.plan.actions[action].verb, Verb::Migrate | Verb::Move)
     }
 
-    /// Fewer VMs than the limit are between their start and being ready.
-    fn may_start_vm(&self, action: usize) -> bool {
-        let starting = self.begun_on(self.host(action)).filter(|(n, at)| {
-            let steps = &self.plan.actions[*n].steps;
-            let start = steps.iter().position(|s| matches!(s.op, Op::Start { .. }));
-            let running = matches!(self.states[*n], State::Running(_));
-            start.is_some_and(|s| *at > s || (*at == s && running))
-        });
-        starting.count() < self.limits.starts
+    /// The two hosts between which an action moves a VM.
+    fn link(&self, action: usize) -> Option<(&'p Name, &'p Name)> {
+        match self.hosts[action].as_slice() {
+            [a, b] if self.moves(action) => Some((a, b)),
+            _ => None,
+        }
+    }
+
+    /// Whether one more action may begin on each of its hosts.
+    fn has_room(&self, busy: &Busy<'p>, action: usize) -> bool {
+        let moves = self.moves(action);
+        let full = |host: &&Name| {
+            let begun = |map: &BTreeMap<&Name, usize>| map.get(host).copied().unwrap_or(0);
+            let most = self.limits.moves.get(*host).copied().unwrap_or(usize::MAX);
+            begun(&busy.actions) >= self.limits.actions || (moves && begun(&busy.moves) >= most)
+        };
+        let on_link = self.link(action).and_then(|link| busy.links.get(&link)).copied().unwrap_or(0);
+        !self.hosts[action].iter().any(|host| full(host)) && (!moves || on_link < self.limits.moves_per_link)
+    }
+
+    /// Whether a step may begin: any but a start may; that one, as long as fewer VMs than the limit are between their
+    /// start and being ready. It counts as begun then.
+    fn may_go_on(&self, busy: &mut Busy<'p>, action: usize, step: usize) -> bool {
+        let Some(step) = self.step(action, step).filter(|s| is_start(&s.op)) else { return true };
+        let starting = busy.starting.entry(&step.host).or_default();
+        let may = *starting < self.limits.starts;
+        *starting += usize::from(may);
+        may
     }
 
     /// Pending actions whose forerunners can no longer succeed are over, and so on along the graph.
@@ -203,6 +280,10 @@ impl<'p> Machine<'p> {
             }
         }
     }
+}
+
+fn is_start(op: &Op) -> bool {
+    matches!(op, Op::Start { .. })
 }
 
 #[cfg(test)]
@@ -261,7 +342,7 @@ mod tests {
         }
     }
 
-    const WIDE: HostLimits = HostLimits { actions: 9, starts: 9 };
+    const WIDE: HostLimits = HostLimits { actions: 9, starts: 9, moves: BTreeMap::new(), moves_per_link: 9 };
 
     #[test]
     fn a_dependent_begins_when_what_it_needs_is_done() {
@@ -290,7 +371,7 @@ mod tests {
     #[test]
     fn at_most_so_many_vms_of_a_host_are_starting() {
         let plan = plan(vec![start("a", &[]), start("b", &[]), start("c", &[])]);
-        let mut machine = Machine::new(&plan, HostLimits { actions: 9, starts: 1 }, None);
+        let mut machine = Machine::new(&plan, HostLimits { starts: 1, ..WIDE }, None);
         for (action, step) in machine.take_ready() {
             machine.succeeded(action, step);
         }
@@ -324,5 +405,64 @@ mod tests {
         assert!(machine.take_ready().is_empty() && machine.is_over());
         let outcomes: Vec<_> = machine.outcomes().into_iter().map(|(_, o)| o).collect();
         assert_eq!(outcomes[..2], [Outcome::Blocked, Outcome::NotApproved]);
+    }
+
+    /// Moves a VM that runs: a step at the target, one at the source, one at the target.
+    fn migrate(vm: &str, from: &str, to: &str) -> Action {
+        let mut act = start(vm, &[]);
+        let uuid = uuid::Uuid::nil();
+        let how = crate::plan::MigrateHow {
+            uri: String::new(),
+            address: None,
+            transport: crate::model::Transport::Tls,
+            storage: true,
+            auto_converge: true,
+            post_copy: false,
+            max_pause: crate::model::Span(300),
+            bandwidth: None,
+            time_limit: crate::model::Span::secs(60),
+        };
+        let vm = name(vm);
+        act.id = ActionId::new(&act.subject, Verb::Migrate, None);
+        act.verb = Verb::Migrate;
+        act.steps = vec![
+            Step { host: name(to), op: Op::Unrecord { vm: vm.clone() } },
+            Step { host: name(from), op: Op::Migrate { vm: vm.clone(), uuid, to: name(to), how } },
+            Step { host: name(to), op: Op::Announce { vm, uuid } },
+        ];
+        act
+    }
+
+    #[test]
+    fn moves_count_on_both_hosts_and_on_their_link() {
+        let moves = vec![
+            migrate("a", "h1", "h2"),
+            migrate("b", "h2", "h1"),
+            migrate("c", "h1", "h3"),
+            migrate("d", "h1", "h4"),
+            migrate("e", "h3", "h4"),
+        ];
+        let plan = plan(moves);
+        let limits = HostLimits { moves: BTreeMap::from([(name("h1"), 2)]), moves_per_link: 1, ..WIDE };
+        let mut machine = Machine::new(&plan, limits, None);
+        // b: the link of h1 and h2 is taken; d: two move from or to h1 already.
+        assert_eq!(machine.take_ready(), [(0, 0), (2, 0), (4, 0)]);
+        for step in 0..3 {
+            assert_eq!(machine.take_ready(), [], "in the middle of it, too");
+            machine.succeeded(0, step);
+            if step < 2 {
+                assert_eq!(machine.take_ready(), [(0, step + 1)]);
+            }
+        }
+        assert_eq!(machine.take_ready(), [(1, 0)]);
+    }
+
+    #[test]
+    fn a_move_is_one_of_the_actions_of_both_its_hosts() {
+        let plan = plan(vec![migrate("a", "h2", "h1"), start("b", &[])]);
+        let mut machine = Machine::new(&plan, HostLimits { actions: 1, ..WIDE }, None);
+        assert_eq!(machine.take_ready(), [(0, 0)], "b would be the second one on h1");
+        machine.failed(0, 0, StepError::failed("no"));
+        assert_eq!(machine.take_ready(), [(1, 0)]);
     }
 }

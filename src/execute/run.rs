@@ -134,7 +134,7 @@ pub struct Run<'r> {
 
 /// Carries a plan out.
 pub async fn run(run: Run<'_>) -> Report {
-    let mut machine = Machine::new(run.plan, run.limits, run.approved);
+    let mut machine = Machine::new(run.plan, run.limits.clone(), run.approved);
     let mut flying = FuturesUnordered::new();
     loop {
         if run.stop.is_raised() {

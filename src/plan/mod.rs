@@ -36,7 +36,9 @@ use std::collections::BTreeMap;
 
 pub use digest::{effect_key, spec_digest};
 pub use place::{HostScore, Verdict};
-pub use steps::{DiskFrom, DomainDisk, DomainNic, DomainSpec, Edit, KernelBoot, NewDisk, Op, Seed, SeedNic, Step};
+pub use steps::{
+    DiskFrom, DomainDisk, DomainNic, DomainSpec, Edit, KernelBoot, MigrateHow, NewDisk, Op, Seed, SeedNic, Step,
+};
 pub use summary::RISKS;
 pub use types::*;
 

@@ -233,16 +233,11 @@ async fn rounds(
             }
         }
         let approved = approved(&plan, approval, desired, round, &passed.plan);
-        let limits = desired.fleet.limits;
-        let limits = HostLimits {
-            actions: usize::try_from(limits.actions_per_host.max(1)).unwrap_or(1),
-            starts: usize::try_from(limits.starts_per_host.max(1)).unwrap_or(1),
-        };
         let report = run(Run {
             plan: &plan,
             actuator: cast.actuator,
             journal: cast.ledger,
-            limits,
+            limits: limits(desired),
             approved: approved.as_ref(),
             listener: cast.listener,
             stop: cast.stop,
@@ -261,6 +256,18 @@ async fn rounds(
         cast.ledger.whole(&desired.revision, (cast.clock)())?;
     }
     Ok(())
+}
+
+/// How much may run at once, as the documents say.
+fn limits(desired: &Desired) -> HostLimits {
+    let at_least_one = |n: u32| usize::try_from(n.max(1)).unwrap_or(1);
+    let limits = desired.fleet.limits;
+    HostLimits {
+        actions: at_least_one(limits.actions_per_host),
+        starts: at_least_one(limits.starts_per_host),
+        moves: desired.hosts.values().map(|h| (h.name.clone(), at_least_one(h.migration.at_once))).collect(),
+        moves_per_link: at_least_one(limits.moves_per_link),
+    }
 }
 
 /// The actions that an approval covers; `None`: all.
