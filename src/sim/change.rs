@@ -6,8 +6,8 @@ use super::guard::Use;
 use super::world::{SimDisk, SimDomain, SimHost, World};
 use crate::execute::{Done, StepError};
 use crate::model::{
-    Acceleration, BridgeObs, Bytes, CloneMethod, Digest, DiskStamp, Name, PlacementRecord, Power, Shape, ShapeDisk,
-    ShapeNic, Stamp, StopPolicy,
+    Acceleration, BridgeObs, Bytes, CloneMethod, Digest, DiskPhase, DiskStamp, Name, PlacementRecord, Power, Shape,
+    ShapeDisk, ShapeNic, Stamp, StopPolicy,
 };
 use crate::plan::{DiskFrom, DomainDisk, DomainNic, DomainSpec, Edit, NewDisk, Op, Step};
 
@@ -26,9 +26,14 @@ impl World {
     /// # Errors
     /// As the step's description says, and Unknown when the host does not answer.
     pub fn change(&mut self, step: &Step) -> Outcome {
+        if matches!(step.op, Op::Fence { .. }) {
+            return self.fence(step);
+        }
         let before = Use::of(self.host(&step.host)?);
         self.touches_ours(step)?;
+        self.busy(step)?;
         let outcome = self.dispatch(step);
+        self.mirror(&step.host);
         if outcome == Ok(Done::Changed) {
             self.log.push(Self::step_name(step));
         }
@@ -70,21 +75,34 @@ impl World {
             Op::SetCpus { vm, uuid, cpus } => self.set_cpus(step, vm, *uuid, *cpus),
             Op::GrowDisk { path, size, .. } => grow_disk(self.host(&step.host)?, path, *size),
             Op::Undefine { vm, uuid, drop_save } => self.undefine(step, vm, *uuid, *drop_save),
-            Op::Migrate { .. }
-            | Op::AbortJob { .. }
-            | Op::CopyDisk { .. }
-            | Op::CopyImage { .. }
-            | Op::CopySave { .. }
-            | Op::DefineFrom { .. }
-            | Op::RetireDisk { .. }
-            | Op::DropRemnant { .. }
-            | Op::Fence { .. }
-            | Op::Announce { .. } => Err(StepError::failed("moves come with the next commit")),
+            Op::Migrate { vm, uuid, to, how } => self.migrate(step, vm, *uuid, to, how),
+            Op::AbortJob { vm, uuid, .. } => self.abort_job(step, vm, *uuid),
+            Op::CopyDisk { from, path, stamp } => self.copy_disk(step, from, path, stamp),
+            Op::CopyImage { from, path, digest } => self.copy_image(step, from, path, digest),
+            Op::CopySave { vm, uuid, from } => self.copy_save(step, vm, *uuid, from),
+            Op::DefineFrom { vm, uuid, from, stamp } => self.define_from(step, vm, *uuid, from, stamp),
+            Op::RetireDisk { path, to, stamp } => self.retire_disk(step, path, to, stamp),
+            Op::DropRemnant { vm, uuid } => self.drop_remnant(step, vm, *uuid),
+            Op::Fence { .. } => self.fence(step),
+            Op::Announce { vm, uuid } => self.announce(step, vm, *uuid),
+        }
+    }
+
+    /// While a VM moves libvirt refuses what would change it, or blocks (`virDomainSetMetadata`: 30 s, then an error).
+    fn busy(&mut self, step: &Step) -> Result<(), StepError> {
+        let Some(uuid) = super::guard::domain_of(&step.op) else { return Ok(()) };
+        let waits = matches!(
+            step.op,
+            Op::Migrate { .. } | Op::AbortJob { .. } | Op::DropRemnant { .. } | Op::AwaitReady { .. }
+        );
+        match self.see_job(&step.host, uuid) {
+            Some(_) if !waits => Err(StepError::failed("a job runs on the domain: it moves")),
+            _ => Ok(()),
         }
     }
 
     /// A step about a domain that carries no stamp is refused, and noted: only an adoption may touch one.
-    fn touches_ours(&mut self, step: &Step) -> Result<(), StepError> {
+    pub(super) fn touches_ours(&mut self, step: &Step) -> Result<(), StepError> {
         let Some(uuid) = super::guard::domain_of(&step.op) else { return Ok(()) };
         let fleet = self.permit.fleet.clone();
         let host = self.host(&step.host)?;
@@ -140,11 +158,19 @@ impl World {
         let content = self.next_content + 1;
         let host = self.host(&step.host)?;
         if let Some(there) = host.disks.get(&new.path) {
-            if there.stamp.as_ref() == Some(&new.stamp) {
+            let same = |s: &DiskStamp| s.vm == new.stamp.vm && s.fleet == new.stamp.fleet && s.disk == new.stamp.disk;
+            let incoming = |s: &&DiskStamp| same(s) && matches!(s.phase, DiskPhase::Incoming { .. });
+            if there.stamp.as_ref().filter(incoming).is_some() {
+                let has = |s: &Shape| s.disks.values().any(|d| d.path == new.path);
+                if host.active().any(|(_, d)| d.live.as_ref().is_some_and(has)) {
+                    return Err(StepError::failed(format!("{} is open", new.path)));
+                }
+            } else if there.stamp.as_ref() == Some(&new.stamp) {
                 return Ok(Done::Already);
+            } else {
+                self.violate(step, &format!("{} would be created over another disk", new.path));
+                return Err(StepError::Stale(format!("{} exists with another stamp", new.path)));
             }
-            self.violate(step, &format!("{} would be created over another disk", new.path));
-            return Err(StepError::Stale(format!("{} exists with another stamp", new.path)));
         }
         let (image_size, used, backing) = match &new.from {
             DiskFrom::Blank => (Bytes(0), OVERLAY_USED, None),
@@ -197,9 +223,10 @@ impl World {
         if let Some(domain) = in_use {
             return Err(StepError::failed(format!("domain {} has {path}", domain.name)));
         }
-        let writes = disk.writes;
+        let (content, writes) = (disk.content, disk.writes);
         host.disks.remove(path);
-        self.guard_data(step, &stamp, writes);
+        self.mirror(&step.host);
+        self.guard_data(step, &stamp, content, writes);
         Ok(Done::Changed)
     }
 
@@ -222,7 +249,8 @@ impl World {
             Power::Running => return Ok(Done::Already),
             Power::ShuttingDown => return Err(StepError::Stale(format!("{vm} is shutting down"))),
             Power::Paused => {
-                there.power = Power::Running;
+                (there.power, there.pause) = (Power::Running, None);
+                self.guard_data_of(&Self::step_name(step), &step.host, uuid, false);
                 return Ok(Done::Changed);
             }
             Power::Stopped | Power::Suspended | Power::Crashed => {}
@@ -235,6 +263,10 @@ impl World {
         }
         let boot = if resumed.is_some() { Some(500) } else { guest.boot_millis };
         let slow = boot.map(|b| b * host.load_milli / 1000);
+        let cpu = host.cpu.clone();
+        domain(host, uuid)?.live = Some(shape.clone());
+        self.guard_data_of(&Self::step_name(step), &step.host, uuid, false);
+        let host = self.host(&step.host)?;
         for disk in shape.disks.values().filter(|d| !d.readonly) {
             if let Some(file) = host.disks.get_mut(&disk.path) {
                 file.writes += 1;
@@ -242,19 +274,21 @@ impl World {
         }
         let there = domain(host, uuid)?;
         there.boots += u64::from(resumed.is_none());
-        there.live = Some(shape);
-        there.power = Power::Running;
+        there.cpu = Some(cpu);
+        (there.power, there.pause) = (Power::Running, None);
         there.ready_at = slow.map(|b| now + b);
+        self.note_data(&step.host, uuid);
         Ok(Done::Changed)
     }
 
     fn await_ready(&mut self, step: &Step, vm: &Name, uuid: Uuid, probed: bool) -> Outcome {
         let now = self.millis;
+        let frozen = self.is_frozen(&step.host, uuid);
         let domain = domain(self.host(&step.host)?, uuid)?;
         if domain.power != Power::Running {
             return Err(StepError::failed(format!("{vm} does not run")));
         }
-        if !probed || domain.ready_at.is_some_and(|at| at <= now) {
+        if !probed || (!frozen && domain.ready_at.is_some_and(|at| at <= now)) {
             return Ok(Done::Already);
         }
         let detail = vec![format!("{vm} login: "), "sim: the guest never becomes ready".to_owned()];
@@ -345,7 +379,7 @@ impl World {
     }
 }
 
-const fn changed(yes: bool) -> Done {
+pub(super) const fn changed(yes: bool) -> Done {
     if yes { Done::Changed } else { Done::Already }
 }
 
@@ -366,11 +400,13 @@ fn stamped<'a>(host: &'a mut SimHost, path: &str) -> Result<&'a mut DiskStamp, S
 /// Ends a domain's QEMU process.
 pub(super) fn halt(domain: &mut SimDomain, power: Power) {
     domain.power = power;
+    domain.pause = None;
     domain.live = None;
+    domain.cpu = None;
     domain.ready_at = None;
 }
 
-fn needs_space(host: &SimHost, used: Bytes) -> Result<(), StepError> {
+pub(super) fn needs_space(host: &SimHost, used: Bytes) -> Result<(), StepError> {
     if host.free() < used { Err(StepError::failed("no space left on device")) } else { Ok(()) }
 }
 
@@ -425,11 +461,15 @@ fn define(host: &mut SimHost, spec: &DomainSpec, stamp: &Stamp) -> Outcome {
         name: spec.domain.clone(),
         stamp: Some(stamp.clone()),
         power: Power::Stopped,
+        pause: None,
+        transient: false,
         live: None,
         config,
         saved: None,
         autostart: false,
         ready_at: None,
+        cpu: None,
+        announced: 0,
         boots: 0,
         foreign: "what libvirt adds".to_owned(),
     };
@@ -438,7 +478,7 @@ fn define(host: &mut SimHost, spec: &DomainSpec, stamp: &Stamp) -> Outcome {
 }
 
 /// What must be there before QEMU can start.
-fn bootable(host: &SimHost, shape: &Shape) -> Result<(), StepError> {
+pub(super) fn bootable(host: &SimHost, shape: &Shape) -> Result<(), StepError> {
     let missing = |what: &str| Err(StepError::failed(format!("cannot start: {what} is not there")));
     for disk in shape.disks.values() {
         let Some(file) = host.disks.get(&disk.path) else { return missing(&disk.path) };

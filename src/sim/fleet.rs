@@ -81,9 +81,15 @@ impl World {
     /// scripts give guests and hosts others.
     fn cost(&self, step: &Step) -> u64 {
         let hangs = self.faults.iter().any(|f| f.kind == FaultKind::Hang && f.matches(step));
+        if matches!(step.op, Op::Fence { .. }) {
+            return 5_000;
+        }
         let Some(host) = self.hosts.get(&step.host).filter(|h| h.away.is_none() && !hangs) else {
             return TIMEOUT_MILLIS;
         };
+        if let Some((from, bytes)) = self.to_copy(step) {
+            return bytes.0.saturating_mul(1000) / self.rate(from, &step.host).0.max(1) + 10;
+        }
         let domain = super::guard::domain_of(&step.op).and_then(|u| host.domains.get(&u));
         let millis = match &step.op {
             Op::PutImage { path, .. } if !host.images.contains_key(path) => 4_000,
@@ -91,6 +97,9 @@ impl World {
             Op::MakeBridge { .. } | Op::Define { .. } | Op::Edit { .. } => 50,
             Op::SetMemory { .. } | Op::SetCpus { .. } => 200,
             Op::Start { .. } => 300,
+            Op::Migrate { uuid, .. } => {
+                return self.wait_for(&step.host, *uuid).saturating_sub(self.millis).max(10);
+            }
             Op::Suspend { .. } => 1_500,
             Op::AwaitReady { probe, .. } => {
                 let within = probe.as_ref().map_or(0, |p| p.within.0);
@@ -125,13 +134,28 @@ impl World {
                 self.change(step).and(Err(StepError::Unknown(format!("{name}: its answer was lost"))))
             }
         };
+        self.step_ends();
+        if self.crashed { Err(crashed()) } else { outcome }
+    }
+
+    /// A step ended, or a stage of a long one: what was scheduled happens, and our own end comes.
+    pub(super) fn step_ends(&mut self) {
         self.steps += 1;
         self.fire();
-        if self.crash_after.is_some_and(|n| self.steps >= n) {
-            self.crashed = true;
-            return Err(crashed());
-        }
-        outcome
+        self.crashed |= self.crash_after.is_some_and(|n| self.steps >= n);
+    }
+
+    /// Whether a fault will keep a step from changing anything.
+    pub(super) fn may_fail(&self, step: &Step) -> bool {
+        self.faults.iter().any(|f| matches!(f.kind, FaultKind::Fail | FaultKind::Hang) && f.matches(step))
+    }
+
+    /// Whether a step that waits for a migration has to wait on: it takes longer than it seemed.
+    fn waits_on(&self, step: &Step) -> bool {
+        let Op::Migrate { uuid, .. } = &step.op else { return false };
+        let answers = self.hosts.get(&step.host).is_some_and(|h| h.away.is_none());
+        let job = self.leaving(&step.host, *uuid).filter(|j| j.watched);
+        answers && job.is_some_and(|j| !self.is_hopeless(j))
     }
 
     fn fire(&mut self) {
@@ -139,9 +163,13 @@ impl World {
         let (due, later) = std::mem::take(&mut self.scheduled).into_iter().partition(|(n, _)| *n <= steps);
         self.scheduled = later;
         for (_, event) in due {
-            if let Err(text) = self.happen(&event) {
-                self.log.push(format!("nothing happened: {text}"));
-            }
+            self.let_happen(&event);
+        }
+    }
+
+    pub(super) fn let_happen(&mut self, event: &super::happen::Event) {
+        if let Err(text) = self.happen(event) {
+            self.log.push(format!("nothing happened: {text}"));
         }
     }
 }
@@ -168,6 +196,11 @@ impl Future for Performing<'_> {
             return Poll::Ready(Err(crashed()));
         }
         let Some(flight) = self.flight else {
+            shared.world.guard_lock(self.step);
+            shared.world.begins(self.step);
+            if shared.world.crashed {
+                return Poll::Ready(Err(crashed()));
+            }
             let ends = shared.world.millis + shared.world.cost(self.step);
             let flight = shared.next_flight;
             shared.next_flight += 1;
@@ -184,9 +217,18 @@ impl Future for Performing<'_> {
         if let Some(ended) = shared.flights.remove(&flight) {
             let took = ended.ends.saturating_sub(shared.world.millis);
             self.progress.advance(took, took);
-            shared.world.millis = shared.world.millis.max(ended.ends);
+            shared.world.pass_to(ended.ends);
+            if shared.world.crashed {
+                return Poll::Ready(Err(crashed()));
+            }
         }
         shared.unsettle();
+        if shared.world.waits_on(self.step) {
+            let ends = shared.world.millis + shared.world.cost(self.step);
+            shared.flights.insert(flight, Flight { ends, rounds: 0 });
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         self.flight = None;
         Poll::Ready(shared.world.finish(self.step))
     }
@@ -251,7 +293,14 @@ impl Actuator for SimFleet {
 
 impl Observer for SimFleet {
     fn observe<'a>(&'a self, desired: &'a Desired, look: Look) -> Boxed<'a, Observed> {
-        Box::pin(std::future::ready(self.with(|world| world.see(desired, look))))
+        let seen = self.with(|world| {
+            let seen = world.see(desired, look);
+            for host in world.hosts.values_mut() {
+                host.hidden = host.hidden.saturating_sub(1);
+            }
+            seen
+        });
+        Box::pin(std::future::ready(seen))
     }
 
     fn console_tail<'a>(&'a self, host: &'a Name, vm: &'a Name, lines: usize) -> Boxed<'a, Vec<String>> {

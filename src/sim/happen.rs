@@ -3,10 +3,11 @@
 use uuid::Uuid;
 
 use super::change::halt;
+use super::jobs::link;
 use super::ledger::Memory;
 use super::see::ports;
 use super::world::{SimDisk, SimDomain, SimHost, World, unmanaged};
-use crate::model::{BridgeObs, Bytes, Display, Firmware, LockHolder, Name, Power, Shape, ShapeDisk};
+use crate::model::{BridgeObs, Bytes, Display, Firmware, LockHolder, Name, PauseCause, Power, Shape, ShapeDisk};
 
 /// Something that happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +50,20 @@ pub enum Event {
     Lock(Name, String),
     /// They give it back.
     Unlock(Name),
+    /// The link between two hosts is cut. Whether the controller reaches them is another matter.
+    CutLink(Name, Name),
+    /// The link between two hosts carries again.
+    HealLink(Name, Name),
+    /// The link between two hosts carries this many bytes a second.
+    SlowLink(Name, Name, Bytes),
+    /// Another, empty machine answers at a host's address; the host itself runs on, and nobody reaches it.
+    Swap(Name),
+    /// The right machine answers again.
+    SwapBack(Name),
+    /// A host's libvirtd is restarted: its guests run on, moves of its guests end, one look at it fails.
+    RestartDaemon(Name),
+    /// Whether the host's power can be switched from now on.
+    Fencing(Name, bool),
     /// The controller's own files are deleted.
     DeleteStore,
     /// Time passes, in milliseconds.
@@ -62,9 +77,37 @@ impl World {
     /// Says what it is about that is not there.
     pub fn happen(&mut self, event: &Event) -> Result<(), String> {
         match event {
-            Event::Kill(host) => kill(self.any_host(host)?),
+            Event::Kill(host) => {
+                kill(self.any_host(host)?);
+                self.jobs_of_dead(host);
+            }
             Event::Partition(host) => self.any_host(host)?.away = Some("connection timed out".to_owned()),
-            Event::Revive(host) => self.any_host(host)?.away = None,
+            Event::Revive(host) => {
+                let host = self.any_host(host)?;
+                (host.away, host.powered) = (None, true);
+            }
+            Event::CutLink(one, other) | Event::HealLink(one, other) | Event::SlowLink(one, other, _) => {
+                self.any_host(one)?;
+                self.any_host(other)?;
+                self.relink(event, link(one, other));
+            }
+            Event::Swap(host) => self.swap(host)?,
+            Event::SwapBack(host) => {
+                let there = self.aside.remove(host).ok_or_else(|| format!("no other machine stands for {host}"))?;
+                self.hosts.insert(host.clone(), there);
+            }
+            Event::RestartDaemon(host) => {
+                self.any_host(host)?.hidden = 1;
+                self.jobs_of_restarted(host);
+            }
+            Event::Fencing(host, works) => {
+                self.any_host(host)?;
+                if *works {
+                    self.fence_fails.remove(host)
+                } else {
+                    self.fence_fails.insert(host.clone())
+                };
+            }
             Event::Load(host, milli) => self.any_host(host)?.load_milli = *milli,
             Event::StopVm(vm) => halt(self.vm(vm)?, Power::Stopped),
             Event::CrashVm(vm) => halt(self.vm(vm)?, Power::Crashed),
@@ -74,7 +117,7 @@ impl World {
                 if domain.power != Power::Running {
                     return Err(format!("{vm} does not run"));
                 }
-                domain.power = Power::Paused;
+                (domain.power, domain.pause) = (Power::Paused, Some(PauseCause::User));
             }
             Event::Undefine(vm) => {
                 let (host, uuid) = self.place(vm)?;
@@ -116,8 +159,28 @@ impl World {
             }
             Event::Unlock(host) => self.any_host(host)?.lock = None,
             Event::DeleteStore => self.memory = Memory { lost: true, ..Memory::default() },
-            Event::Advance(millis) => self.millis += millis,
+            Event::Advance(millis) => self.pass_to(self.millis + millis),
         }
+        self.links_changed();
+        Ok(())
+    }
+
+    fn relink(&mut self, event: &Event, link: (Name, Name)) {
+        match event {
+            Event::CutLink(..) => drop(self.cut.insert(link)),
+            Event::SlowLink(_, _, rate) => drop(self.rates.insert(link, *rate)),
+            _ => drop(self.cut.remove(&link)),
+        }
+    }
+
+    fn swap(&mut self, name: &Name) -> Result<(), String> {
+        if self.aside.contains_key(name) {
+            return Err(format!("another machine stands for {name} already"));
+        }
+        let there = self.any_host(name)?;
+        let other = SimHost::new(Uuid::new_v5(&there.uuid, b"another machine"), there.size);
+        let there = std::mem::replace(there, other);
+        self.aside.insert(name.clone(), there);
         Ok(())
     }
 
@@ -126,14 +189,15 @@ impl World {
         self.hosts.get_mut(name).ok_or_else(|| format!("there is no host {name}"))
     }
 
-    /// Host and domain of a VM: where it is active, else the first host that has it.
+    /// Host and domain of a VM: where its guest is alive, else where it is active, else the first host that has it.
     ///
     /// # Errors
     /// Says that there is no such VM.
     pub fn place(&self, vm: &Name) -> Result<(Name, Uuid), String> {
         let all = || self.hosts.iter().flat_map(|(n, h)| h.domains.iter().map(move |(u, d)| (n, u, d)));
         let mine = |d: &SimDomain| d.vm() == Some(vm);
-        let active = all().find(|(_, _, d)| mine(d) && d.power.is_active());
+        let alive = all().find(|(_, _, d)| mine(d) && d.runs());
+        let active = alive.or_else(|| all().find(|(_, _, d)| mine(d) && d.power.is_active()));
         let found = active.or_else(|| all().find(|(_, _, d)| mine(d)));
         found.map(|(n, u, _)| (n.clone(), *u)).ok_or_else(|| format!("there is no VM {vm}"))
     }
@@ -151,7 +215,7 @@ impl World {
             return Err(format!("{vm} runs already"));
         }
         domain.live = Some(domain.saved.take().unwrap_or_else(|| domain.config.clone()));
-        domain.power = Power::Running;
+        (domain.power, domain.pause) = (Power::Running, None);
         domain.boots += 1;
         domain.ready_at = boot.map(|b| now + b);
         Ok(())
@@ -159,17 +223,22 @@ impl World {
 
     fn lose_disk(&mut self, vm: &Name, disk: &str) -> Result<(), String> {
         let (host, _) = self.place(vm)?;
-        let host = self.any_host(&host)?;
+        let name = host;
+        let host = self.any_host(&name)?;
         let is = |d: &SimDisk| d.stamp.as_ref().is_some_and(|s| s.vm == *vm && s.disk == disk);
         let path = host.disks.iter().find(|(_, d)| is(d)).map(|(p, _)| p.clone());
         let path = path.ok_or_else(|| format!("{vm} has no disk {disk}"))?;
         host.disks.remove(&path);
+        self.mirror(&name);
         Ok(())
     }
 }
 
 fn kill(host: &mut SimHost) {
     host.away = Some("no route to host".to_owned());
+    host.powered = false;
+    // What arrived from another host was never defined here.
+    host.domains.retain(|_, d| !d.transient);
     for domain in host.domains.values_mut().filter(|d| d.power.is_active()) {
         halt(domain, Power::Stopped);
     }

@@ -2,8 +2,8 @@
 
 use super::world::{SimDomain, SimHost, World};
 use crate::model::{
-    BridgeObs, Desired, DiskObs, Fault, HostObs, ImageObs, Name, Observation, Observed, PlacementRecord, Power,
-    Readiness, Timestamp, Unmanaged, VmObs,
+    BridgeObs, CpuObs, Desired, DiskObs, Fault, HostObs, ImageObs, MoveObs, Name, Observation, Observed,
+    PlacementRecord, Power, Readiness, Timestamp, Unmanaged, VmObs,
 };
 use crate::observe::Look;
 
@@ -22,9 +22,13 @@ impl World {
             let seen = match self.hosts.get(name) {
                 None => unknown("no such machine in the simulation"),
                 Some(SimHost { away: Some(why), .. }) => unknown(why),
+                Some(host) if host.hidden > 0 => unknown("libvirtd does not answer: connection refused"),
+                Some(host) if desired.hosts.get(name).and_then(|h| h.uuid).is_some_and(|u| u != host.uuid) => {
+                    unknown(&format!("another machine answers there: its host UUID is {}", host.uuid))
+                }
                 Some(host) => {
-                    self.see_records(fleet, name, host, &mut observed);
-                    Observation::Known(self.see_host(fleet, host, look))
+                    see_records(host, &mut observed);
+                    Observation::Known(self.see_host(fleet, name, host, look))
                 }
             };
             observed.hosts.insert(name.clone(), seen);
@@ -32,21 +36,7 @@ impl World {
         observed
     }
 
-    /// Of several records of one VM, that of the host which has its domain wins, then the highest incarnation.
-    fn see_records(&self, fleet: &Name, name: &Name, host: &SimHost, observed: &mut Observed) {
-        for (vm, record) in &host.records {
-            let rank = |r: &PlacementRecord| {
-                let has = self.hosts.get(&r.host).is_some_and(|h| h.domain_of(fleet, vm).is_some());
-                (has, r.incarnation, r.host == *name)
-            };
-            match observed.records.get(vm) {
-                Some(there) if rank(there) >= rank(record) => {}
-                _ => drop(observed.records.insert(vm.clone(), record.clone())),
-            }
-        }
-    }
-
-    fn see_host(&self, fleet: &Name, host: &SimHost, look: Look) -> HostObs {
+    fn see_host(&self, fleet: &Name, name: &Name, host: &SimHost, look: Look) -> HostObs {
         let mut seen = HostObs {
             uuid: host.uuid,
             at: self.now(),
@@ -54,8 +44,8 @@ impl World {
             memory: host.size.memory,
             version: "simulated".to_owned(),
             layer: crate::model::Layer::Qemu,
-            cpu: None,
-            moving: None,
+            cpu: Some(CpuObs { model: host.cpu.clone(), usable: vec![host.cpu.clone()] }),
+            moving: Some(MoveObs { post_copy: true, tls: true }),
             acceleration: Some(host.acceleration),
             machines: Vec::new(),
             slots_free: host.free(),
@@ -69,7 +59,7 @@ impl World {
         };
         for (uuid, domain) in &host.domains {
             match domain.stamp.as_ref().filter(|s| s.fleet == *fleet) {
-                Some(stamp) => drop(seen.vms.insert(stamp.vm.clone(), self.see_vm(*uuid, domain, stamp, look))),
+                Some(stamp) => drop(seen.vms.insert(stamp.vm.clone(), self.see_vm((name, *uuid), domain, stamp, look))),
                 None => seen.unmanaged.push(Unmanaged {
                     domain: domain.name.clone(),
                     uuid: *uuid,
@@ -93,9 +83,16 @@ impl World {
         seen
     }
 
-    fn see_vm(&self, uuid: uuid::Uuid, domain: &SimDomain, stamp: &crate::model::Stamp, look: Look) -> VmObs {
+    fn see_vm(
+        &self,
+        (host, uuid): (&Name, uuid::Uuid),
+        domain: &SimDomain,
+        stamp: &crate::model::Stamp,
+        look: Look,
+    ) -> VmObs {
         let ready = match (look.probe, domain.power) {
             (false, _) => Readiness::NotProbed,
+            (true, _) if self.is_frozen(host, uuid) => Readiness::NotReady("the guest does not answer".to_owned()),
             (true, Power::Running) if domain.ready_at.is_some_and(|at| at <= self.millis) => Readiness::Ready,
             (true, Power::Running) => Readiness::NotReady("connection refused".to_owned()),
             (true, _) => Readiness::NotReady("does not run".to_owned()),
@@ -108,13 +105,24 @@ impl World {
             live: domain.live.clone(),
             config: domain.config.clone(),
             autostart: domain.autostart,
-            transient: false,
-            pause: None,
-            job: None,
-            cpu_model: None,
+            transient: domain.transient,
+            pause: domain.pause,
+            job: self.see_job(host, uuid),
+            cpu_model: domain.cpu.clone(),
             ready,
             screen: domain.live.as_ref().map(|_| format!("/run/sim/{}.vnc", domain.name)),
         }
+    }
+}
+
+/// Of several records of one VM, the newest holds.
+fn see_records(host: &SimHost, observed: &mut Observed) {
+    for (vm, record) in &host.records {
+        let newest = match observed.records.remove(vm) {
+            Some(other) => PlacementRecord::newer(other, record.clone()),
+            None => record.clone(),
+        };
+        observed.records.insert(vm.clone(), newest);
     }
 }
 

@@ -5,9 +5,8 @@ use std::task::{Context, Poll, Waker};
 use super::script::Statement;
 use super::{Permit, SimFleet, World};
 use crate::execute::{Event, Listener, LockError, Outcome, StopFlag};
-use crate::model::{Desired, Hold, LockHolder, Name, RunState};
-use crate::observe::Look;
-use crate::plan::{ActionId, Plan, PlanInput, Policy, plan};
+use crate::model::{Asked, Desired, Drain, Hold, LockHolder, Name, RunState};
+use crate::plan::{ActionId, Plan, Policy};
 use crate::reconcile::{self, Approval, Cast, Passed};
 
 /// A controller with its world.
@@ -60,8 +59,10 @@ struct Teller<'f>(&'f SimFleet);
 
 impl Listener for Teller<'_> {
     fn hear(&self, event: &Event<'_>) {
-        if let Event::Begins { action, .. } = event {
-            self.0.with(|world| world.begin(action));
+        match event {
+            Event::Begins { action, .. } => self.0.with(|world| world.begin(action)),
+            Event::Over { action, .. } => self.0.with(|world| world.over(action)),
+            _ => {}
         }
     }
 }
@@ -81,20 +82,23 @@ impl Session {
     /// Looks at the world and plans; `None` before there is desired state.
     pub fn plan(&self) -> Option<Plan> {
         let desired = self.desired.as_ref()?;
-        let (mut observed, now) = self.fleet.with(|world| (world.see(desired, Look::default()), world.now()));
-        self.fleet.with(|world| crate::reconcile::recall(&mut observed, &world.memory.records));
-        let demand = self.fleet.with(|world| world.memory.demand.clone());
-        let base = self.base.as_ref();
-        let input = PlanInput {
-            base,
-            desired,
-            demand: &demand,
-            observed: &observed,
-            source: "live",
-            now,
-            policy: Policy::default(),
-        };
-        Some(plan(&input))
+        let planned =
+            self.with_cast(|cast| finish(reconcile::plan_live(cast, desired, self.base.as_ref(), Policy::default())));
+        planned.ok().map(|(plan, _)| plan)
+    }
+
+    fn with_cast<T>(&self, f: impl FnOnce(&Cast<'_>) -> T) -> T {
+        let clock = || self.fleet.with(|world| world.now());
+        let who = LockHolder { token: "sim".to_owned(), who: "the simulation".to_owned(), since: clock() };
+        f(&Cast {
+            observer: &self.fleet,
+            actuator: &self.fleet,
+            ledger: &self.fleet,
+            listener: &Teller(&self.fleet),
+            stop: &StopFlag::default(),
+            clock: &clock,
+            who,
+        })
     }
 
     /// One pass. After a crash, the next one begins as a new process.
@@ -103,22 +107,19 @@ impl Session {
     /// When there is no desired state, or our own plan is unsound.
     pub fn apply(&mut self, approval: &Approval) -> Result<Applied, String> {
         let desired = self.desired.as_ref().ok_or("load a fleet first")?;
+        // To know what may be done is no look at the world.
+        let seen = self.fleet.with(|world| (world.hidden(), world.memory.clone()));
         if let Some(plan) = self.plan() {
-            self.fleet.with(|world| world.permit = Permit::of(&plan));
+            let mut permit = Permit::of(&plan);
+            permit.of_fleet(desired);
+            self.fleet.with(|world| {
+                (world.permit, world.memory) = (permit, seen.1);
+                world.hide(&seen.0);
+                world.permit.gone.extend(world.memory.book.fenced.keys().cloned());
+            });
         }
         let before = self.fleet.with(|world| (world.steps, world.millis));
-        let clock = || self.fleet.with(|world| world.now());
-        let who = LockHolder { token: "sim".to_owned(), who: "the simulation".to_owned(), since: clock() };
-        let cast = Cast {
-            observer: &self.fleet,
-            actuator: &self.fleet,
-            ledger: &self.fleet,
-            listener: &Teller(&self.fleet),
-            stop: &StopFlag::default(),
-            clock: &clock,
-            who,
-        };
-        let passed = finish(reconcile::apply(&cast, desired, self.base.as_ref(), approval))?;
+        let passed = self.with_cast(|cast| finish(reconcile::apply(cast, desired, self.base.as_ref(), approval)))?;
         let after = self.fleet.with(|world| (world.steps, world.millis));
         let crashed = self.fleet.crashed();
         self.fleet.with(|world| {
@@ -141,13 +142,25 @@ fn happen(world: &mut World, statement: &Statement) -> Result<bool, String> {
     let at = world.now();
     let asked = |run: RunState, who: &str| Hold { run, who: who.into(), at };
     match statement {
-        Statement::Host(name, size, acceleration) => {
+        Statement::Host(name, size, acceleration, cpu) => {
             let host = world.add_host(name, *size);
+            host.cpu = cpu.clone().unwrap_or_else(|| host.cpu.clone());
             host.acceleration = acceleration.unwrap_or(host.acceleration);
         }
         Statement::Fault(fault) => world.faults.push(fault.clone()),
         Statement::Event(event) => world.happen(event)?,
         Statement::At(after, event) => world.scheduled.push((*after, event.clone())),
+        Statement::AtStage(vm, stage, event) => world.at_stages.push((vm.clone(), *stage, event.clone())),
+        Statement::Drain(host, others, who) => {
+            let drain = Drain { others: *others, who: who.as_str().into(), at };
+            world.memory.demand.drains.insert(host.clone(), drain);
+            world.memory.demand.restores.remove(host);
+        }
+        Statement::Restore(host, who) => {
+            world.memory.demand.drains.remove(host);
+            world.memory.demand.restores.insert(host.clone(), Asked { who: who.as_str().into(), at });
+        }
+        Statement::Controller(who) => world.change_controller(who),
         Statement::Guest(vm, change) => {
             let guest = world.guest(vm);
             world.guests.insert(vm.clone(), change.of(guest));
@@ -168,7 +181,9 @@ fn withdraw(world: &mut World, vm: &Name) -> Result<(), String> {
     let demand = &mut world.memory.demand;
     let hold = demand.holds.remove(vm).is_some();
     let restart = demand.restarts.remove(vm).is_some();
-    if hold || restart { Ok(()) } else { Err(format!("nothing was asked for {vm}")) }
+    let drain = demand.drains.remove(vm).is_some();
+    let restore = demand.restores.remove(vm).is_some();
+    if hold || restart || drain || restore { Ok(()) } else { Err(format!("nothing was asked for {vm}")) }
 }
 
 /// Polls a future of the simulation to its end: it waits for nothing outside.

@@ -1,16 +1,17 @@
 //! The world's data: hosts with domains, disks, images, bridges, records and locks; and its clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
 use super::faults::Fault;
 use super::guard::Permit;
 use super::happen::Event;
+use super::jobs::{MoveJob, Stage};
 use super::ledger::Memory;
 use crate::model::{
-    Acceleration, BridgeObs, Bytes, Desired, DiskStamp, Host, LockHolder, Name, Observation, Observed, PlacementRecord,
-    Power, Shape, Stamp, Timestamp,
+    Acceleration, BridgeObs, Bytes, Desired, DiskStamp, Host, LockHolder, Name, Observation, Observed, PauseCause,
+    PlacementRecord, Power, Shape, Stamp, Timestamp,
 };
 use crate::plan::Step;
 
@@ -19,6 +20,9 @@ pub const EPOCH: Timestamp = Timestamp(1_800_000_000);
 
 /// Namespace of the UUIDs of simulated hosts.
 const HOSTS: Uuid = Uuid::from_u128(0x51b0_0000_0000_0000_0000_0000_0000_0001);
+
+/// The processor of a host when nothing else was said.
+pub(super) const CPU: &str = "simulated";
 
 /// How large a simulated host is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,11 +51,13 @@ pub struct Guest {
     pub shutdown_millis: Option<u64>,
     /// Whether it gives and takes memory and processors when asked.
     pub cooperates: bool,
+    /// Whether it writes to its memory slower than a link carries: else its memory never is at the target.
+    pub converges: bool,
 }
 
 impl Default for Guest {
     fn default() -> Self {
-        Self { boot_millis: Some(5_000), shutdown_millis: Some(2_000), cooperates: true }
+        Self { boot_millis: Some(5_000), shutdown_millis: Some(2_000), cooperates: true, converges: true }
     }
 }
 
@@ -81,6 +87,10 @@ pub struct SimDomain {
     pub stamp: Option<Stamp>,
     /// What it does.
     pub power: Power,
+    /// Why it is paused, when it is.
+    pub pause: Option<PauseCause>,
+    /// It arrives from another host: it is not defined here yet.
+    pub transient: bool,
     /// Live XML.
     pub live: Option<Shape>,
     /// Inactive XML.
@@ -91,6 +101,10 @@ pub struct SimDomain {
     pub autostart: bool,
     /// Milliseconds of the clock at which its guest is ready, while it is active.
     pub ready_at: Option<u64>,
+    /// The processor that its guest sees, while it is active.
+    pub cpu: Option<String>,
+    /// How often its guest was told that its network changed.
+    pub announced: u32,
     /// Counts QEMU processes: tells a restart from a resume.
     pub boots: u64,
     /// Elements of its XML that are not ours: they must survive every edit.
@@ -101,6 +115,18 @@ impl SimDomain {
     /// The VM's name, when it is ours.
     pub fn vm(&self) -> Option<&Name> {
         self.stamp.as_ref().map(|s| &s.vm)
+    }
+    /// Whether it is one end of a migration at which the guest stands still: its guest is at the other end.
+    pub fn stands_by(&self) -> bool {
+        self.power == Power::Paused && self.pause == Some(PauseCause::Migration)
+    }
+    /// Whether this is where its guest is alive.
+    pub fn runs(&self) -> bool {
+        self.power.is_active() && !self.stands_by()
+    }
+    /// Paths of the disks that it has open for writing.
+    pub fn writable(&self) -> impl Iterator<Item = &String> {
+        self.live.iter().flat_map(|l| l.disks.values()).filter(|d| !d.readonly).map(|d| &d.path)
     }
 }
 
@@ -115,6 +141,14 @@ pub struct SimHost {
     pub acceleration: Acceleration,
     /// Why it does not answer; `None`: it does.
     pub away: Option<String>,
+    /// Whether it has power: one that does not answer may run its guests all the same.
+    pub powered: bool,
+    /// Looks at which it does not answer, because its libvirtd is starting.
+    pub hidden: u32,
+    /// Its processor: guests move, while they run, among hosts that have the same.
+    pub cpu: String,
+    /// The storage that its disks and records lie on: hosts with the same name have the same files.
+    pub shared: Option<Name>,
     /// How much longer everything takes on it, in thousandths (2000: twice as long).
     pub load_milli: u64,
     /// Domains by UUID.
@@ -141,6 +175,10 @@ impl SimHost {
             size,
             acceleration: Acceleration::Kvm,
             away: None,
+            powered: true,
+            hidden: 0,
+            cpu: CPU.to_owned(),
+            shared: None,
             load_milli: 1000,
             domains: BTreeMap::new(),
             disks: BTreeMap::new(),
@@ -184,6 +222,26 @@ pub struct World {
     pub faults: Vec<Fault>,
     /// Events that wait for a number of steps of the present run.
     pub scheduled: Vec<(u64, Event)>,
+    /// Events that wait for a stage of a VM's migration.
+    pub at_stages: Vec<(Name, Stage, Event)>,
+    /// Migrations that run.
+    pub jobs: Vec<MoveJob>,
+    /// How migrations ended that a step of ours waits for.
+    pub ended: BTreeMap<Uuid, Result<(), String>>,
+    /// Links between hosts that are cut, their ends in order.
+    pub cut: BTreeSet<(Name, Name)>,
+    /// Bytes a second of links that are not as usual.
+    pub rates: BTreeMap<(Name, Name), Bytes>,
+    /// Machines in whose place another one answers now.
+    pub aside: BTreeMap<Name, SimHost>,
+    /// Hosts whose power cannot be switched.
+    pub fence_fails: BTreeSet<Name>,
+    /// The newest state of each disk that a guest has seen: VM, disk and incarnation → content and writes.
+    pub newest: BTreeMap<(Name, String, u32), (u64, u64)>,
+    /// The name of the controller that acts.
+    pub controller: String,
+    /// What other controllers remember, by name.
+    pub controllers: BTreeMap<String, Memory>,
     /// What the controller remembers.
     pub memory: Memory,
     /// Steps that ended since the run began.
@@ -234,7 +292,34 @@ impl World {
             host.uuid = document.uuid.unwrap_or(host.uuid);
             host.acceleration = accelerated(document);
         }
+        for (name, document) in &desired.hosts {
+            self.share(name, document.shared.as_ref());
+        }
         self.lay_uplinks(desired);
+    }
+
+    /// Puts a host on a storage, with the files that are there.
+    fn share(&mut self, name: &Name, storage: Option<&Name>) {
+        let other = self.hosts.iter().find(|(n, h)| *n != name && storage.is_some() && h.shared.as_ref() == storage);
+        let other = other.map(|(n, _)| n.clone());
+        let Some(host) = self.hosts.get_mut(name).filter(|h| h.shared.as_ref() != storage) else { return };
+        host.shared = storage.cloned();
+        if let Some(other) = other {
+            self.mirror(&other);
+        }
+    }
+
+    /// What was changed on a shared storage is seen by all hosts that have it.
+    pub(super) fn mirror(&mut self, name: &Name) {
+        let Some(host) = self.hosts.get(name).filter(|h| h.shared.is_some()) else { return };
+        let (storage, records) = (host.shared.clone(), host.records.clone());
+        let ours: Vec<_> = host.disks.iter().filter(|(_, d)| d.stamp.is_some()).collect();
+        let ours: BTreeMap<_, _> = ours.into_iter().map(|(p, d)| (p.clone(), d.clone())).collect();
+        for (_, other) in self.hosts.iter_mut().filter(|(n, h)| *n != name && h.shared == storage) {
+            other.records.clone_from(&records);
+            other.disks.retain(|_, d| d.stamp.is_none());
+            other.disks.extend(ours.clone());
+        }
     }
 
     /// Networks whose bridge is not ours to make need one that is there.
@@ -282,10 +367,11 @@ impl World {
         self.guests.get(vm).copied().unwrap_or_default()
     }
 
-    /// Where the domain of a VM of a fleet is active: all hosts, also those that do not answer.
+    /// Where the guest of a VM of a fleet is alive: all hosts, also those that do not answer.
     pub fn running(&self, fleet: &Name, vm: &Name) -> Vec<&Name> {
         let is = |d: &SimDomain| d.stamp.as_ref().is_some_and(|s| s.fleet == *fleet && s.vm == *vm);
-        self.hosts.iter().filter(|(_, h)| h.active().any(|(_, d)| is(d))).map(|(n, _)| n).collect()
+        let all = self.hosts.iter().chain(&self.aside);
+        all.filter(|(_, h)| h.active().any(|(_, d)| d.runs() && is(d))).map(|(n, _)| n).collect()
     }
 
     /// The host, if it answers.
@@ -298,12 +384,37 @@ impl World {
         }
     }
 
+    /// Another controller acts from now on: what this one remembers stays with it.
+    pub(super) fn change_controller(&mut self, who: &str) {
+        let new = self.controllers.remove(who).unwrap_or(Memory { lost: true, ..Memory::default() });
+        let old = std::mem::replace(&mut self.memory, new);
+        let before = std::mem::replace(&mut self.controller, who.to_owned());
+        self.controllers.insert(before, old);
+    }
+
+    /// Looks that are still to fail, by host.
+    pub(super) fn hidden(&self) -> BTreeMap<Name, u32> {
+        self.hosts.iter().map(|(n, h)| (n.clone(), h.hidden)).collect()
+    }
+
+    pub(super) fn hide(&mut self, looks: &BTreeMap<Name, u32>) {
+        for (name, looks) in looks {
+            if let Some(host) = self.hosts.get_mut(name) {
+                host.hidden = *looks;
+            }
+        }
+    }
+
     /// Starts a new process of ours: locks that a dead one held are free, nothing scheduled stays.
     pub fn restart(&mut self) {
         self.crashed = false;
         self.crash_after = None;
         self.steps = 0;
         self.scheduled.clear();
+        self.ended.clear();
+        for job in &mut self.jobs {
+            job.watched = false;
+        }
         for host in self.hosts.values_mut() {
             if host.lock.as_ref().is_some_and(|l| !l.token.starts_with("foreign")) {
                 host.lock = None;
@@ -337,11 +448,15 @@ fn recorded(host: &mut SimHost, seen: &crate::model::HostObs, fleet: Option<&Nam
             name: vm.domain.clone(),
             stamp: Some(vm.stamp.clone()),
             power: vm.power,
+            pause: vm.pause,
+            transient: vm.transient,
             live: vm.live.clone().or_else(|| vm.power.is_active().then(|| vm.config.clone())),
             config: vm.config.clone(),
             saved: (vm.power == Power::Suspended).then(|| vm.config.clone()),
             autostart: vm.autostart,
             ready_at: vm.power.is_active().then_some(0),
+            cpu: vm.cpu_model.clone().or_else(|| vm.power.is_active().then(|| CPU.to_owned())),
+            announced: 0,
             boots: 1,
             foreign: "kept".to_owned(),
         };
@@ -349,8 +464,8 @@ fn recorded(host: &mut SimHost, seen: &crate::model::HostObs, fleet: Option<&Nam
     }
     for (path, disk) in &seen.disks {
         let writes = u64::from(disk.stamp.disk != "seed");
-        let stamp = Some(disk.stamp.clone());
-        let disk = SimDisk { stamp, size: disk.size, used: disk.used, backing: None, content: 0, writes };
+        let (stamp, backing) = (Some(disk.stamp.clone()), disk.backing.clone());
+        let disk = SimDisk { stamp, size: disk.size, used: disk.used, backing, content: 0, writes };
         host.disks.insert(path.clone(), disk);
     }
     for (digest, image) in &seen.images {
@@ -374,11 +489,15 @@ pub(super) fn unmanaged(name: &str, shape: Shape, power: Power) -> SimDomain {
         name: name.to_owned(),
         stamp: None,
         power,
+        pause: None,
+        transient: false,
         live: power.is_active().then(|| shape.clone()),
         saved: (power == Power::Suspended).then(|| shape.clone()),
         config: shape,
         autostart: false,
         ready_at: power.is_active().then_some(0),
+        cpu: power.is_active().then(|| CPU.to_owned()),
+        announced: 0,
         boots: 1,
         foreign: "somebody's".to_owned(),
     }

@@ -142,6 +142,7 @@ fn a_vm_in_two_places_is_noted() {
     assert_eq!(
         world.violations,
         [
+            "Start of web-1 on h2: root of web-1 goes back: its newest state is elsewhere",
             "Start of web-1 on h2: web-1 runs twice: on h1 and on h2", // and while it lasts
             "AwaitReady of web-1 on h2: web-1 runs twice: on h1 and on h2"
         ]

@@ -2,9 +2,9 @@
 
 use std::str::FromStr;
 
-use crate::model::{Acceleration, Name, RunState, Span};
+use crate::model::{Acceleration, Name, Others, RunState, Span};
 use crate::sim::faults::OPS;
-use crate::sim::{Count, Event, Fault, FaultKind, Guest, HostSize};
+use crate::sim::{Count, Event, Fault, FaultKind, Guest, HostSize, Stage};
 
 /// What is wrong in a script, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,8 +19,8 @@ pub struct ScriptError {
 /// One statement.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Statement {
-    /// A machine, its size and what its acceleration probe finds.
-    Host(Name, HostSize, Option<Acceleration>),
+    /// A machine, its size, what its acceleration probe finds, and its processor.
+    Host(Name, HostSize, Option<Acceleration>, Option<String>),
     /// A fleet's folder becomes desired state.
     Load(String),
     /// Prints the plan.
@@ -33,6 +33,14 @@ pub enum Statement {
     Event(Event),
     /// Something happens after this many steps of the next apply.
     At(u64, Event),
+    /// Something happens at a stage of a VM's migration.
+    AtStage(Name, Stage, Event),
+    /// A host is to be emptied.
+    Drain(Name, Others, String),
+    /// The VMs of a host are to come back.
+    Restore(Name, String),
+    /// From now on another controller acts, with what it remembers.
+    Controller(String),
     /// How a guest behaves from now on.
     Guest(Name, GuestChange),
     /// Somebody asks for a state.
@@ -65,6 +73,8 @@ pub enum GuestChange {
     ShutsDownIn(Span),
     /// Ignores a shutdown.
     IgnoresShutdown,
+    /// Writes to its memory as fast as a link carries.
+    NeverConverges,
     /// Gives and takes nothing while it runs.
     KeepsItsMemory,
     /// As guests are.
@@ -79,6 +89,7 @@ impl GuestChange {
             Self::NeverBoots => Guest { boot_millis: None, ..guest },
             Self::ShutsDownIn(span) => Guest { shutdown_millis: Some(span.0), ..guest },
             Self::IgnoresShutdown => Guest { shutdown_millis: None, ..guest },
+            Self::NeverConverges => Guest { converges: false, ..guest },
             Self::KeepsItsMemory => Guest { cooperates: false, ..guest },
             Self::Behaves => Guest::default(),
         }
@@ -94,7 +105,7 @@ pub enum Expect {
     Changes(usize),
     /// Planning now gives this many blocked actions.
     Blocked(usize),
-    /// Where a VM is: `running`, `stopped`, `suspended`, `paused`, `crashed` or `absent`.
+    /// Where a VM is: `running`, `moving`, `stopped`, `suspended`, `paused`, `crashed` or `absent`.
     Vm(Name, String, Option<Name>),
     /// Whether a promise was broken.
     Violation(bool),
@@ -114,10 +125,46 @@ pub enum Show {
 }
 
 /// First words of statements, for suggestions.
-const VERBS: [&str; 33] = [
-    "host", "load", "plan", "apply", "fail", "hang", "half", "mute", "at", "kill", "cut", "revive", "slow", "stop",
-    "start", "pause", "crash", "undefine", "set", "define", "lose", "foreign", "bridge", "lock", "unlock", "delete",
-    "advance", "guest", "hold", "restart", "withdraw", "expect", "show",
+const VERBS: [&str; 39] = [
+    "heal",
+    "swap",
+    "fence",
+    "drain",
+    "restore",
+    "controller",
+    "host",
+    "load",
+    "plan",
+    "apply",
+    "fail",
+    "hang",
+    "half",
+    "mute",
+    "at",
+    "kill",
+    "cut",
+    "revive",
+    "slow",
+    "stop",
+    "start",
+    "pause",
+    "crash",
+    "undefine",
+    "set",
+    "define",
+    "lose",
+    "foreign",
+    "bridge",
+    "lock",
+    "unlock",
+    "delete",
+    "advance",
+    "guest",
+    "hold",
+    "restart",
+    "withdraw",
+    "expect",
+    "show",
 ];
 
 /// Reads a script: each statement with its line.
@@ -153,6 +200,14 @@ fn statement(words: &[&str]) -> Result<Statement, String> {
         ["half", "step", rest @ ..] => fault(FaultKind::HalfFail, rest)?,
         ["mute", "step", rest @ ..] => fault(FaultKind::HalfUnknown, rest)?,
         ["at", "step", n, rest @ ..] => Statement::At(number(n)?, event(rest)?.ok_or("an event is missing")?),
+        ["at", stage, "of", vm, rest @ ..] => {
+            Statement::AtStage(name(vm)?, self::stage(stage)?, event(rest)?.ok_or("an event is missing")?)
+        }
+        ["drain", host, "by", who] => Statement::Drain(name(host)?, Others::Leave, (*who).to_owned()),
+        ["drain", host, "cold", "by", who] => Statement::Drain(name(host)?, Others::Cold, (*who).to_owned()),
+        ["drain", host, "stop", "by", who] => Statement::Drain(name(host)?, Others::Stop, (*who).to_owned()),
+        ["restore", host, "by", who] => Statement::Restore(name(host)?, (*who).to_owned()),
+        ["controller", who] => Statement::Controller((*who).to_owned()),
         ["guest", vm, rest @ ..] => Statement::Guest(name(vm)?, guest(rest)?),
         ["hold", vm, state, "by", who] => Statement::Hold(name(vm)?, run_state(state)?, (*who).to_owned()),
         ["restart", vm, "by", who] => Statement::Restart(name(vm)?, (*who).to_owned()),
@@ -188,6 +243,14 @@ fn event(words: &[&str]) -> Result<Option<Event>, String> {
         ["kill", "host", host] => Event::Kill(name(host)?),
         ["cut", "host", host] => Event::Partition(name(host)?),
         ["revive", "host", host] => Event::Revive(name(host)?),
+        ["cut", "link", one, other] => Event::CutLink(name(one)?, name(other)?),
+        ["heal", "link", one, other] => Event::HealLink(name(one)?, name(other)?),
+        ["slow", "link", one, other, rate] => Event::SlowLink(name(one)?, name(other)?, quantity(rate)?),
+        ["swap", "host", host] => Event::Swap(name(host)?),
+        ["swap", "back", "host", host] => Event::SwapBack(name(host)?),
+        ["restart", "libvirtd", "on", host] => Event::RestartDaemon(name(host)?),
+        ["fence", "of", host, "fails"] => Event::Fencing(name(host)?, false),
+        ["fence", "of", host, "works"] => Event::Fencing(name(host)?, true),
         ["slow", "host", host, times] => Event::Load(name(host)?, number::<u64>(times)?.saturating_mul(1000)),
         ["stop", "vm", vm] => Event::StopVm(name(vm)?),
         ["start", "vm", vm] => Event::StartVm(name(vm)?),
@@ -215,6 +278,7 @@ fn event(words: &[&str]) -> Result<Option<Event>, String> {
 fn host(host: &str, rest: &[&str]) -> Result<Statement, String> {
     let mut size = HostSize::default();
     let mut acceleration = None;
+    let mut cpu = None;
     for pair in rest.chunks(2) {
         match pair {
             ["cpus", n] => size.cpus = number(n)?,
@@ -222,10 +286,11 @@ fn host(host: &str, rest: &[&str]) -> Result<Statement, String> {
             ["disk", bytes] => size.disk = quantity(bytes)?,
             ["acceleration", "kvm"] => acceleration = Some(Acceleration::Kvm),
             ["acceleration", "tcg"] => acceleration = Some(Acceleration::Tcg),
+            ["cpu", model] => cpu = Some((*model).to_owned()),
             other => return Err(format!("`{}` is not something of a host", other.join(" "))),
         }
     }
-    Ok(Statement::Host(name(host)?, size, acceleration))
+    Ok(Statement::Host(name(host)?, size, acceleration, cpu))
 }
 
 /// `OP [of SUBJECT] [on HOST] [once | twice | N times | always]`; once when it is not said.
@@ -270,6 +335,7 @@ fn guest(words: &[&str]) -> Result<GuestChange, String> {
         ["never", "boots"] => GuestChange::NeverBoots,
         ["shuts", "down", "in", span] => GuestChange::ShutsDownIn(quantity(span)?),
         ["ignores", "shutdown"] => GuestChange::IgnoresShutdown,
+        ["never", "converges"] => GuestChange::NeverConverges,
         ["keeps", "its", "memory"] => GuestChange::KeepsItsMemory,
         ["behaves"] => GuestChange::Behaves,
         other => return Err(format!("a guest does not `{}`", other.join(" "))),
@@ -290,9 +356,19 @@ fn expect(words: &[&str]) -> Result<Expect, String> {
 }
 
 fn power(word: &str) -> Result<String, String> {
-    const WORDS: [&str; 6] = ["running", "stopped", "suspended", "paused", "crashed", "absent"];
+    const WORDS: [&str; 7] = ["running", "moving", "stopped", "suspended", "paused", "crashed", "absent"];
     let known = WORDS.contains(&word).then(|| word.to_owned());
     known.ok_or_else(|| format!("`{word}` is not a state{}", did_you_mean(word, &WORDS)))
+}
+
+fn stage(word: &str) -> Result<Stage, String> {
+    match word {
+        "storage" => Ok(Stage::Storage),
+        "memory" => Ok(Stage::Memory),
+        "hand-over" => Ok(Stage::HandOver),
+        "arrival" => Ok(Stage::Arrived),
+        _ => Err(format!("`{word}` is not storage, memory, hand-over or arrival")),
+    }
 }
 
 fn run_state(word: &str) -> Result<RunState, String> {

@@ -203,7 +203,8 @@ impl Script {
         let found = self.session.fleet.with(|world| {
             let (host, uuid) = world.place(vm).ok()?;
             let power = world.hosts.get(&host)?.domains.get(&uuid)?.power;
-            Some((power.word(), host))
+            let moving = state == "moving" && world.jobs.iter().any(|j| j.uuid == uuid && !j.source_over);
+            Some((if moving { "moving" } else { power.word() }, host))
         });
         let same = match &found {
             None => state == "absent",

@@ -1,7 +1,7 @@
 //! What `show` prints: the world as plain, sorted lines.
 
 use super::Show;
-use crate::model::{Name, Shape};
+use crate::model::{DiskPhase, Name, Shape};
 use crate::sim::{SimDisk, SimDomain, SimHost, World};
 
 /// The lines of one part of the world.
@@ -14,7 +14,10 @@ pub(super) fn show(world: &World, what: Show) -> Vec<String> {
     };
     match what {
         Show::Hosts => each(host_lines),
-        Show::Vms => each(vm_lines),
+        Show::Vms => {
+            let jobs = world.jobs.iter().map(|j| format!("{} moves from {} to {}: {:?}", j.vm, j.from, j.to, j.stage));
+            each(vm_lines).into_iter().chain(jobs).collect()
+        }
         Show::Disks => each(disk_lines),
         Show::Log => world.log.clone(),
     }
@@ -22,6 +25,7 @@ pub(super) fn show(world: &World, what: Show) -> Vec<String> {
 
 fn host_lines(host: &SimHost) -> Vec<String> {
     let state = host.away.as_ref().map_or_else(|| "answers".to_owned(), |why| format!("does not answer ({why})"));
+    let state = if host.powered { state } else { format!("{state}, without power") };
     let size = format!("{} processors, {}, {} in use", host.size.cpus, host.size.memory, host.memory_in_use());
     let mut lines = vec![format!("{state}; {size}")];
     for (name, bridge) in &host.bridges {
@@ -29,7 +33,11 @@ fn host_lines(host: &SimHost) -> Vec<String> {
         lines.push(format!("bridge {name} {whose} {}", bridge.addresses.join(" ")).trim_end().to_owned());
     }
     lines.extend(host.images.values().map(|(digest, _)| format!("image {}", digest.short())));
-    lines.extend(host.records.iter().map(|(vm, r)| format!("record {vm} on {} incarnation {}", r.host, r.incarnation)));
+    lines.extend(host.records.iter().map(|(vm, r)| {
+        let from = r.from.as_ref().map(|f| format!(" from {f}")).unwrap_or_default();
+        let moves = if r.moves == 0 { String::new() } else { format!(" move {}", r.moves) };
+        format!("record {vm} on {}{from}{moves} incarnation {}", r.host, r.incarnation)
+    }));
     lines.extend(host.lock.iter().map(|l| format!("locked by {}", l.who)));
     lines
 }
@@ -54,7 +62,10 @@ fn vm_line(domain: &SimDomain) -> String {
     let next = size(&domain.config);
     let staged = if now.as_ref().is_some_and(|n| *n != next) { format!("; next start: {next}") } else { String::new() };
     let boots = if domain.boots == 1 { "1 boot".to_owned() } else { format!("{} boots", domain.boots) };
-    format!("{whose} {}, {boots}, {}{staged}", domain.power.word(), now.unwrap_or(next))
+    let cause = if domain.stands_by() { " by its migration" } else { "" };
+    let told =
+        if domain.announced == 0 { String::new() } else { format!(", told of its network {} times", domain.announced) };
+    format!("{whose} {}{cause}, {boots}{told}, {}{staged}", domain.power.word(), now.unwrap_or(next))
 }
 
 fn disk_lines(host: &SimHost) -> Vec<String> {
@@ -64,7 +75,12 @@ fn disk_lines(host: &SimHost) -> Vec<String> {
             || "not ours".to_owned(),
             |s| {
                 let until = s.expires.map(|t| format!(", until {}", t.0)).unwrap_or_default();
-                format!("{} of {}{until}", s.disk, s.vm)
+                let phase = match &s.phase {
+                    DiskPhase::Valid => String::new(),
+                    DiskPhase::Incoming { from } => format!(", incoming from {from}"),
+                    DiskPhase::Moved { to } => format!(", moved to {to}"),
+                };
+                format!("{} of {}{phase}{until}", s.disk, s.vm)
             },
         );
         format!("{file} {}, {whose}, content {} written {} times", disk.size, disk.content, disk.writes)
