@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256, Sha512};
 
-use super::shell::{Program, Shell, ShellError, sync_folder};
+use super::shell::{Local, Program, Shell, ShellError, put_stream, succeed, sync_folder, transfer};
 use crate::execute::{Done, Progress, StepError};
 use crate::model::{Bytes, Digest, ImageFile, ImageObs, Source};
 
@@ -40,9 +40,9 @@ pub async fn put(
     let partial = format!("{path}.partial");
     shell.remove(&partial).await?;
     let actual = match &file.source {
-        Source::Path(from) => copy(base.join(from.as_ref()), &partial, &file.digest, progress).await?,
+        Source::Path(from) => bring(shell, base.join(from.as_ref()), &partial, &file.digest, progress).await?,
         Source::Url(url) => match url.strip_prefix("file://") {
-            Some(from) => copy(PathBuf::from(from), &partial, &file.digest, progress).await?,
+            Some(from) => bring(shell, PathBuf::from(from), &partial, &file.digest, progress).await?,
             None => download(shell, url, &partial, &file.digest, progress).await?,
         },
     };
@@ -134,6 +134,44 @@ impl Hasher {
     }
 }
 
+/// Brings a file of this machine to the host. Gives the digest of what is there then.
+async fn bring(
+    shell: &dyn Shell,
+    from: PathBuf,
+    partial: &str,
+    digest: &Digest,
+    progress: &dyn Progress,
+) -> Result<String, StepError> {
+    if !shell.is_remote() {
+        return copy(from, partial, digest, progress).await;
+    }
+    let shown = from.to_string_lossy().into_owned();
+    // The size is all that is asked: what is wrong with this machine's own file is no fault of the host.
+    if let Err(e) = std::fs::File::open(&from) {
+        return Err(unreadable(&shown, &e));
+    }
+    transfer(&Local, &shown, shell, partial, 0o644, progress).await?;
+    hash(shell, partial, digest).await
+}
+
+/// The digest of a file on the host, in hexadecimal: sha256sum(1) or sha512sum(1).
+async fn hash(shell: &dyn Shell, path: &str, digest: &Digest) -> Result<String, StepError> {
+    let program = Program::new([&format!("{}sum", digest.algorithm()), "--", path]).limit(DOWNLOAD);
+    let said = succeed(shell, program).await?;
+    // A name with a backslash in it is written in another way, and a backslash put before the digest.
+    let said = String::from_utf8_lossy(&said).into_owned();
+    Ok(said.trim_start_matches('\\').split_whitespace().next().unwrap_or_default().to_owned())
+}
+
+fn unreadable(shown: &str, error: &std::io::Error) -> StepError {
+    StepError::Failed {
+        what: format!("{shown}: {error}"),
+        hint: (error.kind() == std::io::ErrorKind::NotFound)
+            .then(|| "is the image built? its path is relative to the file that names it".to_owned()),
+        detail: Vec::new(),
+    }
+}
+
 /// Copies a file of this machine and hashes it on the way; the copy is synced. Gives its digest in hexadecimal.
 async fn copy(from: PathBuf, partial: &str, digest: &Digest, progress: &dyn Progress) -> Result<String, StepError> {
     let (send, mut receive) = tokio::sync::mpsc::channel::<(u64, u64)>(8);
@@ -145,12 +183,7 @@ async fn copy(from: PathBuf, partial: &str, digest: &Digest, progress: &dyn Prog
     }
     match work.await {
         Ok(Ok(hex)) => Ok(hex),
-        Ok(Err(e)) => Err(StepError::Failed {
-            what: format!("{shown}: {e}"),
-            hint: (e.kind() == std::io::ErrorKind::NotFound)
-                .then(|| "is the image built? its path is relative to the file that names it".to_owned()),
-            detail: Vec::new(),
-        }),
+        Ok(Err(e)) => Err(unreadable(&shown, &e)),
         Err(e) => Err(StepError::failed(e.to_string())),
     }
 }
@@ -204,40 +237,45 @@ async fn download(
     if !(url.starts_with("http://") || url.starts_with("https://")) {
         return Err(StepError::failed(format!("`{url}` is no http://, https:// or file:// address")));
     }
-    let words = [
-        "curl",
-        "--fail",
-        "--silent",
-        "--show-error",
-        "--location",
-        "--retry",
-        "3",
-        "--proto",
-        "=http,https",
-        "--connect-timeout",
-        "20",
-        "--output",
-        partial,
-        "--",
-        url,
-    ];
-    let program = Program::new(words).limit(DOWNLOAD);
-    let fetch = super::shell::succeed(shell, program);
-    tokio::pin!(fetch);
-    loop {
-        tokio::select! {
-            result = &mut fetch => {
-                result?;
-                break;
-            }
-            () = tokio::time::sleep(Duration::from_millis(500)) => {
-                let done = shell.size(partial).await.ok().flatten().map_or(0, |(length, _)| length);
-                progress.advance(done, 0);
+    let words = |output| {
+        let words = [
+            "curl",
+            "--fail",
+            "--silent",
+            "--show-error",
+            "--location",
+            "--retry",
+            "3",
+            "--proto",
+            "=http,https",
+            "--connect-timeout",
+            "20",
+            "--output",
+            output,
+            "--",
+            url,
+        ];
+        words.map(str::to_owned).to_vec()
+    };
+    match watched(shell, words(partial), partial, progress).await {
+        Err(ShellError::NoProgram(_)) if shell.is_remote() => {
+            // A host without curl gets it from here.
+            let mut curl = Local.start(words("-")).await?;
+            let output = curl.stdout.take().ok_or_else(|| StepError::failed("curl has no output"))?;
+            put_stream(shell, partial, output, 0o644, progress).await?;
+            let ended = curl.end().await?;
+            if ended.status != 0 {
+                shell.remove(partial).await?;
+                return Err(StepError::failed(format!("{url}: {}", ended.stderr.trim())));
             }
         }
+        other => other?,
     }
-    super::shell::succeed(shell, Program::new(["chmod", "0644", partial])).await?;
-    super::shell::succeed(shell, Program::new(["sync", partial])).await?;
+    succeed(shell, Program::new(["chmod", "0644", partial])).await?;
+    succeed(shell, Program::new(["sync", partial])).await?;
+    if shell.is_remote() {
+        return hash(shell, partial, digest).await;
+    }
     let (send, mut receive) = tokio::sync::mpsc::channel::<(u64, u64)>(8);
     let (from, hasher) = (PathBuf::from(partial), Hasher::new(digest));
     let work = tokio::task::spawn_blocking(move || copy_blocking(&from, None, hasher, &send));
@@ -249,34 +287,59 @@ async fn download(
     }
 }
 
+/// Runs a download on the host and looks now and then how far it is.
+async fn watched(
+    shell: &dyn Shell,
+    words: Vec<String>,
+    partial: &str,
+    progress: &dyn Progress,
+) -> Result<(), ShellError> {
+    let fetch = succeed(shell, Program::new(words).limit(DOWNLOAD));
+    tokio::pin!(fetch);
+    let pause = Duration::from_millis(if shell.is_remote() { 2000 } else { 500 });
+    loop {
+        tokio::select! {
+            result = &mut fetch => return result.map(std::mem::drop),
+            () = tokio::time::sleep(pause) => {
+                let done = shell.size(partial).await.ok().flatten().map_or(0, |(length, _)| length);
+                progress.advance(done, 0);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::shell::Local;
+    use super::super::shell::Remote;
     use super::*;
     use crate::execute::NoProgress;
 
     #[tokio::test]
     async fn an_image_is_there_whole_or_not_at_all() {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("a.img"), b"hello").unwrap();
-        let good = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
-        let bad = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
-        let store = folder.path().join("store").to_str().unwrap().to_owned();
-        let path = format!("{store}/2cf24dba5fb0-a.img");
-        let file =
-            |digest: &str| ImageFile { source: Source::Path("a.img".into()), digest: Digest::new(digest).unwrap() };
-        let put = |digest| {
-            let (file, path, base) = (file(digest), path.clone(), folder.path().to_owned());
-            async move { put(&Local, &base, &file, &path, &NoProgress).await }
-        };
-        assert!(put(bad).await.is_err());
-        assert!(observe(&Local, &store).await.unwrap().is_empty());
-        assert_eq!(std::fs::read_dir(&store).unwrap().count(), 0, "nothing half-done stays");
-        assert_eq!(put(good).await, Ok(Done::Changed));
-        assert_eq!(put(good).await, Ok(Done::Already));
-        let seen = observe(&Local, &store).await.unwrap();
-        assert_eq!(seen.keys().map(Digest::as_str).collect::<Vec<_>>(), [good]);
-        assert_eq!(drop(&Local, &path).await, Ok(Done::Changed));
-        assert_eq!(std::fs::read_dir(&store).unwrap().count(), 0);
+        let elsewhere = Remote::command(["sh", "-c", r#"exec "$@""#, "sh"].into_iter(), Path::new("/"));
+        for shell in [&Local as &dyn Shell, &elsewhere] {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("a.img"), b"hello").unwrap();
+            let good = "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+            let bad = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+            let store = folder.path().join("store").to_str().unwrap().to_owned();
+            let path = format!("{store}/2cf24dba5fb0-a.img");
+            let put = |digest, source: &str| {
+                let file = ImageFile { source: Source::Path(source.into()), digest: Digest::new(digest).unwrap() };
+                let (path, base) = (path.clone(), folder.path().to_owned());
+                async move { put(shell, &base, &file, &path, &NoProgress).await }
+            };
+            assert!(put(bad, "a.img").await.unwrap_err().to_string().contains("is sha256:2cf24"));
+            let none = put(good, "b.img").await.unwrap_err();
+            assert!(matches!(&none, StepError::Failed { hint: Some(h), .. } if h.contains("built")), "{none:?}");
+            assert!(observe(shell, &store).await.unwrap().is_empty());
+            assert_eq!(std::fs::read_dir(&store).unwrap().count(), 0, "nothing half-done stays");
+            assert_eq!(put(good, "a.img").await, Ok(Done::Changed));
+            assert_eq!(put(good, "a.img").await, Ok(Done::Already));
+            let seen = observe(shell, &store).await.unwrap();
+            assert_eq!(seen.keys().map(Digest::as_str).collect::<Vec<_>>(), [good]);
+            assert_eq!(drop(shell, &path).await, Ok(Done::Changed));
+            assert_eq!(std::fs::read_dir(&store).unwrap().count(), 0);
+        }
     }
 }

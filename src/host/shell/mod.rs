@@ -8,6 +8,7 @@ mod link;
 mod local;
 mod remote;
 mod run;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,8 @@ pub use local::Local;
 pub(crate) use local::sync_folder;
 pub use remote::Remote;
 pub use run::Running;
+pub use stream::copy_between;
+pub(crate) use stream::{put_stream, transfer};
 
 use crate::model::HostShell;
 use crate::observe::Boxed;

@@ -39,11 +39,11 @@ exit $status"#;
 const TIMED_OUT: [i32; 3] = [124, 128 + 15, 128 + 9];
 
 /// The status with which the scripts below say that a file is not there.
-const MISSING: i32 = 44;
+pub(super) const MISSING: i32 = 44;
 
 /// Begins every script on files. `there`: whether a path is there, links followed; that a folder above it may not be
 /// looked into is not "no".
-const LIBRARY: &str = r#"
+pub(super) const LIBRARY: &str = r#"
 fail() { echo "$1" >&2; exit 1; }
 there() {
   [ -e "$1" ] && return 0

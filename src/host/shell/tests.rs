@@ -125,3 +125,51 @@ async fn a_file_of_which_half_arrives_is_not_written() {
     assert_eq!(std::fs::read(&path).unwrap(), b"before");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
+
+#[tokio::test]
+async fn large_files_go_between_all_shells_with_their_holes() {
+    use crate::execute::NoProgress;
+    let folder = tempfile::tempdir().unwrap();
+    let from = text(&folder, "from");
+    // Data, a hole, a lonely byte, a hole, and an end that is no whole block.
+    let mut bytes: Vec<u8> = (0..=255u8).cycle().take(200_000).collect();
+    bytes.resize(20 << 20, 0);
+    bytes[10 << 20] = 1;
+    bytes.extend_from_slice(&[9; 1000]);
+    std::fs::write(&from, &bytes).unwrap();
+    std::process::Command::new("fallocate").args(["--dig-holes", &from]).output().unwrap();
+    for (give, source) in shells() {
+        for (take, target) in shells() {
+            let to = text(&folder, "to");
+            copy_between(source.as_ref(), &from, target.as_ref(), &to, &NoProgress).await.unwrap();
+            assert!(std::fs::read(&to).unwrap() == bytes, "{give} to {take}");
+            let (_, used) = Local.size(&to).await.unwrap().unwrap();
+            assert!(used < 2 << 20, "{give} to {take}: {used} bytes used");
+            std::fs::remove_file(&to).unwrap();
+        }
+    }
+    for (name, shell) in shells() {
+        let to = text(&folder, "to");
+        put_stream(shell.as_ref(), &to, bytes.as_slice(), 0o644, &NoProgress).await.unwrap();
+        assert!(std::fs::read(&to).unwrap() == bytes, "{name}");
+        std::fs::remove_file(&to).unwrap();
+        let none = copy_between(shell.as_ref(), &text(&folder, "none"), &Local, &to, &NoProgress).await.unwrap_err();
+        assert!(none.is_missing(), "{name}: {none}");
+        let nowhere = copy_between(&Local, &from, shell.as_ref(), &text(&folder, "no/to"), &NoProgress).await;
+        assert!(nowhere.is_err(), "{name}");
+    }
+    let empty = text(&folder, "empty");
+    std::fs::write(&empty, b"").unwrap();
+    for (name, shell) in shells() {
+        copy_between(&Local, &empty, shell.as_ref(), &text(&folder, "to"), &NoProgress).await.unwrap();
+        assert_eq!(std::fs::read(text(&folder, "to")).unwrap(), b"", "{name}");
+    }
+    std::fs::remove_file(text(&folder, "to")).unwrap();
+    // A way that breaks off leaves nothing, at either end.
+    let cut = by_command(&["sh", "-c", r#"head -c 300000 | "$@""#, "sh"]);
+    assert!(copy_between(&Local, &from, &cut, &text(&folder, "to"), &NoProgress).await.is_err());
+    let cut = by_command(&["sh", "-c", r#""$@" | head -c 100000"#, "sh"]);
+    assert!(copy_between(&cut, &from, &Local, &text(&folder, "to"), &NoProgress).await.is_err());
+    let left: Vec<String> = Local.list(folder.path().to_str().unwrap()).await.unwrap();
+    assert_eq!(left, ["empty", "from"], "nothing half-done stays");
+}
