@@ -15,6 +15,7 @@ mod cli;
 mod config;
 mod converge;
 mod lab;
+mod moves;
 mod plan;
 mod props;
 mod rooms;

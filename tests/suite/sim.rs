@@ -10,15 +10,15 @@ use stablehand::model::{
 use stablehand::plan::{DiskFrom, DomainDisk, DomainSpec, Edit, NewDisk, Op, Step};
 use stablehand::sim::{Count, Event, Fault, FaultKind, Guest, HostSize, SimFleet, World};
 
-fn name(text: &str) -> Name {
+pub fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
-fn on(host: &str, op: Op) -> Step {
+pub fn on(host: &str, op: Op) -> Step {
     Step { host: name(host), op }
 }
 
-fn world(hosts: &[&str]) -> World {
+pub fn world(hosts: &[&str]) -> World {
     let mut world = World::default();
     for host in hosts {
         world.add_host(&name(host), HostSize::default());
@@ -26,7 +26,7 @@ fn world(hosts: &[&str]) -> World {
     world
 }
 
-fn stamp(vm: &str) -> Stamp {
+pub fn stamp(vm: &str) -> Stamp {
     Stamp {
         fleet: name("f"),
         vm: name(vm),
@@ -46,7 +46,7 @@ fn stamp(vm: &str) -> Stamp {
     }
 }
 
-fn disk_stamp(vm: &str, disk: &str) -> DiskStamp {
+pub fn disk_stamp(vm: &str, disk: &str) -> DiskStamp {
     let (fleet, vm, disk) = (name("f"), name(vm), disk.to_owned());
     DiskStamp {
         fleet,
@@ -61,16 +61,16 @@ fn disk_stamp(vm: &str, disk: &str) -> DiskStamp {
     }
 }
 
-fn digest() -> Digest {
+pub fn digest() -> Digest {
     Digest::new(&format!("sha256:{}", "ab".repeat(32))).unwrap()
 }
 
-fn root_path(vm: &str) -> String {
+pub fn root_path(vm: &str) -> String {
     format!("/slots/f.{vm}.1.root.qcow2")
 }
 
 /// The steps of a small spin, as a plan would have them.
-fn spin(host: &str, vm: &str) -> Vec<Step> {
+pub fn spin(host: &str, vm: &str) -> Vec<Step> {
     let uuid = domain_uuid(&name("f"), &name(vm), 1);
     let file = ImageFile { source: Source::Path("a.qcow2".into()), digest: digest() };
     let image = "/images/a.qcow2".to_owned();
@@ -114,7 +114,7 @@ fn spin(host: &str, vm: &str) -> Vec<Step> {
     ]
 }
 
-fn all(world: &mut World, steps: &[Step]) {
+pub fn all(world: &mut World, steps: &[Step]) {
     for step in steps {
         world.change(step).unwrap();
     }
