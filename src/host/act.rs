@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::fleet::RealHost;
 use super::libvirt::CallError;
+use super::shell::{Program, succeed};
 use super::xml::{self, Reading, XmlError};
 use super::{accel, bridge, disk, images, power, ready, seed};
 use crate::execute::{Done, Progress, StepError};
@@ -317,18 +318,21 @@ async fn remove_bridge(host: &RealHost, bridge: &str, fleet: &Name) -> Result<Do
 
 /// Sees that QEMU's own user can get to a file: every folder above it must let others through.
 async fn reachable(host: &RealHost, path: &str) -> Result<(), StepError> {
-    use std::os::unix::fs::PermissionsExt;
     if let Some((folder, _)) = path.rsplit_once('/') {
         host.shell.make_folder(folder).await?;
     }
-    let closed = std::path::Path::new(path)
-        .ancestors()
-        .skip(1)
-        .find(|folder| std::fs::metadata(folder).is_ok_and(|m| m.permissions().mode() & 0o001 == 0));
+    let above = std::path::Path::new(path).ancestors().skip(1).filter_map(std::path::Path::to_str);
+    let words = ["stat", "-L", "-c", "%a %n", "--"].into_iter().chain(above);
+    let said = succeed(host.shell.as_ref(), Program::new(words)).await?;
+    let said = String::from_utf8_lossy(&said).into_owned();
+    let closed = said.lines().filter_map(|line| line.split_once(' ')).find_map(|(mode, folder)| {
+        let mode = u32::from_str_radix(mode, 8).ok()?;
+        (mode & 0o001 == 0).then_some(folder)
+    });
     let Some(folder) = closed else { return Ok(()) };
     Err(StepError::Failed {
-        what: format!("QEMU's user cannot get to {path}: the folder {} is closed to others", folder.display()),
-        hint: Some(format!("`chmod o+x {}`, or choose another storage folder", folder.display())),
+        what: format!("QEMU's user cannot get to {path}: the folder {folder} is closed to others"),
+        hint: Some(format!("`chmod o+x {folder}`, or choose another storage folder")),
         detail: Vec::new(),
     })
 }

@@ -33,10 +33,6 @@ impl Folders {
     pub fn console(&self, vm: &Name) -> String {
         format!("{}/{}.{vm}.console", self.slots, self.fleet)
     }
-    /// The controller's lock.
-    pub fn lock(&self) -> String {
-        format!("{}/.{}.lock", self.slots, self.fleet)
-    }
 }
 
 /// The stamp file of a disk.

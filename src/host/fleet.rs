@@ -1,7 +1,7 @@
 //! [`RealFleet`]: the hosts of a fleet behind the traits of the world.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -178,6 +178,10 @@ impl Actuator for RealFleet {
                 }
                 None => None,
             };
+            host.still_ours()?;
+            if let Some(peer) = &peer {
+                peer.still_ours()?;
+            }
             act::perform(&host, peer.as_deref(), &step.op, progress).await
         })
     }
@@ -195,9 +199,7 @@ impl Actuator for RealFleet {
                     return Err(LockError::Held(LockHolder { token: String::new(), who: opener.who, since }));
                 }
             }
-            let (path, who) = (PathBuf::from(host.folders.lock()), who.clone());
-            let taken = tokio::task::spawn_blocking(move || lock::take(Path::new(&path), &who)).await;
-            let held = taken.map_err(|e| LockError::Failed(e.to_string()))??;
+            let held = lock::take(host.shell.as_ref(), &host.lock_path(), who).await?;
             *host.lock_slot() = Some(held);
             Ok(())
         })
@@ -206,7 +208,10 @@ impl Actuator for RealFleet {
     fn unlock<'a>(&'a self, host: &'a Name) -> Boxed<'a, ()> {
         Box::pin(async move {
             if let Some(host) = self.host(host) {
-                host.lock_slot().take();
+                let held = host.lock_slot().take();
+                if let Some(held) = held {
+                    held.release().await;
+                }
             }
         })
     }
@@ -218,6 +223,24 @@ impl RealHost {
     }
     /// Whether this process has the controller's lock.
     pub(super) fn is_locked(&self) -> bool {
-        self.lock_slot().is_some()
+        self.lock_slot().as_ref().is_some_and(lock::Held::is_good)
+    }
+    /// Sees that the lock which was taken was not lost meanwhile: somebody else may act there now.
+    fn still_ours(&self) -> Result<(), StepError> {
+        match self.lock_slot().as_ref() {
+            Some(held) if !held.is_good() => Err(StepError::Unknown(format!(
+                "the connection to {} broke, and its lock is lost with it",
+                self.doc.name
+            ))),
+            _ => Ok(()),
+        }
+    }
+    /// The file of the controller's lock. Hosts that share a folder have a lock each.
+    pub(super) fn lock_path(&self) -> String {
+        let (slots, fleet) = (&self.folders.slots, &self.folders.fleet);
+        match &self.doc.shared {
+            Some(_) => format!("{slots}/.{fleet}.{}.lock", self.doc.name),
+            None => format!("{slots}/.{fleet}.lock"),
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::path::Path;
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -43,8 +42,7 @@ pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> R
     let facts = facts::of(host, acceleration.unwrap_or(host.doc.acceleration)).await;
     let (qemu, machines) = emulator(host, &mut survey).await;
     let version = format!("{}, {qemu}", survey.facts.library);
-    let lock_path = host.folders.lock();
-    let lock = if host.is_locked() { None } else { lock::holder(Path::new(&lock_path)) };
+    let lock = if host.is_locked() { None } else { lock::holder(shell, &host.lock_path()).await };
     Ok(HostObs {
         uuid,
         at: now(),
