@@ -10,11 +10,11 @@ use futures_util::future::join_all;
 use super::disk::Folders;
 use super::libvirt::{Hypervisor, Opener};
 use super::shell::Shell;
-use super::{act, lock, shell, survey};
+use super::{act, fence, lock, shell, survey};
 use crate::execute::{Actuator, Done, LockError, Progress, StepError};
 use crate::model::{Desired, Fault, Host, LockHolder, Name, Observation, Observed, StoreState, Timestamp};
 use crate::observe::{Boxed, Look, Observer};
-use crate::plan::Step;
+use crate::plan::{Op, Step};
 
 /// The real hosts of a fleet.
 pub struct RealFleet {
@@ -169,6 +169,10 @@ impl Observer for RealFleet {
 impl Actuator for RealFleet {
     fn perform<'a>(&'a self, step: &'a Step, progress: &'a dyn Progress) -> Boxed<'a, Result<Done, StepError>> {
         Box::pin(async move {
+            if let Op::Fence { command, within } = &step.op {
+                // The host does not answer: nothing of it is needed.
+                return fence::fence(&self.base, &step.host, command, *within).await;
+            }
             let host = self.host(&step.host);
             let host = host.ok_or_else(|| StepError::failed(format!("there is no host `{}`", step.host)))?;
             let peer = match step.op.peer() {

@@ -14,6 +14,7 @@ pub mod bridge;
 pub mod disk;
 #[cfg(feature = "libvirt")]
 mod facts;
+pub mod fence;
 #[cfg(feature = "libvirt")]
 mod fleet;
 pub mod images;

@@ -331,6 +331,21 @@ pub struct Fenced {
     pub evidence: String,
 }
 
+/// A host that did not answer at one look after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Missing {
+    /// When it was first missed.
+    pub since: Timestamp,
+    /// When it was last missed, to the minute.
+    pub at: Timestamp,
+}
+
+impl Missing {
+    /// Seconds between two looks after which nobody knows whether it was there in between: it is missed anew then.
+    pub const GAP: u64 = 15 * 60;
+}
+
 /// Moves of a VM that failed one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -383,6 +398,8 @@ pub struct PastMove {
 pub struct Book {
     /// When each host was last Known.
     pub seen: BTreeMap<Name, Timestamp>,
+    /// Hosts that do not answer.
+    pub missing: BTreeMap<Name, Missing>,
     /// Hosts that were fenced and have not been Known since.
     pub fenced: BTreeMap<Name, Fenced>,
     /// VMs that were at a host when its drain began.

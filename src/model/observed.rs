@@ -86,6 +86,9 @@ pub struct StoreState {
     /// What past moves say of each link, by [`link_key`](super::moving::link_key).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub links: BTreeMap<String, LinkPast>,
+    /// Since when each host that is Unknown did not answer, at one look after the other.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub missing: BTreeMap<Name, Timestamp>,
     /// Hosts that were fenced and have not been seen since.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub fenced: BTreeMap<Name, Fenced>,

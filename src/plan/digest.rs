@@ -130,6 +130,9 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
             Op::MakeBridge { bridge, address, .. } => {
                 let _ = write!(key, "|bridge {bridge} {}", address.as_deref().unwrap_or("-"));
             }
+            Op::Fence { command, .. } => {
+                let _ = write!(key, "|run {}", command.join(" "));
+            }
             Op::Define { stamp, .. } | Op::Edit { stamp, .. } => {
                 let image = stamp.image.as_ref().map_or("-", |d| d.as_str());
                 let _ = write!(key, "|spec {} image {image}", stamp.spec);

@@ -17,6 +17,7 @@ mod diff;
 pub mod digest;
 mod draft;
 mod fabric;
+mod fence;
 mod gone;
 pub mod impact;
 mod limits;
@@ -114,6 +115,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
     draft.renames();
     draft.orphans();
     draft.stale_records();
+    draft.fences();
     draft.wait_when_store_lost();
     draft.start_order();
     draft.one_by_one();

@@ -261,6 +261,8 @@ pub enum Class {
     RecreateData,
     /// Root disk made anew, data disks attached again.
     Recreate,
+    /// What runs on a host ends at once.
+    Fence,
     /// Stopped, moved or changed, started.
     Cold,
     /// Stopped and started now.
@@ -291,6 +293,7 @@ impl Class {
             Self::DestroyKeep => "destroy-keep",
             Self::RecreateData => "recreate-data",
             Self::Recreate => "recreate",
+            Self::Fence => "fence",
             Self::Cold => "cold",
             Self::Reboot => "reboot",
             Self::Staged => "staged",
@@ -309,7 +312,7 @@ impl Class {
     }
     /// A person notices.
     pub const fn is_disruptive(self) -> bool {
-        matches!(self, Self::Cold | Self::Reboot | Self::Migrate)
+        matches!(self, Self::Fence | Self::Cold | Self::Reboot | Self::Migrate)
     }
 }
 

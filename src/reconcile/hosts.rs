@@ -2,7 +2,7 @@
 
 use super::Cast;
 use crate::execute::{Outcome, Report};
-use crate::model::{Demand, Desired, Fenced, Maintenance, Name, Observation, Observed, Tries};
+use crate::model::{Demand, Desired, Fenced, Maintenance, Missing, Name, Observation, Observed, Timestamp, Tries};
 use crate::plan::{Op, Plan, Verb};
 
 /// Brings the book up to date with what was seen, and tells the planner what it holds.
@@ -13,18 +13,32 @@ pub(super) fn remember(cast: &Cast<'_>, desired: &Desired, observed: &mut Observ
     let before = cast.ledger.book()?;
     let mut book = before.clone();
     let now = (cast.clock)();
+    // To the minute: a book that changed at every look would be written at every look.
+    let minute = Timestamp(now.0 / 60 * 60);
     for (name, host) in &mut observed.hosts {
         match host {
-            Observation::Known(_) => {
-                // To the minute: a book that changed at every look would be written at every look.
-                let minute = crate::model::Timestamp(now.0 / 60 * 60);
+            Observation::Known(seen) => {
+                let pinned = desired.hosts.get(name).and_then(|h| h.uuid);
+                if pinned.is_some_and(|uuid| uuid != seen.uuid) {
+                    // Another machine answers at its address: that says nothing of it.
+                    continue;
+                }
                 book.seen.insert(name.clone(), minute);
+                book.missing.remove(name);
                 book.fenced.remove(name);
             }
-            Observation::Unknown(fault) => fault.since = book.seen.get(name).copied(),
+            Observation::Unknown(fault) => {
+                fault.since = book.seen.get(name).copied();
+                let watched = |at: Timestamp| now.since(at) < Missing::GAP;
+                let missed = book.missing.get(name).filter(|m| watched(m.at)).map(|m| m.since);
+                // It answered at some moment of that minute.
+                let since = missed.or(fault.since.filter(|s| watched(*s)).map(|s| Timestamp(s.0 + 59).min(now)));
+                book.missing.insert(name.clone(), Missing { since: since.unwrap_or(now), at: minute });
+            }
             Observation::Absent => {}
         }
     }
+    book.missing.retain(|name, _| desired.hosts.contains_key(name));
     let demand = cast.ledger.demand()?;
     for (host, seen) in observed.hosts.iter().filter_map(|(name, o)| o.known().map(|seen| (name, seen))) {
         if is_draining(desired, &demand, host) {
@@ -49,6 +63,7 @@ pub(super) fn remember(cast: &Cast<'_>, desired: &Desired, observed: &mut Observ
     observed.store.tries.clone_from(&book.tries);
     observed.store.links = book.links();
     observed.store.fenced.clone_from(&book.fenced);
+    observed.store.missing = book.missing.iter().map(|(name, m)| (name.clone(), m.since)).collect();
     if book != before {
         cast.ledger.keep_book(&book)?;
     }

@@ -244,7 +244,10 @@ async fn rounds(
         })
         .await;
         note_done(cast, &plan, &report)?;
-        let again = report.may_retry() && !cast.stop.is_raised();
+        // What ran on a host that was fenced may be started elsewhere at once.
+        let fenced = plan.actions.iter().zip(&report.outcomes);
+        let fenced = fenced.filter(|(a, _)| a.verb == Verb::Fence).any(|(_, (_, outcome))| *outcome == Outcome::Done);
+        let again = (report.may_retry() || fenced) && !cast.stop.is_raised();
         passed.rounds.push((plan, report));
         if !again {
             break;
@@ -292,9 +295,15 @@ fn approved(
                 let class = classes.entry(act.subject.clone()).or_insert(act.impact.class);
                 *class = act.impact.class.min(*class);
             }
+            // To fence a host is to let its VMs be made elsewhere: they stood there as blocked by it.
+            let fences = first.actions.iter().any(|a| a.verb == Verb::Fence && !a.is_blocked());
+            let unknown = |a: &&plan::Action| a.blocked.iter().any(|b| b.by == plan::BlockedBy::UnknownState);
+            let freed = first.actions.iter().filter(|a| fences && a.verb == Verb::Create).filter(unknown);
+            classes.extend(freed.map(|a| (a.subject.clone(), plan::Class::Create)));
             let ok = |a: &&plan::Action| {
                 let harmless = !(a.impact.class.is_destructive() || a.impact.class.is_disruptive());
-                classes.get(&a.subject).is_some_and(|c| harmless || a.impact.class >= *c) || a.subject.kind() != "vm"
+                classes.get(&a.subject).is_some_and(|c| harmless || a.impact.class >= *c)
+                    || (a.subject.kind() != "vm" && a.verb != Verb::Fence)
             };
             Some(plan.actions.iter().filter(ok).map(|a| a.id.clone()).collect())
         }

@@ -58,6 +58,7 @@ pub(super) fn sign(action: &Action, ascii: bool) -> &'static str {
         Class::DestroyKeep => "-",
         Class::RecreateData => pick("-/+!", "±!"),
         Class::Recreate => pick("-/+", "±"),
+        Class::Fence => "!!",
         Class::Cold => pick("~C", "↯"),
         Class::Reboot => "~R",
         Class::Staged => "~S",

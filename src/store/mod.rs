@@ -207,6 +207,7 @@ impl Store {
             boot_millis: self.boots()?,
             // Of hosts and links the book tells: `reconcile` adds it.
             links: BTreeMap::new(),
+            missing: BTreeMap::new(),
             fenced: BTreeMap::new(),
             tries: BTreeMap::new(),
         })
