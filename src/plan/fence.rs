@@ -50,6 +50,8 @@ impl Draft<'_> {
             let names: Vec<&str> = there.iter().map(|vm| vm.as_str()).collect();
             format!("it ends what may run there: {}", names.join(", "))
         };
+        // To the minute, for people.
+        let silent = if silent < Span::secs(120) { silent } else { Span(silent.0 / 60_000 * 60_000) };
         let text = format!("it does not answer for {silent}, and is fenced after {}: {ends}", fence.after);
         let op = Op::Fence { command: fence.command.clone(), within: fence.within };
         let blocked = self.fence_pauses(&host.name, &there);
