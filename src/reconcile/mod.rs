@@ -186,24 +186,56 @@ pub async fn apply(
     let (first, observed) = plan_live(cast, desired, base, policy).await?;
     let mut passed =
         Passed { plan: first.clone(), rounds: Vec::new(), left: first, held: None, refused: None, observed };
-    let known: Vec<Name> =
-        passed.observed.hosts.iter().filter(|(_, h)| h.known().is_some()).map(|(n, _)| n.clone()).collect();
-    let mut locked = Vec::new();
-    for host in &known {
-        match cast.actuator.lock(host, &cast.who).await {
-            Ok(()) => locked.push(host.clone()),
-            Err(error) => {
-                passed.held = Some((host.clone(), error));
-                break;
-            }
+    let mut locked = BTreeSet::new();
+    let first = lock_seen(cast, &passed.observed, &mut locked).await;
+    let result = match first {
+        Ok(_) => rounds(cast, desired, base, approval, policy, &mut passed, &mut locked).await,
+        Err(held) => {
+            passed.held = Some(held);
+            Ok(())
         }
-    }
-    let result =
-        if passed.held.is_none() { rounds(cast, desired, base, approval, policy, &mut passed).await } else { Ok(()) };
+    };
     for host in &locked {
         cast.actuator.unlock(host).await;
     }
     result.map(|()| passed)
+}
+
+/// Locks the hosts that were seen and are not locked yet: whether there were any.
+async fn lock_seen(
+    cast: &Cast<'_>,
+    observed: &Observed,
+    locked: &mut BTreeSet<Name>,
+) -> Result<bool, (Name, LockError)> {
+    let before = locked.len();
+    for (host, _) in observed.hosts.iter().filter(|(_, h)| h.known().is_some()) {
+        if locked.contains(host) {
+            continue;
+        }
+        cast.actuator.lock(host, &cast.who).await.map_err(|error| (host.clone(), error))?;
+        locked.insert(host.clone());
+    }
+    Ok(locked.len() > before)
+}
+
+/// Looks and plans under the locks. A host that answers only now is locked too, and looked at once more: what was seen
+/// before may be another controller's work in the middle.
+async fn plan_locked(
+    cast: &Cast<'_>,
+    desired: &Desired,
+    base: Option<&Desired>,
+    policy: Policy,
+    locked: &mut BTreeSet<Name>,
+) -> Result<Result<Plan, (Name, LockError)>, String> {
+    loop {
+        // Hosts only join, so that this ends.
+        let (plan, observed) = plan_live(cast, desired, base, policy).await?;
+        match lock_seen(cast, &observed, locked).await {
+            Ok(false) => return Ok(Ok(plan)),
+            Ok(true) => {}
+            Err(held) => return Ok(Err(held)),
+        }
+    }
 }
 
 async fn rounds(
@@ -213,10 +245,19 @@ async fn rounds(
     approval: &Approval,
     policy: Policy,
     passed: &mut Passed,
+    locked: &mut BTreeSet<Name>,
 ) -> Result<(), String> {
     for round in 0..ROUNDS {
         // Under the lock the world is looked at again: what was planned before may be done already.
-        let (plan, _) = plan_live(cast, desired, base, policy).await?;
+        let plan = match plan_locked(cast, desired, base, policy, locked).await? {
+            Ok(plan) => plan,
+            Err(held) if round == 0 => {
+                passed.held = Some(held);
+                return Ok(());
+            }
+            // What was begun is done as far as it went; the rest is for the next pass.
+            Err(_) => break,
+        };
         let wrong = plan::check::check(&plan);
         if let Some(first) = wrong.first() {
             return Err(format!("our own plan is unsound, nothing was done: {first}"));
