@@ -7,7 +7,7 @@ use std::time::Instant;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::execute::{Done, Event, Listener, Outcome};
-use crate::model::{Desired, Name};
+use crate::model::{Desired, Name, PastMove};
 use crate::plan::{Action, ActionId, Op};
 use crate::render;
 use crate::store::{self, Store};
@@ -99,6 +99,19 @@ impl Teller {
         }
     }
 
+    /// A VM that moved: how long that took, and how long its guest stood still.
+    fn moved(&self, action: &Action, step: usize, past: &PastMove) {
+        let Some(Op::Migrate { vm, to, .. }) = action.steps.get(step).map(|s| &s.op) else { return };
+        let pause = past.pause_millis.map(|p| format!(", pause {p} ms")).unwrap_or_default();
+        let (seconds, tenth) = (past.millis / 1000, past.millis % 1000 / 100);
+        let line = format!("{vm} moved to {to} in {seconds}.{tenth} s, {}{pause}", past.bytes);
+        let all = self.state().all.clone();
+        match all {
+            Some(all) => drop(all.println(line)),
+            None => self.console.note(&line),
+        }
+    }
+
     /// Remembers the time from start to ready, for the estimates of later plans.
     fn booted(&self, action: &Action, step: usize) {
         let Some(Op::AwaitReady { vm, .. }) = action.steps.get(step).map(|s| &s.op) else { return };
@@ -168,6 +181,7 @@ impl Listener for Teller {
         match event {
             Event::Begins { action, step } => self.begins(action, *step),
             Event::Advances { action, step, done, total } => self.advances(action, *step, *done, *total),
+            Event::Moved { action, step, past } => self.moved(action, *step, past),
             Event::Ends { action, step, result: Ok(done) } => {
                 if *done == Done::Changed {
                     self.fate();

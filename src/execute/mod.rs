@@ -9,7 +9,7 @@ mod run;
 pub use machine::{HostLimits, Machine, Outcome};
 pub use run::{Deaf, Event, Listener, Report, Run, StopFlag, run};
 
-use crate::model::{LockHolder, Name};
+use crate::model::{LockHolder, Name, PastMove};
 use crate::observe::Boxed;
 use crate::plan::{ActionId, Step};
 
@@ -29,6 +29,10 @@ pub trait Actuator: Send + Sync {
 pub trait Progress: Send + Sync {
     /// `done` of `total` bytes (or milliseconds of a wait); `total` is 0 when unknown.
     fn advance(&self, done: u64, total: u64);
+    /// A VM, or a file of it, came over a link: what that took. Said once, when it is there.
+    fn moved(&self, past: &PastMove) {
+        let _ = past;
+    }
 }
 
 /// The write-ahead journal: it explains; observation decides.

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::machine::{HostLimits, Machine, Outcome};
 use super::{Actuator, Done, Journal, Progress, StepError};
+use crate::model::PastMove;
 use crate::plan::{Action, ActionId, Op, Plan};
 
 /// Asks an execution to stop between steps (SIGTERM, a newer commit).
@@ -58,6 +60,15 @@ pub enum Event<'e> {
         /// In all; 0 when unknown.
         total: u64,
     },
+    /// Something of a VM came over a link.
+    Moved {
+        /// Its action.
+        action: &'e Action,
+        /// Its number.
+        step: usize,
+        /// What it took.
+        past: &'e PastMove,
+    },
     /// A step ended.
     Ends {
         /// Its action.
@@ -93,6 +104,8 @@ impl Listener for Deaf {
 pub struct Report {
     /// How each action ended, in the plan's order.
     pub outcomes: Vec<(ActionId, Outcome)>,
+    /// What came over links, and how long that took: for the estimates of later plans.
+    pub moves: Vec<PastMove>,
 }
 
 impl Report {
@@ -135,13 +148,14 @@ pub struct Run<'r> {
 /// Carries a plan out.
 pub async fn run(run: Run<'_>) -> Report {
     let mut machine = Machine::new(run.plan, run.limits.clone(), run.approved);
+    let moves = Mutex::new(Vec::new());
     let mut flying = FuturesUnordered::new();
     loop {
         if run.stop.is_raised() {
             machine.stop();
         }
         for (action, step) in machine.take_ready() {
-            flying.push(one(&run, action, step));
+            flying.push(one(&run, &moves, action, step));
         }
         let Some((action, step, result)) = flying.next().await else { break };
         let act = &run.plan.actions[action];
@@ -164,11 +178,13 @@ pub async fn run(run: Run<'_>) -> Report {
             }
         }
     }
-    Report { outcomes: machine.outcomes() }
+    drop(flying);
+    Report { outcomes: machine.outcomes(), moves: moves.into_inner().unwrap_or_else(PoisonError::into_inner) }
 }
 
 struct Passing<'r> {
     run: &'r Run<'r>,
+    moves: &'r Mutex<Vec<PastMove>>,
     action: &'r Action,
     step: usize,
 }
@@ -177,10 +193,19 @@ impl Progress for Passing<'_> {
     fn advance(&self, done: u64, total: u64) {
         self.run.listener.hear(&Event::Advances { action: self.action, step: self.step, done, total });
     }
+    fn moved(&self, past: &PastMove) {
+        self.run.listener.hear(&Event::Moved { action: self.action, step: self.step, past });
+        self.moves.lock().unwrap_or_else(PoisonError::into_inner).push(past.clone());
+    }
 }
 
-/// Carries out one step. `None`: it only waited for a guest, and we were asked to stop.
-async fn one<'r>(run: &'r Run<'r>, number: usize, index: usize) -> (usize, usize, Option<Result<Done, StepError>>) {
+/// Carries out one step. `None`: it only waited, and we were asked to stop.
+async fn one<'r>(
+    run: &'r Run<'r>,
+    moves: &'r Mutex<Vec<PastMove>>,
+    number: usize,
+    index: usize,
+) -> (usize, usize, Option<Result<Done, StepError>>) {
     let action = &run.plan.actions[number];
     let step = &action.steps[index];
     run.listener.hear(&Event::Begins { action, step: index });
@@ -191,10 +216,11 @@ async fn one<'r>(run: &'r Run<'r>, number: usize, index: usize) -> (usize, usize
             return (number, index, Some(Err(error)));
         }
     };
-    let progress = Passing { run, action, step: index };
+    let progress = Passing { run, moves, action, step: index };
     let perform = run.actuator.perform(step, &progress);
-    let result = if matches!(step.op, Op::AwaitReady { .. }) {
-        // A guest may take minutes, and waiting for it changes nothing: whoever comes next waits again.
+    let result = if matches!(step.op, Op::AwaitReady { .. } | Op::Migrate { .. }) {
+        // A guest may take minutes, and waiting for it changes nothing: whoever comes next waits again. A move between two
+        // hosts is a job of theirs, which goes on without us: whoever comes next finds it running, or done.
         tokio::select! {
             biased;
             result = perform => Some(result),

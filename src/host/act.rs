@@ -8,9 +8,9 @@ use super::fleet::RealHost;
 use super::libvirt::CallError;
 use super::shell::{Program, succeed};
 use super::xml::{self, Reading, XmlError};
-use super::{accel, bridge, disk, images, power, ready, seed};
+use super::{accel, bridge, disk, images, moves, power, ready, seed};
 use crate::execute::{Done, Progress, StepError};
-use crate::model::{Acceleration, Bytes, Name, Power, Stamp};
+use crate::model::{Acceleration, Bytes, DiskPhase, Name, Power, Stamp};
 use crate::plan::{DomainSpec, Edit, Op};
 
 /// Carries out one step. `peer` is the other host of a step that concerns two ([`Op::peer`]).
@@ -20,7 +20,6 @@ pub(super) async fn perform(
     op: &Op,
     progress: &dyn Progress,
 ) -> Result<Done, StepError> {
-    let _ = peer;
     let (shell, folders) = (host.shell.as_ref(), &host.folders);
     match op {
         Op::PutImage { file, path } => {
@@ -37,6 +36,10 @@ pub(super) async fn perform(
         Op::Unrecord { vm } => disk::unrecord(shell, folders, vm).await,
         Op::MakeDisk(new) => {
             reachable(host, &new.path).await?;
+            if matches!(new.stamp.phase, DiskPhase::Incoming { .. }) && disk::is_incoming(shell, &new.path).await? {
+                moves::clear_arrival(host, &new.stamp.vm).await?;
+                unused(host, &new.path, Some(&new.stamp.vm)).await?;
+            }
             disk::make(shell, new).await
         }
         Op::MakeSeed { path, stamp, seed, replace } => {
@@ -63,16 +66,25 @@ pub(super) async fn perform(
         Op::SetCpus { vm, uuid, cpus } => power::set_cpus(host, vm, *uuid, *cpus, progress).await,
         Op::GrowDisk { vm, uuid, path, size } => grow(host, vm, *uuid, path, *size).await,
         Op::Undefine { vm, uuid, drop_save } => undefine(host, vm, *uuid, *drop_save).await,
-        Op::Migrate { .. }
-        | Op::AbortJob { .. }
-        | Op::CopyDisk { .. }
-        | Op::CopyImage { .. }
-        | Op::CopySave { .. }
-        | Op::DefineFrom { .. }
-        | Op::RetireDisk { .. }
-        | Op::DropRemnant { .. }
-        | Op::Fence { .. }
-        | Op::Announce { .. } => Err(StepError::failed("moves come with the next commit")),
+        Op::Migrate { vm, uuid, how, .. } => {
+            moves::migrate(host, moves::other(peer)?, vm, *uuid, how, progress).await
+        }
+        Op::AbortJob { vm, uuid, .. } => moves::abort(host, moves::other(peer)?, vm, *uuid).await,
+        Op::CopyDisk { path, stamp, .. } => {
+            reachable(host, path).await?;
+            moves::copy_disk(host, moves::other(peer)?, path, stamp, progress).await
+        }
+        Op::CopyImage { path, digest, .. } => {
+            moves::copy_image(host, moves::other(peer)?, path, digest, progress).await
+        }
+        Op::CopySave { vm, uuid, .. } => moves::copy_save(host, moves::other(peer)?, vm, *uuid, progress).await,
+        Op::DefineFrom { vm, uuid, stamp, .. } => {
+            moves::define_from(host, moves::other(peer)?, vm, *uuid, stamp).await
+        }
+        Op::RetireDisk { path, to, stamp } => moves::retire(host, path, to, stamp).await,
+        Op::DropRemnant { vm, uuid } => moves::drop_remnant(host, vm, *uuid).await,
+        Op::Announce { vm, uuid } => moves::announce(host, vm, *uuid).await,
+        Op::Fence { .. } => Err(StepError::failed("moves come with the next commit")),
     }
 }
 

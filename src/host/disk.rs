@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use super::shell::{Program, Shell, ShellError, succeed};
 use crate::execute::{Done, StepError};
-use crate::model::{Bytes, CloneMethod, DiskObs, DiskStamp, ImageFormat, Name, PlacementRecord, Timestamp};
+use crate::model::{
+    Bytes, CloneMethod, DiskObs, DiskPhase, DiskStamp, ImageFormat, Name, PlacementRecord, Timestamp,
+};
 use crate::plan::{DiskFrom, NewDisk};
 
 /// Full copies of images take their time: 40 GiB at 50 MB/s.
@@ -55,7 +57,7 @@ pub async fn read_stamp(shell: &dyn Shell, disk: &str) -> Result<Option<DiskStam
     }
 }
 
-async fn write_stamp(shell: &dyn Shell, disk: &str, stamp: &DiskStamp) -> Result<(), StepError> {
+pub(super) async fn write_stamp(shell: &dyn Shell, disk: &str, stamp: &DiskStamp) -> Result<(), StepError> {
     let text = serde_json::to_string_pretty(stamp).map_err(|e| StepError::failed(e.to_string()))?;
     Ok(shell.write(&stamp_path(disk), (text + "\n").into_bytes(), 0o644).await?)
 }
@@ -104,9 +106,14 @@ async fn place(shell: &dyn Shell, path: &str, stamp: &DiskStamp) -> Result<Place
 /// # Errors
 /// An existing path that is not this very disk, an image that is not there or larger than the disk, `qemu-img`.
 pub async fn make(shell: &dyn Shell, disk: &NewDisk) -> Result<Done, StepError> {
+    let arrives = matches!(disk.stamp.phase, DiskPhase::Incoming { .. });
     match place(shell, &disk.path, &disk.stamp).await? {
-        Place::Done => return Ok(Done::Already),
         Place::Free => {}
+        // Nobody knows how far the copy came that is there.
+        Place::Done | Place::Other if arrives && is_incoming(shell, &disk.path).await? => {
+            shell.remove(&disk.path).await?;
+        }
+        Place::Done => return Ok(Done::Already),
         Place::Other => {
             return Err(StepError::Stale(format!("{} is there already, of another incarnation", disk.path)));
         }
@@ -118,6 +125,11 @@ pub async fn make(shell: &dyn Shell, disk: &NewDisk) -> Result<Done, StepError> 
     create(shell, disk, &partial).await?;
     publish(shell, &partial, &disk.path).await?;
     Ok(Done::Changed)
+}
+
+/// Whether what is at a path is a copy that arrives, of no worth yet.
+pub(super) async fn is_incoming(shell: &dyn Shell, path: &str) -> Result<bool, StepError> {
+    Ok(read_stamp(shell, path).await?.is_some_and(|s| matches!(s.phase, DiskPhase::Incoming { .. })))
 }
 
 async fn create(shell: &dyn Shell, disk: &NewDisk, partial: &str) -> Result<(), StepError> {
@@ -300,6 +312,21 @@ pub fn qcow2_size(header: &[u8]) -> Option<Bytes> {
     Some(Bytes(u64::from_be_bytes(header.get(24..32)?.try_into().ok()?)))
 }
 
+/// Header, its extensions and the name of the backing file: QEMU keeps them in the first cluster, and writes the name right
+/// behind the extensions.
+const QCOW2_HEADER: u64 = 4096;
+
+/// The file under an overlay, from the beginning of a qcow2 file (bytes 8 to 19: where its name is, and how long).
+pub fn qcow2_backing(header: &[u8]) -> Option<String> {
+    if header.get(..4)? != b"QFI\xfb" {
+        return None;
+    }
+    let start = usize::try_from(u64::from_be_bytes(header.get(8..16)?.try_into().ok()?)).ok()?;
+    let length = usize::try_from(u32::from_be_bytes(header.get(16..20)?.try_into().ok()?)).ok()?;
+    let name = header.get(start..start.checked_add(length)?).filter(|_| start > 0)?;
+    String::from_utf8(name.to_vec()).ok()
+}
+
 /// `qcow2` or `raw`.
 pub const fn format_name(format: ImageFormat) -> &'static str {
     match format {
@@ -312,14 +339,14 @@ pub const fn format_name(format: ImageFormat) -> &'static str {
 pub async fn observe(shell: &dyn Shell, fleet: &Name, path: &str) -> Option<DiskObs> {
     let stamp = read_stamp(shell, path).await.ok().flatten().filter(|s| s.fleet == *fleet)?;
     let (length, used) = shell.size(path).await.ok().flatten()?;
-    let header = shell.read(path, 32).await.ok()?;
+    let header = shell.read(path, QCOW2_HEADER).await.ok()?;
     let size = match qcow2_size(&header) {
         Some(size) => size,
         // Somebody put another file in its place: the disk is not there, whatever the stamp beside it says.
         None if path.ends_with(".qcow2") => return None,
         None => Bytes(length),
     };
-    Some(DiskObs { stamp, size, used: Bytes(used), backing: None })
+    Some(DiskObs { stamp, size, used: Bytes(used), backing: qcow2_backing(&header) })
 }
 
 /// Writes a placement record.
@@ -366,7 +393,7 @@ pub async fn unrecord(shell: &dyn Shell, folders: &Folders, vm: &Name) -> Result
     Ok(if removed { Done::Changed } else { Done::Already })
 }
 
-async fn folder_of(shell: &dyn Shell, path: &str) -> Result<(), StepError> {
+pub(super) async fn folder_of(shell: &dyn Shell, path: &str) -> Result<(), StepError> {
     if let Some((folder, _)) = path.rsplit_once('/').filter(|(f, _)| !f.is_empty()) {
         shell.make_folder(folder).await?;
     }
@@ -374,7 +401,7 @@ async fn folder_of(shell: &dyn Shell, path: &str) -> Result<(), StepError> {
 }
 
 /// Makes what is written durable and gives it its name.
-async fn publish(shell: &dyn Shell, partial: &str, path: &str) -> Result<(), StepError> {
+pub(super) async fn publish(shell: &dyn Shell, partial: &str, path: &str) -> Result<(), StepError> {
     // sync(1) with a file is fsync(2): coreutils 8.24.
     succeed(shell, Program::new(["sync", partial])).await?;
     Ok(shell.rename(partial, path).await?)

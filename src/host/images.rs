@@ -95,7 +95,7 @@ pub async fn observe(shell: &dyn Shell, folder: &str) -> Result<BTreeMap<Digest,
     Ok(out)
 }
 
-async fn write_digest(shell: &dyn Shell, path: &str, digest: &Digest) -> Result<(), StepError> {
+pub(super) async fn write_digest(shell: &dyn Shell, path: &str, digest: &Digest) -> Result<(), StepError> {
     let file = digest_path(path);
     let text = format!("{}\n", digest.as_str()).into_bytes();
     if shell.read(&file, 1024).await.is_ok_and(|t| t == text) {

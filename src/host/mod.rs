@@ -22,6 +22,8 @@ pub mod images;
 pub mod libvirt;
 pub mod lock;
 #[cfg(feature = "libvirt")]
+mod moves;
+#[cfg(feature = "libvirt")]
 mod power;
 pub mod probe;
 #[cfg(feature = "libvirt")]

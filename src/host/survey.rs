@@ -8,13 +8,13 @@ use futures_util::stream;
 use uuid::Uuid;
 
 use super::fleet::{RealHost, now};
-use super::libvirt::{Seen, Survey};
+use super::libvirt::{Seen, SeenJob, Survey};
 use super::shell::{Program, succeed};
 use super::xml::{self, Reading};
 use super::{accel, bridge, disk, facts, images, lock, ready};
 use crate::model::{
-    Acceleration, BridgeObs, Bytes, Desired, DiskObs, HostObs, Name, PlacementRecord, Power, Readiness, Shape, Stamp,
-    Unmanaged, VmObs, domain_uuid,
+    Acceleration, BridgeObs, Bytes, Desired, DiskObs, HostObs, JobKind, JobObs, Name, PauseCause, PlacementRecord, Power,
+    Readiness, Shape, Stamp, Unmanaged, VmObs, domain_uuid,
 };
 use crate::observe::Look;
 
@@ -30,6 +30,7 @@ pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> R
         return Err(format!("another machine answers there: its host UUID is {uuid}, not {pinned}"));
     }
     let (mut vms, unmanaged) = sort_domains(host, &survey.domains);
+    name_jobs(host, &mut vms).await;
     if look.probe {
         probe_all(host, &mut vms).await;
     }
@@ -158,12 +159,38 @@ fn vm(domain: &Seen, config: &Reading, live: Option<Reading>, stamp: Stamp) -> V
         live,
         config: config.shape.clone(),
         autostart: domain.autostart,
-        transient: false,
-        pause: None,
-        job: None,
-        cpu_model: None,
+        transient: domain.transient,
+        pause: domain.pause,
+        job: match &domain.job {
+            Some(SeenJob::Known(job)) => Some(job.clone()),
+            Some(SeenJob::Silent) => Some(SILENT),
+            None => None,
+        },
+        cpu_model: config.cpu_model.clone(),
         ready: Readiness::NotProbed,
         screen,
+    }
+}
+
+/// What stands for a job whose QEMU does not answer.
+const SILENT: JobObs = JobObs { kind: JobKind::Other, done: Bytes(0), total: Bytes(0), millis: 0 };
+
+/// A QEMU that does not answer does not say what it does either: one that arrives, or whose record says that it leaves, does
+/// that.
+async fn name_jobs(host: &RealHost, vms: &mut BTreeMap<Name, VmObs>) {
+    for (name, vm) in vms {
+        if vm.job.as_ref() != Some(&SILENT) {
+            continue;
+        }
+        let record = disk::read_record(host.shell.as_ref(), &host.folders.record(name)).await;
+        let kind = if vm.transient && vm.pause == Some(PauseCause::Migration) {
+            JobKind::MigrationIn
+        } else if record.is_some_and(|r| r.from.as_ref() == Some(&host.doc.name)) {
+            JobKind::MigrationOut
+        } else {
+            continue;
+        };
+        vm.job = Some(JobObs { kind, ..SILENT });
     }
 }
 

@@ -96,6 +96,9 @@ pub(super) fn note(cast: &Cast<'_>, plan: &Plan, report: &Report) -> Result<(), 
             _ => {}
         }
     }
+    for past in &report.moves {
+        book.moved(past.clone());
+    }
     if book == before { Ok(()) } else { cast.ledger.keep_book(&book) }
 }
 

@@ -270,7 +270,7 @@ fn a_report_says_what_was_done_what_failed_and_what_waits() {
     };
     let outcomes = [Outcome::Done, Outcome::Failed { step: 0, error }, Outcome::Waits(plan.actions[1].id.clone())];
     let ids: Vec<ActionId> = plan.actions.iter().map(|a| a.id.clone()).collect();
-    let report = Report { outcomes: ids.into_iter().zip(outcomes).collect() };
+    let report = Report { outcomes: ids.into_iter().zip(outcomes).collect(), moves: Vec::new() };
     let mut left = plan.clone();
     left.actions.remove(0);
     let rounds = [(plan, report)];

@@ -8,7 +8,7 @@ use virt::domain::Domain;
 use virt::error::Error;
 use virt_sys as sys;
 
-use super::{CALL, CallError, Hypervisor, LONG_CALL};
+use super::{CALL, CallError, Hypervisor, LONG_CALL, raw};
 use crate::model::{Bytes, Power};
 
 /// What a domain does, and whether a guest agent is there to be asked.
@@ -51,24 +51,14 @@ pub fn has_domain<T>(answer: &Result<T, CallError>) -> Option<bool> {
 }
 
 fn state(domain: &Domain) -> Result<Power, Error> {
-    use virt::domain::{DomainShutoffReason, DomainState as S, DomainStateReason};
-    let (state, reason) = domain.state()?;
-    let crashed = DomainStateReason::Shutoff(DomainShutoffReason::Crashed.into());
-    let reason = if reason == crashed.into() { sys::VIR_DOMAIN_SHUTOFF_CRASHED } else { 0 };
+    Ok(state_and_reason(domain)?.0)
+}
+
+/// What a domain does, and the reason as a number whose meaning depends on the state.
+pub(super) fn state_and_reason(domain: &Domain) -> Result<(Power, u32), Error> {
+    let (state, reason) = raw::state(domain)?;
     let saved = domain.has_managed_save(0).unwrap_or(false);
-    for (known, raw) in [
-        (S::Running, sys::VIR_DOMAIN_RUNNING),
-        (S::Blocked, sys::VIR_DOMAIN_BLOCKED),
-        (S::Paused, sys::VIR_DOMAIN_PAUSED),
-        (S::PMSuspended, sys::VIR_DOMAIN_PMSUSPENDED),
-        (S::Shutdown, sys::VIR_DOMAIN_SHUTDOWN),
-        (S::Crashed, sys::VIR_DOMAIN_CRASHED),
-    ] {
-        if state == known.into() {
-            return Ok(power(raw, reason, saved));
-        }
-    }
-    Ok(power(sys::VIR_DOMAIN_SHUTOFF, reason, saved))
+    Ok((power(state, reason, saved), reason))
 }
 
 impl Hypervisor {

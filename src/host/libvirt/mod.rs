@@ -6,6 +6,7 @@
 mod capabilities;
 mod domain;
 mod embed;
+mod migrate;
 mod raw;
 mod reach;
 mod survey;
@@ -21,10 +22,18 @@ pub use capabilities::Capabilities;
 pub(super) use capabilities::FRESH;
 pub use domain::{Agent, DomainPower, has_domain};
 pub use embed::{EmbedError, Opener, root_of};
-pub use survey::{HostFacts, Seen, Survey};
+pub use migrate::{Figures, MoveCall, Standing};
+pub use survey::{HostFacts, Seen, SeenJob, Survey};
 
 /// Calls at once on one connection: a libvirtd serves five (`max_client_requests`), one is kept for looking.
 const CALLS: usize = 4;
+
+/// Questions to QEMUs at once on one connection. Each of them may wait for a disk or a link that is dead, and with it the place
+/// that it has at the libvirtd: there have to be others left.
+const ASKING: usize = 2;
+
+/// How long a QEMU may take to answer: some milliseconds, where it does not wait for something dead.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long an ordinary call may take. The first one of an embedded root probes every QEMU binary (about 4 s).
 pub const CALL: Duration = Duration::from_secs(60);
@@ -117,6 +126,9 @@ pub struct Hypervisor {
     state: tokio::sync::Mutex<State>,
     stirred: Arc<dyn Fn() + Send + Sync>,
     opened: AtomicU64,
+
+    /// Places for questions that only a QEMU can answer, and may not.
+    asking: Arc<Semaphore>,
 }
 
 /// The connection, if it is open, and when another try may be made if it is not.
@@ -160,6 +172,7 @@ impl Hypervisor {
             state: tokio::sync::Mutex::default(),
             stirred: Arc::new(|| ()),
             opened: AtomicU64::new(0),
+            asking: Arc::new(Semaphore::new(ASKING)),
         }
     }
 
@@ -174,6 +187,11 @@ impl Hypervisor {
     /// How often the connection was opened: what was learnt over one says nothing of the machine behind the next.
     pub fn opened(&self) -> u64 {
         self.opened.load(Ordering::Relaxed)
+    }
+
+    /// Another connection to the same hypervisor, not opened yet. An embedded root has but one, which both then share.
+    fn apart(&self) -> Self {
+        Self::new(&self.uri, &self.who)
     }
 
     /// The folder of an embedded connection.
@@ -206,6 +224,22 @@ impl Hypervisor {
                 Err(error) => Err(self.failed(what, &live, &error).await),
             };
         }
+    }
+
+    /// Puts a question that only a QEMU can answer; `None` when it does not, or when others before it do not.
+    async fn ask_qemu<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Connect) -> Result<T, virt::error::Error> + Send + 'static,
+    ) -> Option<Result<T, virt::error::Error>> {
+        let place = tokio::time::timeout(PATIENCE, self.asking.clone().acquire_owned()).await.ok()?.ok()?;
+        let connect = self.open().await.ok()?.connect();
+        let ask = move || {
+            let answer = f(&connect);
+            // Given back when it was answered, however late.
+            drop(place);
+            answer
+        };
+        on_thread("ask QEMU", PATIENCE, ask).await.ok()
     }
 
     /// Whether the host answers, within about ten seconds.

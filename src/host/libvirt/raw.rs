@@ -1,7 +1,9 @@
 //! The libvirt calls that the `virt` crate lacks or gets wrong: all `unsafe` of the program.
 #![expect(
     unsafe_code,
-    reason = "`virt` 0.5 leaks every record of virConnectGetAllDomainStats; libvirt's log is set by environment"
+    reason = "`virt` 0.5 leaks every record of virConnectGetAllDomainStats, makes a vector of a null pointer where \
+              virDomainGetJobStats has nothing to say, and lacks virDomainAbortJob, virDomainMigrateStartPostCopy and \
+              virDomainGetControlInfo; libvirt's log is set by environment"
 )]
 
 use std::collections::BTreeMap;
@@ -11,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 use virt::connect::Connect;
+use virt::domain::Domain;
 use virt::error::Error;
 use virt_sys as sys;
 
@@ -43,7 +46,7 @@ pub(super) fn all_domain_stats(connect: &Connect, groups: u32) -> Result<BTreeMa
         // SAFETY: the record's domain is alive until the list is freed, and `bytes` has the VIR_UUID_BUFLEN (16) bytes
         // that virDomainGetUUID writes.
         if unsafe { sys::virDomainGetUUID(record.dom, bytes.as_mut_ptr()) } == 0 {
-            out.insert(Uuid::from_bytes(bytes), numbers(record));
+            out.insert(Uuid::from_bytes(bytes), numbers(record.params, record.nparams));
         }
     }
     // SAFETY: `records` is the list that virConnectGetAllDomainStats allocated; nothing borrows from it any more.
@@ -64,15 +67,89 @@ pub(super) fn silence_log() -> bool {
     true
 }
 
-fn numbers(record: &sys::virDomainStatsRecord) -> Numbers {
+/// `virDomainGetJobStats`: `virDomainJobType` and the figures of the job that runs, or of the last one that was completed.
+/// What was completed is kept, so that others may ask too.
+///
+/// # Errors
+/// libvirt's.
+pub(super) fn job_stats(domain: &Domain, completed: bool) -> Result<(u32, Numbers), Error> {
+    let flags = if completed { sys::VIR_DOMAIN_JOB_STATS_COMPLETED | sys::VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED } else { 0 };
+    let (mut kind, mut count) = (0, 0);
+    let mut params: sys::virTypedParameterPtr = std::ptr::null_mut();
+    // SAFETY: `domain` keeps its pointer alive for the call; the three others are valid places for what libvirt gives, of
+    // which it allocates `params`, freed below.
+    let result = unsafe {
+        sys::virDomainGetJobStats(domain.as_ptr(), &raw mut kind, &raw mut params, &raw mut count, flags)
+    };
+    if result < 0 {
+        return Err(Error::last_error());
+    }
+    let out = numbers(params, count);
+    // SAFETY: `params` is null or the array of `count` that libvirt allocated; nothing borrows from it any more.
+    unsafe { sys::virTypedParamsFree(params, count) };
+    Ok((u32::try_from(kind).unwrap_or(0), out))
+}
+
+/// Whether something is done to a domain now (`virDomainGetControlInfo`): a job, or a question to its QEMU. Waits for
+/// nothing.
+///
+/// # Errors
+/// libvirt's.
+pub(super) fn is_busy(domain: &Domain) -> Result<bool, Error> {
+    let mut info = sys::virDomainControlInfo { state: 0, details: 0, stateTime: 0 };
+    // SAFETY: `domain` keeps its pointer alive for the call, and `info` is a valid place for the answer.
+    if unsafe { sys::virDomainGetControlInfo(domain.as_ptr(), &raw mut info, 0) } < 0 {
+        return Err(Error::last_error());
+    }
+    Ok([sys::VIR_DOMAIN_CONTROL_JOB, sys::VIR_DOMAIN_CONTROL_OCCUPIED].contains(&info.state))
+}
+
+/// `virDomainGetState`: the state and its reason, as numbers.
+///
+/// # Errors
+/// libvirt's.
+pub(super) fn state(domain: &Domain) -> Result<(u32, u32), Error> {
+    let (mut state, mut reason) = (0, 0);
+    // SAFETY: `domain` keeps its pointer alive for the call, and both numbers are valid places for the answer.
+    if unsafe { sys::virDomainGetState(domain.as_ptr(), &raw mut state, &raw mut reason, 0) } < 0 {
+        return Err(Error::last_error());
+    }
+    Ok((u32::try_from(state).unwrap_or(0), u32::try_from(reason).unwrap_or(0)))
+}
+
+/// `virDomainAbortJob`.
+///
+/// # Errors
+/// libvirt's.
+pub(super) fn abort_job(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: `domain` keeps its pointer alive for the call.
+    if unsafe { sys::virDomainAbortJob(domain.as_ptr()) } < 0 {
+        return Err(Error::last_error());
+    }
+    Ok(())
+}
+
+/// `virDomainMigrateStartPostCopy`.
+///
+/// # Errors
+/// libvirt's.
+pub(super) fn start_post_copy(domain: &Domain) -> Result<(), Error> {
+    // SAFETY: `domain` keeps its pointer alive for the call.
+    if unsafe { sys::virDomainMigrateStartPostCopy(domain.as_ptr(), 0) } < 0 {
+        return Err(Error::last_error());
+    }
+    Ok(())
+}
+
+fn numbers(params: sys::virTypedParameterPtr, count: std::ffi::c_int) -> Numbers {
     let mut out = Numbers::new();
-    let count = usize::try_from(record.nparams).unwrap_or(0);
-    if record.params.is_null() {
+    let count = usize::try_from(count).unwrap_or(0);
+    if params.is_null() {
         return out;
     }
     for index in 0..count {
-        // SAFETY: `params` is an array of `nparams` typed parameters that lives as long as the record.
-        let parameter = unsafe { &*record.params.add(index) };
+        // SAFETY: the callers' `params` is an array of `count` typed parameters that they free after this.
+        let parameter = unsafe { &*params.add(index) };
         // SAFETY: `field` is a C string of at most VIR_TYPED_PARAM_FIELD_LENGTH (80) bytes with its end.
         let name = unsafe { CStr::from_ptr(parameter.field.as_ptr()) };
         // SAFETY: `type_` says which member of the union was written.

@@ -8,8 +8,11 @@ use virt::error::Error;
 use virt_sys as sys;
 
 use super::capabilities::Capabilities;
-use super::{CALL, CallError, Hypervisor, domain, raw};
-use crate::model::{Bytes, Power};
+use super::{CALL, CallError, Hypervisor, domain, migrate, raw};
+use crate::model::{Bytes, JobObs, PauseCause, Power};
+
+/// What only QEMU itself knows of its domain.
+const ASKED: u32 = sys::VIR_DOMAIN_STATS_BALLOON | sys::VIR_DOMAIN_STATS_VCPU;
 
 /// What a host is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,21 @@ pub struct Seen {
     pub balloon: Option<Bytes>,
     /// Processors now, when it is active.
     pub cpus: Option<u32>,
+    /// It has no definition: it arrives from another host.
+    pub transient: bool,
+    /// Why it is paused, when it is.
+    pub pause: Option<PauseCause>,
+    /// What is done to it, when something is.
+    pub job: Option<SeenJob>,
+}
+
+/// What is done to a domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SeenJob {
+    /// This.
+    Known(JobObs),
+    /// Its QEMU did not answer: it waits for a disk, or for a link that was cut.
+    Silent,
 }
 
 /// Everything seen in one look.
@@ -66,7 +84,38 @@ impl Hypervisor {
         // domains' own lookups only the one that they use: an embedded root, which begins empty, goes without.
         let capabilities = if self.embed_root().is_none() { Some(self.capabilities().await?) } else { None };
         // About 1 ms for each domain, with room to spare.
-        self.call("observe the host", CALL * 2, move |connect| look(connect, capabilities)).await
+        let mut survey = self.call("observe the host", CALL * 2, move |connect| look(connect, capabilities)).await?;
+        self.ask_emulators(&mut survey.domains).await;
+        Ok(survey)
+    }
+
+    /// What only QEMU knows. One that waits for a dead link does not answer, and with it nobody of this host: then the XML
+    /// must do, and no second question is put while the first one waits.
+    async fn ask_emulators(&self, domains: &mut [Seen]) {
+        if !domains.iter().any(|d| d.live.is_some()) {
+            return;
+        }
+        let answer = self.ask_qemu(|connect| raw::all_domain_stats(connect, ASKED)).await;
+        let Some(Ok(mut stats)) = answer else {
+            // Whose QEMU is silent is known to libvirt without asking it.
+            for domain in domains.iter_mut().filter(|d| d.job.is_some()) {
+                domain.job = Some(SeenJob::Silent);
+            }
+            return;
+        };
+        for domain in domains.iter_mut().filter(|d| d.live.is_some()) {
+            let numbers = stats.remove(&domain.uuid).unwrap_or_default();
+            // A domain without a balloon device reports no current value; the XML's stands for it then.
+            domain.balloon = numbers.get("balloon.current").map(|kib| Bytes(kib.saturating_mul(1024)));
+            domain.cpus = numbers.get("vcpu.current").and_then(|n| u32::try_from(*n).ok());
+            if domain.job.is_some() {
+                let uuid = domain.uuid;
+                domain.job = match self.ask_qemu(move |c| migrate::job(&c.lookup_domain_by_uuid(uuid)?)).await {
+                    Some(job) => job.ok().flatten().map(SeenJob::Known),
+                    None => Some(SeenJob::Silent),
+                };
+            }
+        }
     }
 }
 
@@ -76,8 +125,9 @@ fn look(connect: &Connect, capabilities: Option<Capabilities>) -> Result<Survey,
     };
     let saved = uuids(sys::VIR_CONNECT_LIST_DOMAINS_MANAGEDSAVE)?;
     let autostart = uuids(sys::VIR_CONNECT_LIST_DOMAINS_AUTOSTART)?;
-    let groups = sys::VIR_DOMAIN_STATS_STATE | sys::VIR_DOMAIN_STATS_BALLOON | sys::VIR_DOMAIN_STATS_VCPU;
-    let mut stats = raw::all_domain_stats(connect, groups)?;
+    let transient = uuids(sys::VIR_CONNECT_LIST_DOMAINS_TRANSIENT)?;
+    // libvirt knows this without asking any QEMU.
+    let mut stats = raw::all_domain_stats(connect, sys::VIR_DOMAIN_STATS_STATE)?;
     let mut domains = Vec::new();
     for handle in connect.list_all_domains(0)? {
         let Ok(uuid) = handle.uuid() else { continue };
@@ -88,18 +138,18 @@ fn look(connect: &Connect, capabilities: Option<Capabilities>) -> Result<Survey,
         let Some(power) = number("state.state").map(|s| domain::power(s, reason, saved)) else { continue };
         let Ok(config) = handle.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE) else { continue };
         let live = if power.is_active() { handle.xml_desc(0).ok() } else { None };
-        // A domain without a balloon device reports no current value; the XML's stands for it then.
-        let balloon = numbers.get("balloon.current").map(|kib| Bytes(kib.saturating_mul(1024)));
-        let cpus = numbers.get("vcpu.current").and_then(|n| u32::try_from(*n).ok());
-        let active = live.is_some();
+        let busy = live.is_some() && raw::is_busy(&handle).unwrap_or(false);
         domains.push(Seen {
             uuid,
             power,
             autostart: autostart.contains(&uuid),
             config,
             live,
-            balloon: balloon.filter(|_| active),
-            cpus: cpus.filter(|_| active),
+            balloon: None,
+            cpus: None,
+            transient: transient.contains(&uuid),
+            pause: (power == Power::Paused).then(|| migrate::pause_cause(reason)),
+            job: busy.then_some(SeenJob::Silent),
         });
     }
     domains.sort_by_key(|d| d.uuid);

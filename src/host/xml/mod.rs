@@ -5,6 +5,7 @@
 //! element that is not ours.
 
 mod edit;
+mod link;
 mod read;
 mod write;
 
@@ -12,6 +13,7 @@ mod write;
 mod tests;
 
 pub use edit::{apply, restamp, unstamp};
+pub use link::links;
 pub use read::{Reading, XmlError, disk_format, read, sources};
 pub use write::{domain, stamp_content, stamp_element};
 

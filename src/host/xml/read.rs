@@ -27,6 +27,8 @@ pub struct Reading {
     pub balloon: bool,
     /// Path of the file that the serial console writes to.
     pub console: Option<String>,
+    /// The named processor model (`<cpu><model>`), where it has one.
+    pub cpu_model: Option<String>,
 }
 
 /// Why a domain's XML could not be read or edited.
@@ -76,6 +78,7 @@ pub fn read(xml: &str) -> Result<Reading, XmlError> {
             .and_then(|d| child(d, "memballoon"))
             .is_some_and(|b| b.attribute("model").is_some_and(|m| m != "none")),
         console: console.and_then(|s| child(s, "source")?.attribute("path")).map(str::to_owned),
+        cpu_model: child(root, "cpu").and_then(|c| text(c, "model")).map(str::to_owned),
     })
 }
 
