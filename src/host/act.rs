@@ -66,9 +66,7 @@ pub(super) async fn perform(
         Op::SetCpus { vm, uuid, cpus } => power::set_cpus(host, vm, *uuid, *cpus, progress).await,
         Op::GrowDisk { vm, uuid, path, size } => grow(host, vm, *uuid, path, *size).await,
         Op::Undefine { vm, uuid, drop_save } => undefine(host, vm, *uuid, *drop_save).await,
-        Op::Migrate { vm, uuid, how, .. } => {
-            moves::migrate(host, moves::other(peer)?, vm, *uuid, how, progress).await
-        }
+        Op::Migrate { vm, uuid, how, .. } => moves::migrate(host, moves::other(peer)?, vm, *uuid, how, progress).await,
         Op::AbortJob { vm, uuid, .. } => moves::abort(host, moves::other(peer)?, vm, *uuid).await,
         Op::CopyDisk { path, stamp, .. } => {
             reachable(host, path).await?;
@@ -78,9 +76,7 @@ pub(super) async fn perform(
             moves::copy_image(host, moves::other(peer)?, path, digest, progress).await
         }
         Op::CopySave { vm, uuid, .. } => moves::copy_save(host, moves::other(peer)?, vm, *uuid, progress).await,
-        Op::DefineFrom { vm, uuid, stamp, .. } => {
-            moves::define_from(host, moves::other(peer)?, vm, *uuid, stamp).await
-        }
+        Op::DefineFrom { vm, uuid, stamp, .. } => moves::define_from(host, moves::other(peer)?, vm, *uuid, stamp).await,
         Op::RetireDisk { path, to, stamp } => moves::retire(host, path, to, stamp).await,
         Op::DropRemnant { vm, uuid } => moves::drop_remnant(host, vm, *uuid).await,
         Op::Announce { vm, uuid } => moves::announce(host, vm, *uuid).await,

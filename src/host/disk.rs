@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use super::shell::{Program, Shell, ShellError, succeed};
 use crate::execute::{Done, StepError};
-use crate::model::{
-    Bytes, CloneMethod, DiskObs, DiskPhase, DiskStamp, ImageFormat, Name, PlacementRecord, Timestamp,
-};
+use crate::model::{Bytes, CloneMethod, DiskObs, DiskPhase, DiskStamp, ImageFormat, Name, PlacementRecord, Timestamp};
 use crate::plan::{DiskFrom, NewDisk};
 
 /// Full copies of images take their time: 40 GiB at 50 MB/s.

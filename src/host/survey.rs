@@ -13,8 +13,8 @@ use super::shell::{Program, succeed};
 use super::xml::{self, Reading};
 use super::{accel, bridge, disk, facts, images, lock, ready};
 use crate::model::{
-    Acceleration, BridgeObs, Bytes, Desired, DiskObs, HostObs, JobKind, JobObs, Name, PauseCause, PlacementRecord, Power,
-    Readiness, Shape, Stamp, Unmanaged, VmObs, domain_uuid,
+    Acceleration, BridgeObs, Bytes, Desired, DiskObs, HostObs, JobKind, JobObs, Name, PauseCause, PlacementRecord,
+    Power, Readiness, Shape, Stamp, Unmanaged, VmObs, domain_uuid,
 };
 use crate::observe::Look;
 

@@ -10,6 +10,7 @@
 mod guest;
 mod host;
 mod killed;
+mod moving;
 
 /// Whether real guests can run here; in words, what is missing.
 pub(crate) fn can_run() -> Result<(), String> {

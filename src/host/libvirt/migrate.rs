@@ -217,7 +217,8 @@ impl Hypervisor {
     /// # Errors
     /// [`CallError`].
     pub async fn set_max_pause(&self, uuid: Uuid, pause: Span) -> Result<(), CallError> {
-        self.look_at("set the longest pause", LOOK, uuid, move |_, d| d.migrate_set_max_downtime(pause.0, 0).map(drop)).await
+        self.look_at("set the longest pause", LOOK, uuid, move |_, d| d.migrate_set_max_downtime(pause.0, 0).map(drop))
+            .await
     }
 
     /// `virDomainMigrateStartPostCopy`.

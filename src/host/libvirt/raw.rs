@@ -73,14 +73,14 @@ pub(super) fn silence_log() -> bool {
 /// # Errors
 /// libvirt's.
 pub(super) fn job_stats(domain: &Domain, completed: bool) -> Result<(u32, Numbers), Error> {
-    let flags = if completed { sys::VIR_DOMAIN_JOB_STATS_COMPLETED | sys::VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED } else { 0 };
+    let flags =
+        if completed { sys::VIR_DOMAIN_JOB_STATS_COMPLETED | sys::VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED } else { 0 };
     let (mut kind, mut count) = (0, 0);
     let mut params: sys::virTypedParameterPtr = std::ptr::null_mut();
     // SAFETY: `domain` keeps its pointer alive for the call; the three others are valid places for what libvirt gives, of
     // which it allocates `params`, freed below.
-    let result = unsafe {
-        sys::virDomainGetJobStats(domain.as_ptr(), &raw mut kind, &raw mut params, &raw mut count, flags)
-    };
+    let result =
+        unsafe { sys::virDomainGetJobStats(domain.as_ptr(), &raw mut kind, &raw mut params, &raw mut count, flags) };
     if result < 0 {
         return Err(Error::last_error());
     }

@@ -27,7 +27,9 @@ pub(in crate::host) async fn copy_disk(
     let there = disk::read_stamp(from.shell.as_ref(), path).await?;
     match there {
         Some(s) if s.fleet == stamp.fleet && s.vm == stamp.vm && s.phase == DiskPhase::Valid => {}
-        Some(_) => return Err(StepError::Stale(format!("{path} at {} is not the disk of {}", from.doc.name, stamp.vm))),
+        Some(_) => {
+            return Err(StepError::Stale(format!("{path} at {} is not the disk of {}", from.doc.name, stamp.vm)));
+        }
         None => return Err(StepError::Stale(format!("{path} at {} carries no stamp of ours", from.doc.name))),
     }
     if shell.size(path).await?.is_some() {

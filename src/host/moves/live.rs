@@ -117,7 +117,8 @@ impl Move<'_> {
     /// Sees that all is so that the move may begin, and makes it so where a move that failed left something.
     async fn is_ready(&self, both: Both, how: &MigrateHow) -> Result<(), StepError> {
         let (vm, from, to) = (self.vm, &self.source.doc.name, &self.target.doc.name);
-        let there = both.there.map_err(|e| StepError::Stale(format!("{to} does not answer, so nothing is begun: {e}")))?;
+        let there =
+            both.there.map_err(|e| StepError::Stale(format!("{to} does not answer, so nothing is begun: {e}")))?;
         let mut here = match both.here? {
             Some(here) => here,
             None => return Err(StepError::Stale(format!("{vm} has no domain at {from}"))),
@@ -131,7 +132,9 @@ impl Move<'_> {
         }
         ours(self.source, vm, self.uuid).await?;
         if here.job.as_ref().is_some_and(|j| j.kind == JobKind::Other) {
-            return Err(StepError::Stale(format!("something else is done to {vm} at {from}: a save, a backup or a dump")));
+            return Err(StepError::Stale(format!(
+                "something else is done to {vm} at {from}: a save, a backup or a dump"
+            )));
         }
         if there.as_ref().is_some_and(arrives) {
             // No job takes it away from the source, so none brings it there.
@@ -409,7 +412,10 @@ const LASTING: &[(&str, &str)] = &[
     ("Unable to resolve address", "the target's own name must resolve at the source: write `migration: {address: …}`"),
     ("uthentication", "the source's libvirtd may not log in at the target: see `migration: {uri: …}`"),
     ("CPU", "the processors of the two hosts differ: give the VM a model that both have"),
-    (TOO_LONG, "its guest writes faster than the link is: a longer `migration: {timeLimit: …}`, `maxPause`, or `postCopy`"),
+    (
+        TOO_LONG,
+        "its guest writes faster than the link is: a longer `migration: {timeLimit: …}`, `maxPause`, or `postCopy`",
+    ),
 ];
 
 fn stayed(vm: &Name, from: &Name, to: &Name, why: &str) -> StepError {
@@ -428,8 +434,7 @@ mod tests {
     fn nodes_of_a_cut_move_go_from_the_top() {
         let answer = r#"{"return":[{"node-name":"libvirt-1-format"},{"node-name":"migration-vda-storage"},
             {"node-name":"migration-vdc-format"},{"node-name":"migration-vda-format"},{"node-name":"migration-vdc-storage"}]}"#;
-        let names =
-            ["migration-vda-format", "migration-vdc-format", "migration-vda-storage", "migration-vdc-storage"];
+        let names = ["migration-vda-format", "migration-vdc-format", "migration-vda-storage", "migration-vdc-storage"];
         assert_eq!(stale_nodes(answer), names);
         assert!(stale_nodes("{}").is_empty());
     }

@@ -36,6 +36,7 @@ fn leaves(standing: &Standing) -> bool {
 
 /// Whether it was handed over, or should have been: it stands still here, and nothing is done to it any more.
 fn handed_over(standing: &Standing) -> bool {
-    let cause = matches!(standing.pause, Some(PauseCause::Migration | PauseCause::PostCopy | PauseCause::PostCopyFailed));
+    let cause =
+        matches!(standing.pause, Some(PauseCause::Migration | PauseCause::PostCopy | PauseCause::PostCopyFailed));
     standing.power == Power::Paused && cause && !standing.transient && standing.job.is_none() && !standing.silent
 }

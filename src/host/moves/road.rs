@@ -68,7 +68,8 @@ pub(super) async fn lay<'r>(
     target: &'r RealHost,
     how: &MigrateHow,
 ) -> Result<Road<'r>, StepError> {
-    let address = how.address.as_deref().map(|a| if a.contains(':') { format!("tcp://[{a}]") } else { format!("tcp://{a}") });
+    let address =
+        how.address.as_deref().map(|a| if a.contains(':') { format!("tcp://[{a}]") } else { format!("tcp://{a}") });
     let plain = MoveCall { data: address, ..MoveCall::default() };
     match how.transport {
         Transport::Clear => Ok(Road { call: plain, relay: None }),
@@ -103,7 +104,9 @@ async fn tunnel<'r>(source: &'r RealHost, target: &'r RealHost, how: &MigrateHow
         }
         (Some("tls"), true) => Err(StepError::Failed {
             what: format!("libvirt's tunnel to {} carries memory, not disks", target.doc.name),
-            hint: Some("write `transport: tls`, or a `migration: {uri: qemu+ssh://…}`, through which disks go too".to_owned()),
+            hint: Some(
+                "write `transport: tls`, or a `migration: {uri: qemu+ssh://…}`, through which disks go too".to_owned(),
+            ),
             detail: Vec::new(),
         }),
         _ => Err(StepError::Failed {
@@ -135,7 +138,10 @@ impl Relay<'_> {
         let log = self.source.shell.read(&format!("{}/log", self.folder), 4096).await.unwrap_or_default();
         Err(StepError::Failed {
             what: format!("{} does not reach {} by ssh", self.source.doc.name, self.target.doc.name),
-            hint: Some(format!("root there must get in without a question: `ssh {} true`", ssh_words(&how.uri).join(" "))),
+            hint: Some(format!(
+                "root there must get in without a question: `ssh {} true`",
+                ssh_words(&how.uri).join(" ")
+            )),
             detail: String::from_utf8_lossy(&log).lines().map(str::to_owned).collect(),
         })
     }
@@ -172,7 +178,9 @@ pub(super) async fn same_files(source: &RealHost, target: &RealHost) -> Result<(
     let (from, to) = (&source.doc.name, &target.doc.name);
     Err(StepError::Failed {
         what: format!("{folder} is not the same folder at {from} and at {to}, as `shared` says"),
-        hint: Some("is it mounted on both? else take `shared` out of the host's document: disks then travel".to_owned()),
+        hint: Some(
+            "is it mounted on both? else take `shared` out of the host's document: disks then travel".to_owned(),
+        ),
         detail: Vec::new(),
     })
 }
@@ -183,7 +191,10 @@ mod tests {
 
     #[test]
     fn ssh_goes_where_libvirt_goes() {
-        assert_eq!(ssh_words("qemu+ssh://root@h2:2222/system?keyfile=/k&no_tty=1"), ["-p", "2222", "-i", "/k", "--", "root@h2"]);
+        assert_eq!(
+            ssh_words("qemu+ssh://root@h2:2222/system?keyfile=/k&no_tty=1"),
+            ["-p", "2222", "-i", "/k", "--", "root@h2"]
+        );
         assert_eq!(ssh_words("qemu+ssh://h2/system"), ["--", "h2"]);
         assert_eq!(ssh_words("qemu+ssh://root@[fd00::2]/system"), ["--", "root@fd00::2"]);
     }
