@@ -12,7 +12,7 @@ use super::node::{self, Kind};
 use super::repository::Repository;
 use super::sink::{Mark, Sink};
 use super::spec::CloudInitSpec;
-use crate::model::{Group, Host, Name, Network, Origin, Placement, ProbeKind, VmSpec};
+use crate::model::{Group, Host, Name, Network, Origin, ProbeKind, VmSpec};
 
 /// What the checks need of a group beside the group itself.
 pub(crate) struct GroupInfo {
@@ -127,7 +127,7 @@ pub(crate) fn spreading(
     if repo.may_be_lost_kind("Host") || hosts.len() != repo.hosts.len() {
         return;
     }
-    let mut cache: Vec<(&Placement, Vec<&Name>)> = Vec::new();
+    let mut cache: Vec<(&VmSpec, Vec<&Name>)> = Vec::new();
     for (key, group) in groups {
         let Some((info, spec)) = infos.get(key).and_then(|i| Some((i, i.spec.as_ref()?))) else {
             continue;
@@ -135,21 +135,26 @@ pub(crate) fn spreading(
         if group.vms.is_empty() {
             continue;
         }
+        // A device that no host has was reported where it is named.
+        if !spec.devices.values().all(|device| hosts.values().any(|h| h.devices.contains_key(device))) {
+            continue;
+        }
         let at = info.rule.unwrap_or(info.at);
-        let eligible = match cache.iter().position(|(p, _)| **p == spec.placement) {
+        let eligible = match cache.iter().position(|(s, _)| s.placement == spec.placement && s.devices == spec.devices)
+        {
             Some(index) => &cache[index].1,
             None => {
-                cache.push((&spec.placement, eligible(&spec.placement, hosts)));
+                cache.push((spec, eligible(spec, hosts)));
                 &cache[cache.len() - 1].1
             }
         };
         let (vms, can) = (group.vms.len(), eligible.len());
         if can == 0 {
-            let message = format!("no host may run `{key}`: {}", wanted(&spec.placement, levels));
+            let message = format!("no host may run `{key}`: {}", wanted(spec, levels));
             let help = if hosts.is_empty() {
                 "there is no document of `kind: Host`"
             } else {
-                "compare `placement` with the hosts' labels and security levels"
+                "compare `placement` and `devices` with the hosts' labels, security levels and devices"
             };
             sink.report("E0404", at, message).help(help);
             continue;
@@ -212,7 +217,7 @@ fn separation(
             let vms = group.vms.len();
             let by_rule = group.max_per_host.map_or(1, |most| vms.div_ceil(most.max(1) as usize));
             let need = if vms == 0 { 0 } else { by_rule.max(group.min_hosts as usize).max(1) };
-            needs.push((eligible(&spec.placement, hosts), need.min(hosts.len() + 1)));
+            needs.push((eligible(spec, hosts), need.min(hosts.len() + 1)));
         }
         if !can_match(&needs) {
             let at = infos.get(key).and_then(|i| i.rule).unwrap_or_default();
@@ -228,7 +233,7 @@ fn separation(
 }
 
 /// Whether every need gets that many hosts of its own (augmenting paths).
-fn can_match(needs: &[(Vec<&Name>, usize)]) -> bool {
+pub(crate) fn can_match(needs: &[(Vec<&Name>, usize)]) -> bool {
     fn place<'h>(
         slot: usize,
         slots: &[&Vec<&'h Name>],
@@ -255,16 +260,20 @@ fn can_match(needs: &[(Vec<&Name>, usize)]) -> bool {
     (0..slots.len()).all(|slot| place(slot, &slots, &mut taken, &mut BTreeSet::new()))
 }
 
-fn eligible<'h>(placement: &Placement, hosts: &'h BTreeMap<Name, Host>) -> Vec<&'h Name> {
+/// The hosts that may run a VM, however full they are.
+pub(crate) fn eligible<'h>(spec: &VmSpec, hosts: &'h BTreeMap<Name, Host>) -> Vec<&'h Name> {
+    let placement = &spec.placement;
     let fits = |host: &Host| {
         placement.host.as_ref().is_none_or(|pinned| *pinned == host.name)
             && placement.labels.iter().all(|(key, value)| host.labels.get(key) == Some(value))
             && host.security >= placement.security
+            && spec.devices.values().all(|device| host.devices.contains_key(device))
     };
     hosts.values().filter(|host| fits(host)).map(|host| &host.name).collect()
 }
 
-fn wanted(placement: &Placement, levels: &[Name]) -> String {
+fn wanted(spec: &VmSpec, levels: &[Name]) -> String {
+    let placement = &spec.placement;
     let mut parts: Vec<String> =
         placement.labels.iter().map(|(key, value)| format!("label `{key}: {value}`")).collect();
     if let Some(host) = &placement.host {
@@ -274,6 +283,7 @@ fn wanted(placement: &Placement, levels: &[Name]) -> String {
         let level = levels.get(placement.security as usize).map_or("?", Name::as_str);
         parts.push(format!("security level `{level}` or above"));
     }
+    parts.extend(spec.devices.values().map(|device| format!("device `{device}`")));
     if parts.is_empty() { "there is none".into() } else { format!("it wants {}", parts.join(", ")) }
 }
 

@@ -90,9 +90,11 @@ codes! {
     E0417 "adopted twice" "One existing domain becomes one VM, and one VM is one domain."
     E0420 "not a name for a bridge" "Linux takes at most 15 characters for the name of an interface."
     E0421 "a path that is not absolute" "The path is one on the host, where we have no current folder."
+    E0422 "a probe that cannot reach" "A TCP or HTTP probe needs an interface of the VM, on a network on which the host has an address: it is the host that asks."
     E0424 "no shell for a host" "Images, disks and bridges are made by programs on the host: libvirt's connection does not run them. A host that is reached over `qemu+ssh://` gets SSH by itself; for others `shell` says how."
     E0425 "clear text where it is not declared" "Memory and disks of a VM that moves hold everything that the VM holds. They travel encrypted (`tls`, `tunnel`), or in clear text on the one network that the Host document declares for it."
-    E0422 "a probe that cannot reach" "A TCP or HTTP probe needs an interface of the VM, on a network on which the host has an address: it is the host that asks."
+    E0430 "one device under two names" "A device is in one place, and has one name on its host; and a VM has it once. Two of one kind on one host (equal `vendor` and `product`) are told apart by `bus` and `device`."
+    E0431 "more VMs than devices" "A device of a host is in one VM at a time, and more VMs should run with it than there are hosts that have it and may run them. VMs that are `run: stopped` do not count."
     W0501 "a Removal of something described" "What a Removal names ends, although the YAML still describes it. Take the description out too: once the Removal is gone, it would be made again."
 }
 

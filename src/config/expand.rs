@@ -63,6 +63,7 @@ pub(crate) fn expand(
     check::spreading(&out.groups, &infos, hosts, levels, repo, sink);
     check::addresses(repo, networks, &out, &infos, sink);
     check::probes(&infos, networks, sink);
+    super::device::enough(&out, &infos, hosts, repo, sink);
     out
 }
 
@@ -108,6 +109,7 @@ impl<'a> Expander<'a> {
                 level(self.known.levels, security, repo, sink);
             }
         }
+        super::device::references(part, repo, sink);
         self.misplaced(part, place, sink);
         values(part, sink);
     }

@@ -10,6 +10,7 @@
 mod build;
 mod check;
 pub mod codes;
+mod device;
 pub mod diagnostic;
 mod expand;
 pub mod explain;

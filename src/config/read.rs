@@ -336,6 +336,7 @@ fn home(title: &str, key: &str) -> Option<&'static str> {
         "machine",
         "firmware",
         "display",
+        "devices",
         "cloudInit",
         "ready",
         "stop",

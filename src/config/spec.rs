@@ -8,6 +8,7 @@ use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::device::{HostDeviceSpec, VmDeviceSpec};
 use super::host::{FenceSpec, MaintenanceChoice, MigrationSpec, ShellChoice};
 use super::leaf::{Addressing, ApprovalPlacement, ImageName, Int, Milli, Persistence, ServerRole};
 use super::node::{Kind as NodeKind, Node};
@@ -185,6 +186,8 @@ spec! {
         "security" security: Loc<Name>;
         /// `auto` (default): KVM where a probe guest boots with it; `kvm`; `tcg`.
         "acceleration" acceleration: Loc<Acceleration>;
+        /// What it has to give to VMs, by name. Devices of one name on several hosts are equal.
+        "devices" devices: Named<HostDeviceSpec>;
         /// `none` (default); `cordon`: no new VMs; `drain` or `{drain: {others: leave}}`: its VMs move away, too.
         "maintenance" maintenance: MaintenanceChoice;
         /// How VMs move to and from it.
@@ -367,6 +370,8 @@ spec! {
         "onRemove" on_remove: Keep;
         /// Network interfaces by name; the first by name carries the default route and the probes.
         "nics" nics: Named<NicSpec>;
+        /// Devices of its host that it is given, by the name that it calls them: it runs only where they are.
+        "devices" devices: Named<VmDeviceSpec>;
         /// Versioned machine type (default `pc-q35-7.2`).
         "machine" machine: Text;
         /// `bios` (default) or `uefi`.
@@ -401,7 +406,6 @@ spec! {
     }
     later {
         "tpm": "comes with desktop images",
-        "devices": "comes in a later version",
         "video": "comes in a later version",
         "guarantees": "comes in a later version",
         "volumes": "comes with shared data",

@@ -152,6 +152,7 @@ impl Layers<'_> {
             persistent_root: persistence.is_some_and(|p| p.value == Persistence::Persistent),
             disks: disks?,
             nics: nics?,
+            devices: self.devices(&mut o, sink),
             machine: machine.map_or_else(|| MACHINE.into(), |m| m.value.clone()),
             firmware: firmware.map(|f| f.value).unwrap_or_default(),
             display,
@@ -260,6 +261,18 @@ impl Layers<'_> {
             }
         }
         complete.then_some(out)
+    }
+
+    fn devices(&self, o: &mut Origins, sink: &Sink) -> BTreeMap<Name, Name> {
+        let mut out = BTreeMap::new();
+        for (name, said) in self.merged(|p| p.devices.as_ref()) {
+            for (at, _, layer) in &said {
+                o.layers.push((Field::Devices, sink.origin(*at), Arc::clone(layer)));
+            }
+            let device = said.iter().rev().find_map(|(_, d, _)| d.device.as_ref()).map_or(name, |d| &d.value);
+            out.insert(name.clone(), device.clone());
+        }
+        out
     }
 
     fn addresses(&self) -> BTreeMap<Name, Mark> {

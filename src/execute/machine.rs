@@ -81,6 +81,8 @@ struct Busy<'p> {
     moves: BTreeMap<&'p Name, usize>,
     /// Moves that have begun, by the two hosts in order.
     links: BTreeMap<(&'p Name, &'p Name), usize>,
+    /// Hosts of which a device changes hands.
+    handing: BTreeSet<&'p Name>,
     /// VMs between their start and being ready, by host.
     starting: BTreeMap<&'p Name, usize>,
 }
@@ -220,6 +222,9 @@ impl<'p> Machine<'p> {
     fn count(&self, busy: &mut Busy<'p>, action: usize) {
         for host in &self.hosts[action] {
             *busy.actions.entry(host).or_default() += 1;
+            if self.hands_over(action) {
+                busy.handing.insert(host);
+            }
             if self.moves(action) {
                 *busy.moves.entry(host).or_default() += 1;
             }
@@ -232,6 +237,12 @@ impl<'p> Machine<'p> {
     /// Whether it moves a VM.
     fn moves(&self, action: usize) -> bool {
         matches!(self.plan.actions[action].verb, Verb::Migrate | Verb::Move)
+    }
+
+    /// Whether it hands devices of a host over.
+    fn hands_over(&self, action: usize) -> bool {
+        let device = |s: &Step| matches!(s.op, Op::AttachDevice { .. } | Op::DetachDevice { .. });
+        self.plan.actions[action].steps.iter().any(device)
     }
 
     /// The two hosts between which an action moves a VM.
@@ -248,7 +259,10 @@ impl<'p> Machine<'p> {
         let full = |host: &&Name| {
             let begun = |map: &BTreeMap<&Name, usize>| map.get(host).copied().unwrap_or(0);
             let most = self.limits.moves.get(*host).copied().unwrap_or(usize::MAX);
-            begun(&busy.actions) >= self.limits.actions || (moves && begun(&busy.moves) >= most)
+            // Devices change hands one at a time: who has which is then clear at every moment.
+            (self.hands_over(action) && busy.handing.contains(host))
+                || begun(&busy.actions) >= self.limits.actions
+                || (moves && begun(&busy.moves) >= most)
         };
         let on_link = self.link(action).and_then(|link| busy.links.get(&link)).copied().unwrap_or(0);
         !self.hosts[action].iter().any(|host| full(host)) && (!moves || on_link < self.limits.moves_per_link)

@@ -8,7 +8,7 @@ use super::fleet::RealHost;
 use super::libvirt::CallError;
 use super::shell::{Program, succeed};
 use super::xml::{self, Reading, XmlError};
-use super::{accel, bridge, disk, images, moves, power, ready, seed};
+use super::{accel, bridge, device, disk, images, moves, power, ready, seed};
 use crate::execute::{Done, Progress, StepError};
 use crate::model::{Acceleration, Bytes, DiskPhase, Name, Power, Stamp};
 use crate::plan::{DomainSpec, Edit, Op};
@@ -65,6 +65,8 @@ pub(super) async fn perform(
         Op::SetMemory { vm, uuid, memory } => power::set_memory(host, vm, *uuid, *memory, progress).await,
         Op::SetCpus { vm, uuid, cpus } => power::set_cpus(host, vm, *uuid, *cpus, progress).await,
         Op::GrowDisk { vm, uuid, path, size } => grow(host, vm, *uuid, path, *size).await,
+        Op::AttachDevice { vm, uuid, device } => device::attach(host, vm, *uuid, device).await,
+        Op::DetachDevice { vm, uuid, device } => device::detach(host, vm, *uuid, device, progress).await,
         Op::Undefine { vm, uuid, drop_save } => undefine(host, vm, *uuid, *drop_save).await,
         Op::Migrate { vm, uuid, how, .. } => moves::migrate(host, moves::other(peer)?, vm, *uuid, how, progress).await,
         Op::AbortJob { vm, uuid, .. } => moves::abort(host, moves::other(peer)?, vm, *uuid).await,
@@ -159,7 +161,9 @@ async fn edit(host: &RealHost, vm: &Name, uuid: Uuid, edits: &[Edit], stamp: &St
     let mut done = Done::Already;
     if new != old {
         hypervisor.define(new.clone()).await?;
-        let (wanted, found) = (xml::read(&new)?, xml::read(&hypervisor.config_xml(uuid).await?)?);
+        let (mut wanted, found) = (xml::read(&new)?, xml::read(&hypervisor.config_xml(uuid).await?)?);
+        // libvirt adds the ports that new devices need.
+        wanted.shape.ports = found.shape.ports;
         if wanted.shape != found.shape || wanted.stamp != found.stamp {
             return Err(StepError::failed(format!(
                 "libvirt did not keep the new definition of {vm} as it was written"

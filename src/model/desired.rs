@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::device::Device;
 use super::ids::{Address, Name};
 use super::moving::{Fence, HostShell, Layer, Maintenance, Migration, OnUnknown};
 use super::origin::Origin;
@@ -162,6 +163,8 @@ pub struct Host {
     pub security: u32,
     /// Cost of a processor hour, in thousandths of the fleet's currency.
     pub cost_cpu_hour_milli: u64,
+    /// What it has to give to VMs, by name. Devices of one name on several hosts are equal.
+    pub devices: BTreeMap<Name, Device>,
     /// KVM, software emulation, or decide by a probe.
     pub acceleration: Acceleration,
     /// Whether it takes new VMs and keeps those that it has.

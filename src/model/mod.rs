@@ -5,6 +5,7 @@
 
 pub mod demand;
 pub mod desired;
+pub mod device;
 pub mod ids;
 pub mod moving;
 pub mod observed;
@@ -16,6 +17,7 @@ pub mod vm;
 
 pub use demand::*;
 pub use desired::*;
+pub use device::{Device, DeviceAt, PciAddress};
 pub use ids::{Address, Mac, Name, NameError, disk_file_name, domain_name, domain_uuid, nic_mac, tap_name};
 pub use moving::*;
 pub use observed::*;

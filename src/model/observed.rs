@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::desired::{Acceleration, Digest};
+use super::device::DeviceAt;
 use super::ids::{Mac, Name};
 use super::moving::{CpuObs, DiskPhase, Fenced, JobObs, Layer, LinkPast, MoveObs, PauseCause, Tries};
 use super::quantity::{Bytes, Timestamp};
@@ -347,6 +348,48 @@ pub struct Shape {
     pub disks: BTreeMap<String, ShapeDisk>,
     /// Interfaces by MAC.
     pub nics: BTreeMap<Mac, ShapeNic>,
+    /// Devices of the host that it has: ours by name, from the user alias `ua-dev-<name>`; others by what they are, as
+    /// `usb 0529:0001`, which is nobody's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub devices: BTreeMap<String, DeviceAt>,
+    /// Where another device can be plugged in while it runs.
+    #[serde(default, skip_serializing_if = "Ports::is_none")]
+    pub ports: Ports,
+}
+
+/// Where devices can be plugged into a domain that runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ports {
+    /// Whether it has a USB controller.
+    pub usb: bool,
+    /// PCIe root ports with nothing in them.
+    pub pci: u32,
+}
+
+impl Ports {
+    /// Whether there are none.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Shape {
+    /// The devices that we gave it: name and what it is. One that somebody else gave it has no name.
+    pub fn given(&self) -> impl Iterator<Item = (Name, DeviceAt)> + '_ {
+        self.devices.iter().filter_map(|(key, at)| Some((Name::new(key).ok()?, *at)))
+    }
+}
+
+impl VmObs {
+    /// The devices of its host that it holds now: nobody else can have them before it gives them back.
+    pub fn holds(&self) -> impl Iterator<Item = DeviceAt> + '_ {
+        self.live.iter().filter(|_| self.power.is_active()).flat_map(|live| live.devices.values().copied())
+    }
+    /// Whether it has a device of its host, now or at its next start: then it does not move while it runs.
+    pub fn has_devices(&self) -> bool {
+        !self.config.devices.is_empty() || self.holds().next().is_some()
+    }
 }
 
 /// A disk as the domain sees it.

@@ -73,6 +73,8 @@ fields! {
     RootSize = "rootSize",
     /// Network interfaces.
     Nics = "nics",
+    /// Devices of its host that it is given.
+    Devices = "devices",
     /// The versioned machine type.
     Machine = "machine",
     /// BIOS or UEFI.

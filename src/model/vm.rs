@@ -216,6 +216,8 @@ pub struct VmSpec {
     pub disks: BTreeMap<Name, DataDisk>,
     /// Interfaces by name; the first by name carries the default route and the probes.
     pub nics: BTreeMap<Name, Nic>,
+    /// Devices of its host that it is given, by the name that it calls them: the name under which hosts have them.
+    pub devices: BTreeMap<Name, Name>,
     /// Versioned machine type, for example `pc-q35-7.2`.
     pub machine: Arc<str>,
     /// BIOS or UEFI.
@@ -291,6 +293,13 @@ pub struct Vm {
     pub spec: Arc<VmSpec>,
     /// Where the app or member was written.
     pub origin: Origin,
+}
+
+impl Vm {
+    /// Whether it is given devices of its host: then it is at home where they are, and does not move while it runs.
+    pub fn has_devices(&self) -> bool {
+        !self.spec.devices.is_empty()
+    }
 }
 
 /// Like VMs under one rule.

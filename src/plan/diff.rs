@@ -25,6 +25,8 @@ pub(crate) struct Diff {
     pub(crate) after: Vec<Op>,
     /// Effects on data.
     pub(crate) data: Vec<DataEffect>,
+    /// Devices of the host that come or go.
+    pub(crate) devices: Vec<super::devices::Handing>,
     /// The image is another one.
     pub(crate) image: bool,
     /// The stamp must be written again, though nothing else differs.
@@ -65,21 +67,22 @@ pub(crate) fn diff(target: &Target<'_>, obs: &VmObs, host: &Name, world: &World<
     out.hardware();
     out.disks(host, world);
     out.nics();
+    out.devices();
     out.seed();
     out.ours();
     out.waiting();
     out.diff
 }
 
-struct Differ<'t, 'a> {
-    target: &'t Target<'a>,
-    obs: &'t VmObs,
+pub(crate) struct Differ<'t, 'a> {
+    pub(crate) target: &'t Target<'a>,
+    pub(crate) obs: &'t VmObs,
     want: RunState,
-    diff: Diff,
+    pub(crate) diff: Diff,
 }
 
 impl Differ<'_, '_> {
-    fn change(
+    pub(crate) fn change(
         &mut self,
         field: Field,
         path: &str,
@@ -98,7 +101,7 @@ impl Differ<'_, '_> {
 
     /// The change of a field that the running guest has as it is wanted: somebody edited the definition only, and
     /// mending that disturbs nobody.
-    fn has_it_already(&mut self, field: Field, same: impl Fn(&Shape) -> bool) {
+    pub(crate) fn has_it_already(&mut self, field: Field, same: impl Fn(&Shape) -> bool) {
         let Some(live) = self.obs.live.as_ref().filter(|_| self.obs.power.is_active()) else { return };
         if let Some(change) = self.diff.fields.last_mut().filter(|f| f.field == field && same(live)) {
             change.class = Class::None;
@@ -391,6 +394,7 @@ impl Differ<'_, '_> {
         );
         note(Field::Disks, !live.disks.keys().eq(config.disks.keys()));
         note(Field::Nics, !same_nics(live, config));
+        note(Field::Devices, !live.given().map(|(n, _)| n).eq(config.given().map(|(n, _)| n)));
     }
 }
 

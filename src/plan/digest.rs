@@ -40,6 +40,8 @@ struct SpecView<'a> {
     relocatable: Relocatable,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     post_copy: bool,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    devices: &'a BTreeMap<Name, Name>,
 }
 
 /// Digest of what a VM's document asks for, 32 hexadecimal digits. Equal digests in stamp and desired state mean
@@ -75,6 +77,7 @@ pub fn spec_digest(desired: &Desired, vm: &Vm) -> String {
         placement: &spec.placement,
         relocatable: spec.relocatable,
         post_copy: spec.post_copy,
+        devices: &spec.devices,
     };
     of(&view)
 }
@@ -144,6 +147,9 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
                 if let Op::Define { domain, .. } = &step.op {
                     for nic in &domain.nics {
                         let _ = write!(key, "|on {}", nic.bridge);
+                    }
+                    for device in &domain.devices {
+                        let _ = write!(key, "|device {} {}", device.name, device.at);
                     }
                 }
             }

@@ -44,6 +44,8 @@ pub const fn class(field: Field, when: When) -> Class {
         (Field::Memory | Field::Cpus, When::RunningGrowth) => Class::Live,
         // virDomainBlockResize grows a disk under a running guest.
         (Field::DiskSize | Field::RootSize, When::RunningGrowth | When::Running) => Class::Live,
+        // USB and PCIe are made for it, where a port is free.
+        (Field::Devices, When::RunningGrowth) => Class::Live,
         (_, When::RunningGrowth | When::Running) => Class::Staged,
     }
 }
@@ -95,6 +97,10 @@ pub(crate) const fn why_class(field: Field, class: Class) -> &'static str {
         (Field::Memory, Class::Staged | Class::Reboot) => "none is taken from a running guest: it waits for a restart",
         (Field::Cpus, Class::Live) => "processors are plugged in live, without a restart",
         (Field::Cpus, Class::Staged | Class::Reboot) => "none is taken from a running guest: it waits for a restart",
+        (Field::Devices, Class::Live) => "the running guest is given it, or gives it back, without a restart",
+        (Field::Devices, Class::Staged | Class::Reboot) => {
+            "no port of the running guest is free for it: it waits for a restart"
+        }
         (Field::DiskSize | Field::RootSize, Class::Live) => "the disk grows under the running guest",
         (Field::Protect | Field::Ready | Field::DependsOn | Field::Placement | Field::Autostart, _) => why(field),
         (_, Class::None) => "it is stopped: nobody notices",
@@ -113,6 +119,9 @@ pub const fn why(field: Field) -> &'static str {
         Field::Memory => "the balloon grows up to `maxMemory`; memory is not taken from a running guest",
         Field::DiskSize | Field::RootSize => "disks grow under a running guest and are never shrunk",
         Field::Disks => "a disk comes or goes with the definition that QEMU starts with",
+        Field::Devices => {
+            "a device is plugged in while a VM runs, where it has a USB controller or a free PCIe port; taking it away needs none"
+        }
         Field::Nics => "interfaces and planned addresses are read at start",
         Field::Machine | Field::Firmware | Field::Display | Field::Acceleration => {
             "virtual hardware is fixed when QEMU starts"

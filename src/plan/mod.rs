@@ -13,6 +13,7 @@
 
 mod absent;
 pub mod check;
+mod devices;
 mod diff;
 pub mod digest;
 mod draft;
@@ -38,7 +39,7 @@ use std::collections::BTreeMap;
 pub use digest::{effect_key, spec_digest};
 pub use place::{HostScore, Verdict};
 pub use steps::{
-    DiskFrom, DomainDisk, DomainNic, DomainSpec, Edit, KernelBoot, MigrateHow, NewDisk, Op, Seed, SeedNic, Step,
+    DiskFrom, DomainDevice, DomainDisk, DomainNic, DomainSpec, Edit, KernelBoot, MigrateHow, NewDisk, Op, Seed, SeedNic, Step,
 };
 pub use summary::RISKS;
 pub use types::*;
@@ -107,6 +108,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
     }
     let mut limits = draft.limits();
     draft.settle_in();
+    draft.devices_taken();
     let missing: Vec<_> = draft.wanted.values().filter(|vm| !draft.world.vms.contains_key(&vm.name)).copied().collect();
     for vm in missing {
         draft.absent(vm);
@@ -119,6 +121,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
     draft.wait_when_store_lost();
     draft.start_order();
     draft.one_by_one();
+    draft.hand_over();
     // First: it may add actions, which stand on something too.
     draft.make_room();
     draft.foundations();

@@ -27,6 +27,10 @@ impl Need {
     pub(crate) fn of(vm: &Vm, run: RunState) -> Self {
         Self::sized(vm.spec.cpus, vm.spec.memory, run)
     }
+    /// Whether it is that of a VM which runs.
+    pub(crate) const fn runs(self) -> bool {
+        self.cpus > 0
+    }
     /// The same for given sizes.
     pub(crate) fn sized(cpus: u32, memory: Bytes, run: RunState) -> Self {
         match run {
@@ -81,6 +85,8 @@ pub(crate) struct Placer<'a> {
     dearest: u64,
     /// How many VMs of a group each host has.
     groups: BTreeMap<Arc<str>, BTreeMap<usize, u32>>,
+    /// Who has which device of which host.
+    given: BTreeMap<(usize, Name), String>,
     /// Groups that may not meet, both ways.
     apart: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
     /// The VM whose scores are wanted, and what was found.
@@ -98,6 +104,7 @@ impl<'a> Placer<'a> {
             weights: [memory, cpu, slots, cost].map(milli),
             dearest: desired.hosts.values().map(|h| h.cost_cpu_hour_milli).max().unwrap_or(0).max(1),
             groups: BTreeMap::new(),
+            given: BTreeMap::new(),
             apart: BTreeMap::new(),
             trace: trace.map(|vm| (vm, Vec::new())),
         };
@@ -128,6 +135,13 @@ impl<'a> Placer<'a> {
     pub(crate) fn occupy(&mut self, host: &Name, group: &Arc<str>, need: Need) {
         let Some(&number) = self.index.get(host) else { return };
         self.put(number, group, need);
+    }
+
+    /// Notes that a device of a host is given: to `vm/NAME`, or to somebody else.
+    pub(crate) fn give(&mut self, host: &Name, device: &Name, who: String) {
+        if let Some(&number) = self.index.get(host) {
+            self.given.insert((number, device.clone()), who);
+        }
     }
 
     /// Counts more of a VM that is there already.
@@ -207,6 +221,10 @@ impl<'a> Placer<'a> {
                 row.chosen = row.host == *name;
             }
         }
+        if need.runs() {
+            let devices = vm.spec.devices.values();
+            self.given.extend(devices.map(|device| ((number, device.clone()), format!("vm/{}", vm.name))));
+        }
         self.put(number, &vm.group, need);
         Ok(name)
     }
@@ -252,6 +270,16 @@ impl<'a> Placer<'a> {
         }
         if host.security < rule.security {
             return Some("its security level is too low".to_owned());
+        }
+        for device in vm.spec.devices.values() {
+            if !host.devices.contains_key(device) {
+                return Some(format!("has no device {device}"));
+            }
+            // One that does not run has none.
+            let holder = self.given.get(&(number, device.clone())).filter(|_| need.runs());
+            if let Some(holder) = holder.filter(|who| who.strip_prefix("vm/") != Some(vm.name.as_str())) {
+                return Some(format!("{device} is given to {holder}"));
+            }
         }
         let free = room.free();
         if need.slots > free.slots {

@@ -1,5 +1,6 @@
 //! VMs that exist and should: what is different, and what power they should have.
 
+use super::devices::missing;
 use super::diff::{Diff, diff};
 use super::draft::{Draft, Footprint, action, need_now, on, reason};
 use super::place::Need;
@@ -110,6 +111,13 @@ impl<'a> Draft<'a> {
             Turn::Nothing if diff.class() <= Class::Staged => (Verb::Stage, Class::Staged, Downtime::None),
             Turn::Nothing => (Verb::Update, diff.class().max(Class::Live), Downtime::None),
         };
+        let now = obs.power.is_active() && !reboot_now && matches!(turn, Turn::Nothing | Turn::Resume);
+        let hands = diff.hands(now, &vm.name, obs);
+        if !hands.is_empty() && turn == Turn::Nothing && diff.fields.is_empty() && diff.edits.is_empty() {
+            let attach = self.hand(&target, obs, hands, field_cause, None);
+            attach.into_iter().for_each(|act| self.push(act, []));
+            return;
+        }
         let why = self.why(vm, obs, turn, restart, waits, by_hand, applied, &diff);
         let mut act = action(&vm.name, verb, cause, why, class, downtime);
         act.from = Some(host.clone());
@@ -154,11 +162,14 @@ impl<'a> Draft<'a> {
                 unblock: format!("bring the file back, or end the VM by a Removal of vm/{}", vm.name),
             });
         }
+        act.blocked.extend(device_block(vm, host_doc, obs, turn));
         let disturbs = matches!(verb, Verb::Stop | Verb::Suspend | Verb::Reboot);
         if disturbs && obs.stamp.protect == Protection::All {
             act.blocked.push(protected(obs));
         }
+        let attach = self.hand(&target, obs, hands, field_cause, Some(&mut act));
         self.push(act, [Footprint { host, before, after }]);
+        attach.into_iter().for_each(|act| self.push(act, []));
     }
 
     /// A running guest reads a new address at its next start. Until then it has the old one, and so say its stamp, its
@@ -187,6 +198,9 @@ impl<'a> Draft<'a> {
         let Some(doc) = self.input.desired.hosts.get(host) else { return };
         let wrong = match &rule.host {
             Some(pin) if pin != host => Some(format!("it is on {host}, {pin} is pinned")),
+            _ if missing(vm, doc).is_some() => {
+                missing(vm, doc).map(|device| format!("it is on {host}, which has no device {device}"))
+            }
             _ if doc.security < rule.security => Some(format!("it is on {host}, whose security level is too low")),
             _ => rule
                 .labels
@@ -581,11 +595,30 @@ impl<'a> Draft<'a> {
 }
 
 /// Values to keep make sense for drift only.
-fn keep_only_drift(mut fields: Vec<FieldChange>, cause: Cause) -> Vec<FieldChange> {
+pub(crate) fn keep_only_drift(mut fields: Vec<FieldChange>, cause: Cause) -> Vec<FieldChange> {
     if cause != Cause::Drift {
         fields.iter_mut().for_each(|f| f.keep = None);
     }
     fields
+}
+
+/// What devices stand in the way of a turn.
+fn device_block(vm: &Vm, host: &crate::model::Host, obs: &VmObs, turn: Turn) -> Option<Block> {
+    let missing = missing(vm, host).filter(|_| matches!(turn, Turn::Start | Turn::Resume));
+    if let Some(device) = missing {
+        return Some(Block {
+            by: BlockedBy::MissingCapacity,
+            text: format!("host/{} has no device {device}", host.name),
+            unblock: format!("write it under `devices` of host/{}, or take it out of vm/{}", host.name, vm.name),
+        });
+    }
+    // libvirt: "domain has assigned non-USB host devices" (qemuMigrationSrcIsAllowed).
+    let pci = obs.holds().find(|at| !at.is_usb()).filter(|_| turn == Turn::Suspend)?;
+    Some(Block {
+        by: BlockedBy::Policy,
+        text: format!("it has {pci}, whose state cannot be saved"),
+        unblock: "stop it instead".to_owned(),
+    })
 }
 
 fn root_reset_effect(ops: &[Op]) -> Option<DataEffect> {

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::model::{
-    Acceleration, Bytes, CloneMethod, Digest, DiskStamp, Display, Firmware, ImageFile, ImageFormat, Mac, Name,
-    PlacementRecord, Probe, Span, Stamp, StopPolicy, Timestamp, Transport,
+    Acceleration, Bytes, CloneMethod, DeviceAt, Digest, DiskStamp, Display, Firmware, ImageFile, ImageFormat, Mac,
+    Name, PlacementRecord, Probe, Span, Stamp, StopPolicy, Timestamp, Transport,
 };
 
 /// One step on one host.
@@ -204,6 +204,26 @@ pub enum Op {
         path: String,
         /// New size.
         size: Bytes,
+    },
+    /// Plugs a device of the host into a domain that runs (`virDomainAttachDeviceFlags`), and writes it into its definition.
+    /// Done when the live XML shows it. Fails while another domain has it.
+    AttachDevice {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// Which.
+        device: DomainDevice,
+    },
+    /// Takes a device of the host away from a domain that runs (`virDomainDetachDeviceFlags`), and out of its definition.
+    /// Done when the live XML does not show it any more: the guest has given it back.
+    DetachDevice {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// Which.
+        device: DomainDevice,
     },
     /// Moves a running domain to another host, peer to peer (`virDomainMigrateToURI3`). On the source. Done when the
     /// domain runs at the target and not here. A job that runs already is waited for, not begun again. After an error the
@@ -431,6 +451,9 @@ pub struct DomainSpec {
     pub disks: Vec<DomainDisk>,
     /// Interfaces by name.
     pub nics: Vec<DomainNic>,
+    /// Devices of its host, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DomainDevice>,
     /// File that the serial console writes to (`<slots folder>/<fleet>.<vm>.console`).
     pub console: String,
 }
@@ -476,6 +499,19 @@ pub struct DomainNic {
     pub bridge: String,
     /// The tap's name.
     pub tap: String,
+}
+
+/// A device of the host in a domain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DomainDevice {
+    /// How the VM calls it: the user alias is `ua-dev-<name>`.
+    pub name: Name,
+    /// Under which name its host has it; `None` for one that no document names any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<Name>,
+    /// How it is found on the host.
+    pub at: DeviceAt,
 }
 
 /// One edit of a domain's inactive XML.
@@ -530,6 +566,10 @@ pub enum Edit {
         /// The tap's name.
         tap: String,
     },
+    /// A device of the host more; with a USB controller for it where the domain has none.
+    AddDevice(DomainDevice),
+    /// A device of the host less, by the name that the VM calls it.
+    RemoveDevice(Name),
     /// libvirt's autostart flag (`virDomainSetAutostart`).
     Autostart(bool),
 }
@@ -573,6 +613,8 @@ impl Op {
             Self::SetCpus { cpus, .. } => format!("set processors to {cpus}"),
             Self::GrowDisk { size, .. } => format!("grow disk to {size}"),
             Self::Undefine { .. } => "undefine".to_owned(),
+            Self::AttachDevice { device, .. } => format!("attach {} ({})", device.name, device.at),
+            Self::DetachDevice { device, .. } => format!("detach {} ({})", device.name, device.at),
             Self::Migrate { to, .. } => format!("migrate to {to}"),
             Self::AbortJob { .. } => "give up the move".to_owned(),
             Self::CopyDisk { from, stamp, .. } => format!("copy disk {} from {from}", stamp.disk),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
 use super::digest;
-use super::steps::{DiskFrom, DomainDisk, DomainNic, DomainSpec, KernelBoot, NewDisk, Op, Seed, SeedNic};
+use super::steps::{DiskFrom, DomainDevice, DomainDisk, DomainNic, DomainSpec, KernelBoot, NewDisk, Op, Seed, SeedNic};
 use super::types::{DataEffect, DiskFate};
 use super::world::{Disk, HostView, World};
 use crate::model::{
@@ -190,6 +190,12 @@ pub(crate) fn build<'a>(
         let path = data_path(desired, world, host, vm, incarnation, name);
         disks.push(domain_disk(name.as_str(), path, number));
     }
+    // One that the host has no document for is not there to be given: who starts the VM looks for that.
+    let given = spec.devices.iter().filter_map(|(name, device)| {
+        let at = host.devices.get(device)?.at;
+        Some(DomainDevice { name: name.clone(), device: Some(device.clone()), at })
+    });
+    let devices = given.collect();
     let domain = DomainSpec {
         vm: vm.name.clone(),
         domain: existing.map_or_else(|| domain_name(fleet, &vm.name), |e| e.domain.clone()),
@@ -205,6 +211,7 @@ pub(crate) fn build<'a>(
         kernel,
         disks,
         nics: domain_nics,
+        devices,
         console: format!("{}/{}.console", host.slots_dir, domain_name(fleet, &vm.name)),
     };
     let moves = world.records.get(&vm.name).map_or(0, |r| r.moves);

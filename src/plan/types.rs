@@ -140,6 +140,10 @@ pub enum Verb {
     Stage,
     /// A VM is stopped, changed and started.
     Reboot,
+    /// A running VM gives devices of its host back.
+    Detach,
+    /// A running VM is given devices of its host.
+    Attach,
     /// A VM's root disk is made anew.
     Recreate,
     /// A VM is started.
@@ -186,6 +190,8 @@ impl Verb {
             Self::Update => "update",
             Self::Stage => "stage",
             Self::Reboot => "reboot",
+            Self::Detach => "detach",
+            Self::Attach => "attach",
             Self::Recreate => "recreate",
             Self::Start => "start",
             Self::Resume => "resume",

@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use super::device;
 use super::guard::Use;
 use super::world::{SimDisk, SimDomain, SimHost, World};
 use crate::execute::{Done, StepError};
@@ -74,6 +75,8 @@ impl World {
             Op::SetMemory { vm, uuid, memory } => self.set_memory(step, vm, *uuid, *memory),
             Op::SetCpus { vm, uuid, cpus } => self.set_cpus(step, vm, *uuid, *cpus),
             Op::GrowDisk { path, size, .. } => grow_disk(self.host(&step.host)?, path, *size),
+            Op::AttachDevice { vm, uuid, device } => self.attach(step, vm, *uuid, device),
+            Op::DetachDevice { vm, uuid, device } => self.detach(step, vm, *uuid, device),
             Op::Undefine { vm, uuid, drop_save } => self.undefine(step, vm, *uuid, *drop_save),
             Op::Migrate { vm, uuid, to, how } => self.migrate(step, vm, *uuid, to, how),
             Op::AbortJob { vm, uuid, .. } => self.abort_job(step, vm, *uuid),
@@ -257,7 +260,7 @@ impl World {
         }
         let resumed = there.saved.take();
         let shape = resumed.clone().unwrap_or_else(|| there.config.clone());
-        if let Err(missing) = bootable(host, &shape) {
+        if let Err(missing) = bootable(host, uuid, &shape) {
             domain(host, uuid)?.saved = resumed;
             return Err(missing);
         }
@@ -478,7 +481,10 @@ fn define(host: &mut SimHost, spec: &DomainSpec, stamp: &Stamp) -> Outcome {
 }
 
 /// What must be there before QEMU can start.
-pub(super) fn bootable(host: &SimHost, shape: &Shape) -> Result<(), StepError> {
+pub(super) fn bootable(host: &SimHost, uuid: Uuid, shape: &Shape) -> Result<(), StepError> {
+    if let Some((other, at)) = device::taken(host, uuid, shape.devices.values().copied()) {
+        return Err(StepError::failed(format!("cannot start: {at} is in use by {other}")));
+    }
     let missing = |what: &str| Err(StepError::failed(format!("cannot start: {what} is not there")));
     for disk in shape.disks.values() {
         let Some(file) = host.disks.get(&disk.path) else { return missing(&disk.path) };
@@ -511,6 +517,8 @@ fn shape_of(spec: &DomainSpec, host: Acceleration) -> Shape {
         command_line: None,
         disks: spec.disks.iter().map(|d| (d.name.clone(), shape_disk(d))).collect(),
         nics: spec.nics.iter().map(|n| (n.mac, shape_nic(n))).collect(),
+        devices: spec.devices.iter().map(|d| (d.name.to_string(), d.at)).collect(),
+        ports: device::ports(&spec.devices),
     };
     set_kernel(&mut shape, spec.kernel.as_ref());
     shape
@@ -563,6 +571,8 @@ fn apply_edit(domain: &mut SimDomain, edit: &Edit, host: Acceleration) -> Result
             Some(nic) => (nic.bridge, nic.tap) = (bridge.clone(), Some(tap.clone())),
             None => return stale(format!("interface {mac} is not there")),
         },
+        Edit::AddDevice(device) => device::add(shape, device)?,
+        Edit::RemoveDevice(name) => drop(shape.devices.remove(name.as_str())),
         Edit::Autostart(on) => domain.autostart = *on,
     }
     Ok(())

@@ -52,7 +52,7 @@ impl Fault {
 }
 
 /// Every operation's name, for suggestions.
-pub(super) const OPS: [&str; 32] = [
+pub(super) const OPS: [&str; 34] = [
     "PutImage",
     "DropImage",
     "MakeBridge",
@@ -74,6 +74,8 @@ pub(super) const OPS: [&str; 32] = [
     "SetMemory",
     "SetCpus",
     "GrowDisk",
+    "AttachDevice",
+    "DetachDevice",
     "Undefine",
     "Migrate",
     "AbortJob",
@@ -111,6 +113,8 @@ pub(super) fn op_and_subject(op: &Op) -> (&'static str, String) {
         Op::SetMemory { vm, .. } => ("SetMemory", vm.to_string()),
         Op::SetCpus { vm, .. } => ("SetCpus", vm.to_string()),
         Op::GrowDisk { vm, .. } => ("GrowDisk", vm.to_string()),
+        Op::AttachDevice { vm, .. } => ("AttachDevice", vm.to_string()),
+        Op::DetachDevice { vm, .. } => ("DetachDevice", vm.to_string()),
         Op::Undefine { vm, .. } => ("Undefine", vm.to_string()),
         Op::Migrate { vm, .. } => ("Migrate", vm.to_string()),
         Op::AbortJob { vm, .. } => ("AbortJob", vm.to_string()),

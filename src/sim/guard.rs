@@ -1,6 +1,6 @@
 //! Promises that hold at every step, whoever asked: the world notes each one that is broken.
 //!
-//! At most one place; no disk open twice; nothing created over something; what is not ours is not touched; capacity;
+//! At most one place; no disk open twice, no device given twice; nothing created over something; what is not ours is not touched; capacity;
 //! no data lost and no guest stopped that the plan did not name.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -168,6 +168,7 @@ impl World {
         let mut broken = Vec::new();
         if let Some(host) = self.hosts.get(&step.host) {
             broken.extend(disks_open_twice(host));
+            broken.extend(super::device::open_twice(host));
             broken.extend(self.over_capacity(&step.host, host, before));
         }
         broken.extend(self.running_twice());
@@ -336,6 +337,8 @@ pub(super) fn domain_of(op: &Op) -> Option<Uuid> {
         | Op::SetMemory { uuid, .. }
         | Op::SetCpus { uuid, .. }
         | Op::GrowDisk { uuid, .. }
+        | Op::AttachDevice { uuid, .. }
+        | Op::DetachDevice { uuid, .. }
         | Op::Migrate { uuid, .. }
         | Op::AbortJob { uuid, .. }
         | Op::DropRemnant { uuid, .. }

@@ -40,6 +40,8 @@ pub enum Event {
     Autostart(Name, bool),
     /// A disk file of a VM is lost: VM and disk.
     LoseDisk(Name, String),
+    /// Somebody takes a device of the host away from a VM: VM and the name that it calls it.
+    TakeDevice(Name, Name),
     /// A domain that is not ours appears and runs: libvirt name, host, memory.
     Foreign(String, Name, Bytes),
     /// A bridge that is not ours appears.
@@ -134,6 +136,7 @@ impl World {
             Event::DefineCpus(vm, cpus) => self.vm(vm)?.config.cpus = *cpus,
             Event::Autostart(vm, on) => self.vm(vm)?.autostart = *on,
             Event::LoseDisk(vm, disk) => self.lose_disk(vm, disk)?,
+            Event::TakeDevice(vm, device) => self.take_device(vm, device)?,
             Event::Foreign(name, host, memory) => {
                 let uuid = Uuid::new_v5(&Uuid::NAMESPACE_DNS, format!("{name}.{host}").as_bytes());
                 let path = format!("/var/lib/libvirt/images/{name}.qcow2");
@@ -274,5 +277,7 @@ fn plain(memory: Bytes, path: &str) -> Shape {
         command_line: None,
         disks: std::collections::BTreeMap::from([("vda".to_owned(), disk)]),
         nics: std::collections::BTreeMap::new(),
+        devices: std::collections::BTreeMap::new(),
+        ports: crate::model::Ports::default(),
     }
 }

@@ -11,6 +11,7 @@
 //! ```
 
 mod change;
+mod device;
 mod faults;
 mod fleet;
 mod guard;

@@ -113,7 +113,11 @@ impl World {
         if let Some(cpu) = self.hosts.get(&step.host).map(|h| &h.cpu).filter(|c| **c != target.cpu) {
             return Err(StepError::failed(format!("the processors of {to} are {}, not {cpu}", target.cpu)));
         }
-        bootable(target, live)?;
+        // qemuMigrationSrcIsAllowed: what has a device of its host stays with it.
+        if let Some(at) = live.devices.values().next() {
+            return Err(StepError::failed(format!("cannot migrate: the domain has {at} of its host")));
+        }
+        bootable(target, uuid, live)?;
         let from = self.hosts.get(&step.host);
         let backing = |host: Option<&SimHost>, path: &str| host.and_then(|h| h.disks.get(path)?.backing.clone());
         let mut wrong = None;

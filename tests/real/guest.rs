@@ -82,6 +82,7 @@ impl Guest<'_> {
                 bridge: World::bridge(),
                 tap: tap_name(&name("t"), &self.vm, &name("lan")),
             }],
+            devices: Vec::new(),
             console: self.world.path(&format!("slots/t.{}.console", self.vm)),
         }
     }

@@ -62,6 +62,7 @@ impl World {
             slots_dir: at("slots").into(),
             security: 0,
             cost_cpu_hour_milli: 0,
+            devices: BTreeMap::new(),
             acceleration: Acceleration::Auto,
             shell: stablehand::model::HostShell::Local,
             shared: None,
@@ -224,6 +225,7 @@ impl World {
                 bridge: Self::bridge(),
                 tap: format!("{}t", Self::bridge()),
             }],
+            devices: Vec::new(),
             console: self.path("slots/t.a.console"),
         }
     }
@@ -249,6 +251,8 @@ fn shape_of(spec: &DomainSpec) -> Shape {
         command_line: None,
         disks: spec.disks.iter().map(disk).collect(),
         nics: spec.nics.iter().map(nic).collect(),
+        devices: BTreeMap::new(),
+        ports: Ports::default(),
     }
 }
 

@@ -101,6 +101,7 @@ pub fn spin(host: &str, vm: &str) -> Vec<Step> {
             readonly: false,
         }],
         nics: Vec::new(),
+        devices: Vec::new(),
         console: String::new(),
     };
     let record = PlacementRecord { host: name(host), from: None, moves: 0, incarnation: 1, addresses: BTreeMap::new() };

@@ -114,6 +114,42 @@ impl Hypervisor {
         .await
     }
 
+    /// The live XML of every domain that runs.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn active_xml(&self) -> Result<Vec<String>, CallError> {
+        self.call("read all running domains", CALL, |connect| {
+            let all = connect.list_all_domains(sys::VIR_CONNECT_LIST_DOMAINS_ACTIVE)?;
+            // A domain that ends between list and question has nothing any more.
+            Ok(all.iter().filter_map(|d| d.xml_desc(0).ok()).collect())
+        })
+        .await
+    }
+
+    /// `virDomainAttachDeviceFlags` on the running domain alone.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn attach(&self, uuid: Uuid, element: String) -> Result<(), CallError> {
+        self.on("attach the device", CALL, uuid, move |_, d| {
+            d.attach_device_flags(&element, sys::VIR_DOMAIN_AFFECT_LIVE)
+        })
+        .await
+    }
+
+    /// `virDomainDetachDeviceFlags` on the running domain alone. It comes back after the guest's answer, or after 5 s
+    /// without one.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn detach(&self, uuid: Uuid, element: String) -> Result<(), CallError> {
+        self.on("detach the device", CALL, uuid, move |_, d| {
+            d.detach_device_flags(&element, sys::VIR_DOMAIN_AFFECT_LIVE)
+        })
+        .await
+    }
+
     /// `virDomainDefineXMLFlags` with validation against libvirt's schema.
     ///
     /// # Errors

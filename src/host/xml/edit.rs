@@ -5,10 +5,10 @@ use std::ops::Range;
 
 use roxmltree::Node;
 
-use super::read::{XmlError, child, children, mac_of, named_disks, parse, stamp_node};
+use super::read::{XmlError, child, children, hostdevs, mac_of, named_disks, parse, stamp_node};
 use super::{escape, escape_text, write};
 use crate::model::{Acceleration, Firmware, Mac, Stamp};
-use crate::plan::{DomainDisk, DomainNic, Edit, KernelBoot};
+use crate::plan::{DomainDevice, DomainDisk, DomainNic, Edit, KernelBoot};
 
 /// Applies edits in their order. Applying them to their own result changes nothing.
 /// [`Edit::Autostart`] is no part of the XML and is passed over.
@@ -95,6 +95,13 @@ fn one(xml: &str, edit: &Edit) -> Result<String, XmlError> {
             Ok(())
         }
         Edit::NicBridge { mac, bridge, tap } => nic_bridge(root, out, *mac, bridge, tap),
+        Edit::AddDevice(device) => add_device(root, out, device),
+        Edit::RemoveDevice(name) => {
+            for (_, _, node) in hostdevs(root).into_iter().filter(|(n, ..)| *n == Some(name.as_str())) {
+                out.remove(node);
+            }
+            Ok(())
+        }
         Edit::Autostart(_) => Ok(()),
     })
 }
@@ -236,6 +243,25 @@ fn add_nic(root: Node<'_, '_>, out: &mut Splices<'_>, nic: &DomainNic) -> Result
         Some(last) => out.after(last, &write::nic(nic)),
         None => out.append(devices, &write::nic(nic)),
     }
+    Ok(())
+}
+
+fn add_device(root: Node<'_, '_>, out: &mut Splices<'_>, device: &DomainDevice) -> Result<(), XmlError> {
+    let devices = required(root, "devices")?;
+    if let Some((_, at, _)) = hostdevs(root).into_iter().find(|(n, ..)| *n == Some(device.name.as_str())) {
+        if device.at.fits(at) {
+            return Ok(());
+        }
+        return Err(XmlError::Refused(format!("the domain has another device `{}`: {at}", device.name)));
+    }
+    // Our domains begin without USB; where no controller is named, libvirt adds one of its own choice.
+    let none = |c: &Node<'_, '_>| c.attribute("type") == Some("usb") && c.attribute("model") == Some("none");
+    if device.at.is_usb()
+        && let Some(controller) = children(devices, "controller").find(none)
+    {
+        out.replace(controller.range(), write::USB.to_owned());
+    }
+    out.append(devices, &write::device(device));
     Ok(())
 }
 

@@ -15,7 +15,7 @@ mod tests;
 pub use edit::{apply, restamp, unstamp};
 pub use link::links;
 pub use read::{Reading, XmlError, disk_format, read, sources};
-pub use write::{domain, stamp_content, stamp_element};
+pub use write::{device, domain, stamp_content, stamp_element};
 
 /// Namespace of our stamp in a domain's `<metadata>`.
 pub const STAMP_NS: &str = "https://stablehand.dev/xmlns/stamp/1";
@@ -28,6 +28,9 @@ pub const DISK_ALIAS: &str = "ua-disk-";
 
 /// User aliases of interfaces.
 pub const NIC_ALIAS: &str = "ua-nic-";
+
+/// User aliases of devices of the host.
+pub const DEVICE_ALIAS: &str = "ua-dev-";
 
 /// Escapes a text for the content of an element.
 pub(crate) fn escape_text(text: &str) -> String {

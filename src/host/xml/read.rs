@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use roxmltree::{Document, Node};
 use uuid::Uuid;
 
-use super::{DISK_ALIAS, STAMP_NS};
-use crate::model::{Acceleration, Bytes, Display, Firmware, Mac, Shape, ShapeDisk, ShapeNic, Stamp};
+use super::{DEVICE_ALIAS, DISK_ALIAS, STAMP_NS};
+use crate::model::{
+    Acceleration, Bytes, DeviceAt, Display, Firmware, Mac, PciAddress, Ports, Shape, ShapeDisk, ShapeNic, Stamp,
+};
 
 /// What one XML says of a domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,7 +163,74 @@ fn shape(root: Node<'_, '_>) -> Result<Shape, XmlError> {
         command_line: element("cmdline"),
         disks,
         nics,
+        devices: devices(root),
+        ports: ports(root),
     })
+}
+
+/// Devices of the host that the domain has: ours by name, others by what they are.
+fn devices(root: Node<'_, '_>) -> BTreeMap<String, DeviceAt> {
+    let mut out = BTreeMap::new();
+    for (alias, at, _) in hostdevs(root) {
+        out.insert(alias.map_or_else(|| at.to_string(), str::to_owned), at);
+    }
+    out
+}
+
+/// Every `<hostdev>` of USB and PCI: our name for it, and what it is.
+pub(super) fn hostdevs<'a, 'i>(root: Node<'a, 'i>) -> Vec<(Option<&'a str>, DeviceAt, Node<'a, 'i>)> {
+    let Some(devices) = child(root, "devices") else { return Vec::new() };
+    let mut out = Vec::new();
+    for node in devices.children().filter(|n| is(*n, "hostdev")) {
+        let Some(source) = child(node, "source") else { continue };
+        let at = match node.attribute("type") {
+            Some("usb") => usb(source),
+            Some("pci") => pci(source),
+            _ => None,
+        };
+        let alias = child(node, "alias").and_then(|a| a.attribute("name")?.strip_prefix(DEVICE_ALIAS));
+        out.extend(at.map(|at| (alias, at, node)));
+    }
+    out
+}
+
+fn usb(source: Node<'_, '_>) -> Option<DeviceAt> {
+    let id = |name| number(child(source, name)?.attribute("id")?);
+    let address = child(source, "address");
+    let part = |name| number(address?.attribute(name)?);
+    let (id, place) = (id("vendor").zip(id("product")), part("bus").zip(part("device")));
+    (id.is_some() || place.is_some()).then_some(DeviceAt::Usb { id, place })
+}
+
+fn pci(source: Node<'_, '_>) -> Option<DeviceAt> {
+    let address = child(source, "address")?;
+    let part = |name| address.attribute(name).and_then(number);
+    let small = |name| part(name).and_then(|n| u8::try_from(n).ok());
+    let (domain, bus) = (part("domain").unwrap_or(0), small("bus")?);
+    Some(DeviceAt::Pci(PciAddress { domain, bus, slot: small("slot")?, function: small("function")? }))
+}
+
+/// `0x0529`, or a decimal number.
+fn number(text: &str) -> Option<u16> {
+    match text.strip_prefix("0x") {
+        Some(hex) => u16::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    }
+}
+
+/// Where devices can be plugged in while it runs: a USB controller, and PCIe root ports whose bus no device is on.
+fn ports(root: Node<'_, '_>) -> Ports {
+    let Some(devices) = child(root, "devices") else { return Ports::default() };
+    let controllers = |kind| children(devices, "controller").filter(move |c| c.attribute("type") == Some(kind));
+    let usb = controllers("usb").any(|c| c.attribute("model") != Some("none"));
+    let address = |n: Node<'_, '_>| {
+        let address = child(n, "address").filter(|a| a.attribute("type") == Some("pci"))?;
+        number(address.attribute("bus")?)
+    };
+    let taken: Vec<u16> = devices.children().filter(Node::is_element).filter_map(address).collect();
+    let root_ports = controllers("pci").filter(|c| c.attribute("model") == Some("pcie-root-port"));
+    let free = root_ports.filter_map(|c| number(c.attribute("index")?)).filter(|bus| !taken.contains(bus)).count();
+    Ports { usb, pci: u32::try_from(free).unwrap_or(u32::MAX) }
 }
 
 fn display(root: Node<'_, '_>) -> Option<Display> {

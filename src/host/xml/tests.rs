@@ -6,10 +6,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{
-    Acceleration, Bytes, Digest, Display, Firmware, ImageFormat, Mac, Name, NicStamp, Protection, Shape, ShapeDisk,
-    ShapeNic, Span, Stamp, StopPolicy,
+    Acceleration, Bytes, DeviceAt, Digest, Display, Firmware, ImageFormat, Mac, Name, NicStamp, Ports, Protection,
+    Shape, ShapeDisk, ShapeNic, Span, Stamp, StopPolicy,
 };
-use crate::plan::{DomainDisk, DomainNic, DomainSpec, Edit, KernelBoot};
+use crate::plan::{DomainDevice, DomainDisk, DomainNic, DomainSpec, Edit, KernelBoot};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -72,6 +72,7 @@ fn spec() -> DomainSpec {
             disk("data", "vdc", ImageFormat::Qcow2),
         ],
         nics: vec![nic("lan", 1)],
+        devices: Vec::new(),
         console: "/slots/shop.web-1.console".to_owned(),
     }
 }
@@ -94,6 +95,8 @@ fn shape_of(spec: &DomainSpec) -> Shape {
         command_line: kernel.map(|k| k.command_line.clone()),
         disks: spec.disks.iter().map(|d| (d.name.clone(), disk(d))).collect(),
         nics: spec.nics.iter().map(|n| (n.mac, nic(n))).collect(),
+        devices: BTreeMap::new(),
+        ports: Ports::default(),
     }
 }
 
@@ -186,6 +189,56 @@ fn what_cannot_be_edited_is_said() {
     assert!(read("<domain/>").is_err());
 }
 
+fn dongle(name_of_it: &str, place: Option<(u16, u16)>) -> DomainDevice {
+    DomainDevice { name: name(name_of_it), device: None, at: DeviceAt::Usb { id: Some((0x0529, 1)), place } }
+}
+
+fn gpu() -> DomainDevice {
+    let at = DeviceAt::Pci("0000:65:1f.7".parse().unwrap());
+    DomainDevice { name: name("gpu"), device: Some(name("card")), at }
+}
+
+#[test]
+fn devices_of_the_host_read_back_and_bring_their_controller() {
+    let spec = DomainSpec { devices: vec![dongle("licence", None), gpu()], ..spec() };
+    let text = domain(&spec, &stamp(), None);
+    let shape = read(&text).unwrap().shape;
+    let wanted = [("gpu", gpu().at), ("licence", dongle("x", None).at)];
+    assert_eq!(shape.devices, wanted.map(|(n, at)| (n.to_owned(), at)).into());
+    assert!(shape.ports.usb && text.contains("qemu-xhci") && !text.contains("model='none'/>\n    <serial"));
+}
+
+#[test]
+fn the_first_usb_device_brings_a_controller_and_leaves_it() {
+    let bare = domain(&spec(), &stamp(), None);
+    assert!(!read(&bare).unwrap().shape.ports.usb);
+    let add = [Edit::AddDevice(dongle("licence", Some((1, 4)))), Edit::AddDevice(gpu())];
+    let with = apply(&bare, &add).unwrap();
+    assert_eq!(apply(&with, &add).unwrap(), with, "doing it twice does no harm");
+    let shape = read(&with).unwrap().shape;
+    assert!(shape.ports.usb && shape.devices.len() == 2, "{with}");
+    assert_eq!(shape.devices["licence"].to_string(), "usb 0529:0001 1-4");
+    let other = apply(&with, &[Edit::AddDevice(dongle("licence", Some((1, 5))))]);
+    assert!(other.unwrap_err().to_string().contains("another device `licence`"));
+    let without = apply(&with, &[Edit::RemoveDevice(name("licence")), Edit::RemoveDevice(name("gpu"))]).unwrap();
+    let shape = read(&without).unwrap().shape;
+    assert!(shape.ports.usb && shape.devices.is_empty());
+}
+
+#[test]
+fn a_root_port_with_nothing_in_it_is_free() {
+    let port = |index: u8| {
+        format!(
+            "<controller type='pci' index='{index}' model='pcie-root-port'>\
+             <address type='pci' domain='0x0000' bus='0x00' slot='0x02' function='0x{index}'/></controller>"
+        )
+    };
+    let taken = "<rng model='virtio'><address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/></rng>";
+    let text =
+        domain(&spec(), &stamp(), None).replace("</devices>", &format!("{}{}{taken}</devices>", port(1), port(2)));
+    assert_eq!(read(&text).unwrap().shape.ports, Ports { usb: false, pci: 1 });
+}
+
 fn any_text() -> impl Strategy<Value = String> {
     "[ -~äß<>&'\"]{0,20}"
 }
@@ -209,6 +262,8 @@ fn any_edit() -> impl Strategy<Value = Edit> {
         Just(Edit::RemoveDisk("sda".to_owned())),
         any_text().prop_map(|path| Edit::DiskPath { name: "vda".to_owned(), path }),
         Just(Edit::AddNic(nic("wan", 9))),
+        Just(Edit::AddDevice(gpu())),
+        Just(Edit::RemoveDevice(name("gpu"))),
         Just(Edit::RemoveNic(mac(9))),
         Just(Edit::NicBridge { mac: Mac([0x52, 0x54, 0, 1, 2, 3]), bridge: "b&".to_owned(), tap: "t".to_owned() }),
     ]

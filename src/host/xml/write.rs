@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use super::{DISK_ALIAS, NIC_ALIAS, STAMP_NS, STAMP_PREFIX, escape, escape_text};
-use crate::model::{Acceleration, Firmware, ImageFormat, Stamp};
-use crate::plan::{DomainDisk, DomainNic, DomainSpec};
+use super::{DEVICE_ALIAS, DISK_ALIAS, NIC_ALIAS, STAMP_NS, STAMP_PREFIX, escape, escape_text};
+use crate::model::{Acceleration, DeviceAt, Firmware, ImageFormat, Stamp};
+use crate::plan::{DomainDevice, DomainDisk, DomainNic, DomainSpec};
 
 /// The `<sh:stamp>` element: the stamp as JSON text.
 pub fn stamp_element(stamp: &Stamp) -> String {
@@ -71,12 +71,16 @@ pub fn domain(spec: &DomainSpec, stamp: &Stamp, agent: Option<&str>) -> String {
     for n in &spec.nics {
         let _ = writeln!(x, "    {}", nic(n));
     }
-    // No USB and no sound: nothing of them is wanted, and each costs a guest without KVM start-up time.
+    for d in &spec.devices {
+        let _ = writeln!(x, "    {}", device(d));
+    }
+    // No USB but for VMs that are given a device there, and no sound: nothing of them is wanted, and each costs a guest
+    // without KVM start-up time.
     // The screen is a UNIX socket, so that no host opens a TCP port; VGA because a kernel without a
     // graphics driver shows its text console there.
     let _ = write!(
         x,
-        "    <controller type='usb' model='none'/>
+        "    {usb}
     <serial type='file'>
       <source path='{console}' append='on'/>
       <target type='isa-serial' port='0'/>
@@ -106,6 +110,7 @@ pub fn domain(spec: &DomainSpec, stamp: &Stamp, agent: Option<&str>) -> String {
   </devices>
 </domain>
 ",
+        usb = if spec.devices.iter().any(|d| d.at.is_usb()) { USB } else { "<controller type='usb' model='none'/>" },
         console = escape(&spec.console),
         agent = agent.map(|path| format!("\n      <source mode='bind' path='{}'/>", escape(path))).unwrap_or_default(),
         width = spec.display.width,
@@ -157,6 +162,38 @@ pub(super) fn disk(d: &DomainDisk) -> String {
         readonly = if d.readonly { "<readonly/>" } else { "" },
         serial = escape(&serial),
         name = escape(&d.name),
+    )
+}
+
+/// The USB controller of a VM that is given USB devices: USB 1 to 3, with 15 ports (the most that QEMU's `qemu-xhci` has).
+pub(super) const USB: &str = "<controller type='usb' model='qemu-xhci' ports='15'/>";
+
+/// A `<hostdev>` of ours. `managed`: libvirt takes a PCI device from the host's driver, and gives it back.
+pub fn device(d: &DomainDevice) -> String {
+    let mut source = String::new();
+    let kind = match d.at {
+        DeviceAt::Usb { id, place } => {
+            if let Some((vendor, product)) = id {
+                let _ = write!(source, "<vendor id='0x{vendor:04x}'/><product id='0x{product:04x}'/>");
+            }
+            if let Some((bus, device)) = place {
+                let _ = write!(source, "<address bus='{bus}' device='{device}'/>");
+            }
+            "usb"
+        }
+        DeviceAt::Pci(at) => {
+            let _ = write!(
+                source,
+                "<address domain='0x{:04x}' bus='0x{:02x}' slot='0x{:02x}' function='0x{:x}'/>",
+                at.domain, at.bus, at.slot, at.function
+            );
+            "pci"
+        }
+    };
+    format!(
+        "<hostdev mode='subsystem' type='{kind}' managed='yes'><source>{source}</source>\
+         <alias name='{DEVICE_ALIAS}{}'/></hostdev>",
+        d.name
     )
 }
 

@@ -125,9 +125,10 @@ pub enum Show {
 }
 
 /// First words of statements, for suggestions.
-const VERBS: [&str; 39] = [
+const VERBS: [&str; 40] = [
     "heal",
     "swap",
+    "take",
     "fence",
     "drain",
     "restore",
@@ -262,6 +263,7 @@ fn event(words: &[&str]) -> Result<Option<Event>, String> {
         ["define", "vm", vm, "cpus", cpus] => Event::DefineCpus(name(vm)?, number(cpus)?),
         ["set", "vm", vm, "autostart", on @ ("on" | "off")] => Event::Autostart(name(vm)?, *on == "on"),
         ["lose", "disk", disk, "of", vm] => Event::LoseDisk(name(vm)?, (*disk).to_owned()),
+        ["take", "device", device, "from", vm] => Event::TakeDevice(name(vm)?, name(device)?),
         ["foreign", "vm", domain, "memory", memory, "on", host] => {
             Event::Foreign((*domain).to_owned(), name(host)?, quantity(memory)?)
         }

@@ -44,7 +44,9 @@ fn host_lines(host: &SimHost) -> Vec<String> {
 
 fn size(shape: &Shape) -> String {
     let disks: Vec<&str> = shape.disks.keys().map(String::as_str).collect();
-    format!("{} cpus, {}, disks {}", shape.cpus, shape.memory, disks.join(" "))
+    let devices: Vec<&str> = shape.devices.keys().map(String::as_str).collect();
+    let devices = if devices.is_empty() { String::new() } else { format!(", devices {}", devices.join(" ")) };
+    format!("{} cpus, {}, disks {}{devices}", shape.cpus, shape.memory, disks.join(" "))
 }
 
 fn vm_lines(host: &SimHost) -> Vec<String> {
