@@ -247,6 +247,7 @@ impl<'l> Guest<'l> {
                 bridge: "br0".to_owned(),
                 tap: tap_name(&name("t"), &self.vm, &name("lan")),
             }],
+            devices: Vec::new(),
             console: format!("/var/lib/stablehand/slots/t.{}.console", self.vm),
         }
     }
