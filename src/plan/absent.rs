@@ -93,7 +93,7 @@ impl<'a> Draft<'a> {
                 }
                 Some(HostView::Lost | HostView::Known(_) | HostView::Assumed) => {}
             }
-        } else if let Some(host) = self.world.dark.first() {
+        } else if let Some(host) = self.world.dark.first().filter(|_| !self.may_surge(&vm.name)) {
             return dark(host, fault(host));
         } else if let (true, Some(host)) = (has_data, self.world.lost) {
             return Whereabouts::Dark(Block {

@@ -35,6 +35,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) actions: Vec<Action>,
     /// What each action changes, by the action's number: one footprint a host, so a move has two.
     pub(crate) footprints: BTreeMap<usize, Vec<Footprint<'a>>>,
+    /// VMs that stand in for others, and why.
+    pub(crate) standing_in: BTreeMap<Name, String>,
     pub(crate) notes: Vec<Note>,
     pub(crate) risks: Vec<Risk>,
     /// VMs with an action.
@@ -58,6 +60,7 @@ impl<'a> Draft<'a> {
             wanted,
             actions: Vec::new(),
             footprints: BTreeMap::new(),
+            standing_in: BTreeMap::new(),
             notes: Vec::new(),
             risks: Vec::new(),
             touched: BTreeSet::new(),

@@ -30,6 +30,7 @@ mod room;
 mod sequence;
 pub mod steps;
 mod summary;
+mod surge;
 mod target;
 pub mod types;
 mod world;
@@ -91,8 +92,12 @@ pub fn why(input: &PlanInput<'_>, vm: &Name) -> Vec<HostScore> {
 }
 
 fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>) {
+    let surge = surge::surge(input.desired, input.observed);
+    let desired: &Desired = &surge.desired;
+    let input = &PlanInput { desired, ..*input };
     let mut draft = Draft::new(input, trace);
-    let desired = input.desired;
+    draft.standing_in.clone_from(&surge.extra);
+    draft.notes.extend(surge.notes.iter().cloned());
     let whole_fleet_goes = desired.removals.iter().any(|r| matches!(r.target, Address::Fleet(_)));
     let empty = desired.vms.is_empty() && !whole_fleet_goes;
     let seen: Vec<_> = draft.world.vms.iter().map(|(name, places)| (*name, places.clone())).collect();
@@ -118,6 +123,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
     draft.orphans();
     draft.stale_records();
     draft.fences();
+    draft.tell_surge();
     draft.wait_when_store_lost();
     draft.start_order();
     draft.one_by_one();
@@ -171,7 +177,7 @@ fn ages(input: &PlanInput<'_>) -> BTreeMap<Name, Option<u64>> {
 fn attribute(plan: &mut Plan, before: &Plan, base: &Desired, input: &PlanInput<'_>) {
     let old: BTreeMap<&ActionId, &Action> = before.actions.iter().map(|a| (&a.id, a)).collect();
     for act in &mut plan.actions {
-        if matches!(act.cause, Cause::Demand | Cause::Expiry) {
+        if matches!(act.cause, Cause::Demand | Cause::Expiry) || act.reason.code == "surge" {
             continue;
         }
         let same = |o: &&&Action| effect_key(o, true) == effect_key(act, true);
