@@ -76,6 +76,8 @@ pub(crate) enum Verb {
     Watch(Watch),
     /// Show every VM and service as it is now
     Status(Status),
+    /// Show how busy hosts and VMs are, or were
+    Top(Top),
     /// List what the fleet describes: hosts, images, networks, services, modules or vms
     Get(Get),
     /// Show all that is known of one VM, host, image, network, service or module
@@ -205,6 +207,16 @@ pub(crate) struct Status {
     /// Recorded state instead of asking the hosts
     #[arg(long, value_name = "live|DIR", default_value = "live")]
     pub(crate) observed: String,
+}
+
+/// `top`
+#[derive(Debug, Args)]
+pub(crate) struct Top {
+    /// host/NAME or vm/NAME: how busy it was, as a running watch has seen [default: all of them, now]
+    pub(crate) address: Option<crate::model::Address>,
+    /// How far to look back, up to 24h: every 15 s for the last hour, means of 5 min before
+    #[arg(long, value_name = "TIME", default_value = "1h", requires = "address")]
+    pub(crate) last: crate::model::Span,
 }
 
 /// `get`

@@ -28,7 +28,7 @@ use console::Console;
 use context::{Context, Surroundings};
 use failure::{Exit, Failure, Outcome};
 use verbs::hand::Asked;
-use verbs::{apply, cases, doctor, drain, files, hand, look, plan, texts};
+use verbs::{apply, cases, doctor, drain, files, hand, look, plan, texts, top};
 
 /// Runs the program with this process's arguments and streams.
 pub fn main() -> ExitCode {
@@ -124,7 +124,7 @@ fn asks_hosts(verb: &Verb) -> bool {
         Verb::Describe(a) | Verb::Why(a) => a.observed == "live",
         Verb::Drain(_) | Verb::Restore(_) => true,
         Verb::Apply(_) | Verb::Start(_) | Verb::Stop(_) | Verb::Suspend(_) | Verb::Restart(_) => true,
-        Verb::Console(_) | Verb::Observe(_) | Verb::Export(_) | Verb::Adopt(_) => true,
+        Verb::Console(_) | Verb::Observe(_) | Verb::Export(_) | Verb::Adopt(_) | Verb::Top(_) => true,
         _ => false,
     }
 }
@@ -152,6 +152,7 @@ async fn dispatch(context: Context, verb: Verb) -> Outcome {
         Verb::Apply(a) => apply::apply(c, &a).await,
         Verb::Watch(a) => watch::watch(context, &a).await,
         Verb::Status(a) => look::status(c, &a).await,
+        Verb::Top(a) => top::top(c, &a).await,
         Verb::Get(a) => look::get(c, &a),
         Verb::Describe(a) => look::describe(c, &a).await,
         Verb::Why(a) => plan::why(c, &a).await,

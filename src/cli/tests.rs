@@ -100,6 +100,7 @@ async fn a_watch_runs_the_verbs_of_others_and_asks_them() {
         world: Arc::new(SimFleet::new(world)),
         place: Place::Folder(folder.join("fleet")),
         fleet: desired.fleet.name.clone(),
+        history: std::sync::Mutex::default(),
         acting: tokio::sync::Mutex::new(()),
         running: std::sync::Mutex::new(None),
     });

@@ -1,12 +1,13 @@
 //! `watch`: the loop's work, and what it shares with the verbs that it runs for others.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 use crate::execute::StopFlag;
 use crate::model::Name;
+use crate::model::stats::{self, History};
 use crate::observe::Boxed;
 use crate::reconcile::{self, Approval, Passed};
 use crate::render;
@@ -33,6 +34,8 @@ pub(crate) struct Inside {
     pub(crate) place: Place,
     /// The fleet's name.
     pub(crate) fleet: Name,
+    /// How busy hosts and VMs were in the last hour.
+    pub(crate) history: Mutex<History>,
     /// Whoever acts holds this: a pass, or a verb of a client.
     pub(crate) acting: tokio::sync::Mutex<()>,
     /// Stops the pass that runs.
@@ -40,6 +43,11 @@ pub(crate) struct Inside {
 }
 
 impl Inside {
+    /// The statistics, for as long as it takes to look.
+    pub(crate) fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Stops the pass that runs, between its steps: somebody gives up what it does.
     pub(crate) fn give_up(&self) {
         if let Some(stop) = self.running.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
@@ -86,6 +94,7 @@ pub(crate) async fn watch(mut context: Context, args: &args::Watch) -> Outcome {
         world,
         place: context.place(None),
         fleet: name.clone(),
+        history: Mutex::default(),
         acting: tokio::sync::Mutex::new(()),
         running: Mutex::new(None),
     });
@@ -100,11 +109,34 @@ pub(crate) async fn watch(mut context: Context, args: &args::Watch) -> Outcome {
     ));
     let serving = tokio::spawn(forward::serve(server, inside, context.around.clone()));
     let work = Arc::new(Watching { context, good: Mutex::new(Arc::new(first)), said: Mutex::new(String::new()) });
+    let counting = tokio::spawn(keep_statistics(work.clone()));
     let result = run(work, followed, rhythm).await;
+    counting.abort();
     serving.abort();
     // Waited for, so that the socket's file is gone when the process is.
     let _ = serving.await;
     result.map(|()| Exit::Ok).map_err(|e| Failure::caused("the watch ended", &e))
+}
+
+/// Reads the counters of all hosts every [`stats::EVERY`] seconds. A store that cannot keep their means is said by those
+/// that keep more important things in it.
+async fn keep_statistics(work: Arc<Watching>) {
+    let mut times = tokio::time::interval(std::time::Duration::from_secs(stats::EVERY));
+    times.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        times.tick().await;
+        let Some(inside) = &work.context.inside else { return };
+        let read = inside.world.statistics(&work.good().desired).await;
+        let now = Context::now();
+        let means = inside.history().add(now, read);
+        if !means.is_empty() {
+            let (keeper, means) = (inside.clone(), means);
+            let kept = tokio::task::spawn_blocking(move || keeper.store.keep_means(&means, now)).await;
+            if let Ok(Err(error)) = kept {
+                tracing::warn!("statistics are not kept: {error}");
+            }
+        }
+    }
 }
 
 /// Ancestors of a bad commit that are tried for a good one.

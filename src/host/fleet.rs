@@ -5,13 +5,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
+use futures_util::stream;
+use uuid::Uuid;
 
 use super::disk::Folders;
 use super::libvirt::{Hypervisor, Opener};
 use super::shell::Shell;
 use super::{act, fence, lock, shell, survey};
 use crate::execute::{Actuator, Done, LockError, Progress, StepError};
+use crate::model::stats::HostCounters;
 use crate::model::{Desired, Fault, Host, LockHolder, Name, Observation, Observed, StoreState, Timestamp};
 use crate::observe::{Boxed, Look, Observer};
 use crate::plan::{Op, Step};
@@ -41,7 +45,12 @@ pub(super) struct RealHost {
     lock: Mutex<Option<lock::Held>>,
     /// What it is, as last found out.
     pub(super) facts: tokio::sync::Mutex<Option<super::facts::Kept>>,
+    /// The fleet's domains as last seen here.
+    names: Mutex<BTreeMap<Uuid, Name>>,
 }
+
+/// Hosts whose counters are read at once: each takes a thread while it is asked.
+const HOSTS_AT_ONCE: usize = 64;
 
 impl RealFleet {
     /// The hosts of `desired`. Nothing is opened yet.
@@ -103,6 +112,7 @@ impl RealFleet {
             fetching: tokio::sync::Mutex::new(()),
             lock: Mutex::new(None),
             facts: tokio::sync::Mutex::new(None),
+            names: Mutex::default(),
         }
     }
 
@@ -149,6 +159,21 @@ impl Observer for RealFleet {
                 observed.hosts.insert(host.doc.name.clone(), answer);
             }
             observed
+        })
+    }
+
+    fn statistics<'a>(&'a self, desired: &'a Desired) -> Boxed<'a, BTreeMap<Name, HostCounters>> {
+        Box::pin(async move {
+            let asked: Vec<Arc<RealHost>> = desired.hosts.keys().filter_map(|name| self.host(name)).collect();
+            let readings = asked.into_iter().map(|host| async move {
+                let (mut counters, domains) = host.hypervisor.counters().await.ok()?;
+                let names = host.names();
+                counters.vms = domains.into_iter().filter_map(|(u, c)| Some((names.get(&u)?.clone(), c))).collect();
+                drop(names);
+                Some((host.doc.name.clone(), counters))
+            });
+            let readings: Vec<_> = stream::iter(readings).buffer_unordered(HOSTS_AT_ONCE).collect().await;
+            readings.into_iter().flatten().collect()
         })
     }
 
@@ -224,6 +249,10 @@ impl Actuator for RealFleet {
 impl RealHost {
     fn lock_slot(&self) -> MutexGuard<'_, Option<lock::Held>> {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// The fleet's domains as last seen here.
+    pub(super) fn names(&self) -> MutexGuard<'_, BTreeMap<Uuid, Name>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// Whether this process has the controller's lock.
     pub(super) fn is_locked(&self) -> bool {

@@ -31,6 +31,7 @@ pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> R
     }
     let (mut vms, unmanaged) = sort_domains(host, &survey.domains);
     name_jobs(host, &mut vms).await;
+    *host.names() = vms.iter().map(|(name, vm)| (vm.uuid, name.clone())).collect();
     if look.probe {
         probe_all(host, &mut vms).await;
     }

@@ -13,6 +13,7 @@ pub mod origin;
 pub mod quantity;
 pub mod schema;
 pub mod snapshot;
+pub mod stats;
 pub mod vm;
 
 pub use demand::*;

@@ -3,9 +3,11 @@
 //! *Takes* a question about hosts. *Gives* [`Observed`], which never fails as a whole:
 //! what could not be learnt is recorded in it as Unknown. *Never* changes anything.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 
+use crate::model::stats::HostCounters;
 use crate::model::{Desired, Name, Observed};
 
 /// A boxed future, as the world's traits return them.
@@ -25,6 +27,13 @@ pub trait Observer: Send + Sync {
     /// Domains, disks and bridges of the fleet are recognised by their stamps, also those whose YAML is gone.
     /// Never fails: a host that does not answer is [`Observation::Unknown`](crate::model::Observation::Unknown).
     fn observe<'a>(&'a self, desired: &'a Desired, look: Look) -> Boxed<'a, Observed>;
+
+    /// Reads the counters of every host that answers and of the fleet's VMs that run there, in parallel, with one bulk call a
+    /// host. VMs are known from the last [`Self::observe`]. By default nobody counts.
+    fn statistics<'a>(&'a self, desired: &'a Desired) -> Boxed<'a, BTreeMap<Name, HostCounters>> {
+        let _ = desired;
+        Box::pin(std::future::ready(BTreeMap::new()))
+    }
 
     /// Ends when something has happened on a host since the last time it ended: a VM began, ended or moved, or the
     /// connection to a host was lost. A hint that carries nothing; who is told looks again. By default never.

@@ -40,7 +40,8 @@ use std::collections::BTreeMap;
 pub use digest::{effect_key, spec_digest};
 pub use place::{HostScore, Verdict};
 pub use steps::{
-    DiskFrom, DomainDevice, DomainDisk, DomainNic, DomainSpec, Edit, KernelBoot, MigrateHow, NewDisk, Op, Seed, SeedNic, Step,
+    DiskFrom, DomainDevice, DomainDisk, DomainNic, DomainSpec, Edit, KernelBoot, MigrateHow, NewDisk, Op, Seed,
+    SeedNic, Step,
 };
 pub use summary::RISKS;
 pub use types::*;

@@ -7,6 +7,7 @@
 
 mod journal;
 mod schema;
+mod stats;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

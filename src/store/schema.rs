@@ -33,6 +33,13 @@ CREATE TABLE event (
     "
 CREATE TABLE host_demand (host TEXT PRIMARY KEY, kind TEXT NOT NULL, who TEXT NOT NULL, at INTEGER NOT NULL) STRICT;
 ",
+    // By time first: means come in its order and leave in it.
+    "
+CREATE TABLE stat (
+    at INTEGER NOT NULL, subject TEXT NOT NULL, cpu INTEGER NOT NULL, memory INTEGER NOT NULL, disk_read INTEGER NOT NULL,
+    disk_written INTEGER NOT NULL, net_received INTEGER NOT NULL, net_sent INTEGER NOT NULL, PRIMARY KEY (at, subject)
+) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// The version that this program writes.

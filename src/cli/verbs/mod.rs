@@ -9,3 +9,4 @@ pub(crate) mod hand;
 pub(crate) mod look;
 pub(crate) mod plan;
 pub(crate) mod texts;
+pub(crate) mod top;

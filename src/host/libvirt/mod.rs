@@ -4,6 +4,7 @@
 //! error that libvirt gave, or in [`CallError::TimedOut`], which means *outcome unknown*. *Never* decides what to change.
 
 mod capabilities;
+mod counters;
 mod domain;
 mod embed;
 mod migrate;
@@ -11,7 +12,7 @@ mod raw;
 mod reach;
 mod survey;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -129,6 +130,8 @@ pub struct Hypervisor {
 
     /// Places for questions that only a QEMU can answer, and may not.
     asking: Arc<Semaphore>,
+    /// Whether a reading of counters is under way.
+    counting: Arc<AtomicBool>,
 }
 
 /// The connection, if it is open, and when another try may be made if it is not.
@@ -173,6 +176,7 @@ impl Hypervisor {
             stirred: Arc::new(|| ()),
             opened: AtomicU64::new(0),
             asking: Arc::new(Semaphore::new(ASKING)),
+            counting: Arc::default(),
         }
     }
 

@@ -20,6 +20,9 @@ use virt_sys as sys;
 /// The whole numbers of one domain's statistics, by name (`state.state`, `balloon.current`, `vcpu.current`).
 pub(super) type Numbers = BTreeMap<String, u64>;
 
+/// The name under which a domain's id is among its numbers: another one each time it is started.
+pub(super) const RUN: &str = "domain.id";
+
 /// One `virConnectGetAllDomainStats` for every domain of a connection, not waiting for domains that are busy
 /// (`VIR_CONNECT_GET_ALL_DOMAINS_STATS_NOWAIT`). Numbers that are negative or not whole are left out.
 ///
@@ -46,12 +49,63 @@ pub(super) fn all_domain_stats(connect: &Connect, groups: u32) -> Result<BTreeMa
         // SAFETY: the record's domain is alive until the list is freed, and `bytes` has the VIR_UUID_BUFLEN (16) bytes
         // that virDomainGetUUID writes.
         if unsafe { sys::virDomainGetUUID(record.dom, bytes.as_mut_ptr()) } == 0 {
-            out.insert(Uuid::from_bytes(bytes), numbers(record.params, record.nparams));
+            let mut numbers = numbers(record.params, record.nparams);
+            // SAFETY: as above. It is part of the record, and -1 for a domain that does not run.
+            if let Ok(id) = u64::try_from(unsafe { sys::virDomainGetID(record.dom) }.cast_signed()) {
+                numbers.insert(RUN.to_owned(), id);
+            }
+            out.insert(Uuid::from_bytes(bytes), numbers);
         }
     }
     // SAFETY: `records` is the list that virConnectGetAllDomainStats allocated; nothing borrows from it any more.
     unsafe { sys::virDomainStatsRecordListFree(records) };
     Ok(out)
+}
+
+/// Processor times of a host in nanoseconds by name, `kernel`, `user`, `idle`, `iowait` (`virNodeGetCPUStats`, all
+/// processors together), and its memory in KiB, `total`, `free`, `buffers`, `cached` (`virNodeGetMemoryStats`, all cells).
+/// A driver that does not know them gives none.
+pub(super) fn node_stats(connect: &Connect) -> (Numbers, Numbers) {
+    let (mut cpu, mut memory) = (Numbers::new(), Numbers::new());
+    let mut count: c_int = 0;
+    // SAFETY: with no place for results, libvirt says how many there are.
+    let asked = unsafe {
+        let all = sys::VIR_NODE_CPU_STATS_ALL_CPUS;
+        sys::virNodeGetCPUStats(connect.as_ptr(), all, std::ptr::null_mut(), &raw mut count, 0)
+    };
+    if let (0, Ok(room)) = (asked, usize::try_from(count)) {
+        // SAFETY: the structure is of plain numbers and characters, for which zeroes are a value.
+        let mut stats: Vec<sys::virNodeCPUStats> = vec![unsafe { std::mem::zeroed() }; room];
+        // SAFETY: `stats` has room for the `count` results that libvirt asked for.
+        let done = unsafe {
+            let all = sys::VIR_NODE_CPU_STATS_ALL_CPUS;
+            sys::virNodeGetCPUStats(connect.as_ptr(), all, stats.as_mut_ptr(), &raw mut count, 0)
+        };
+        // SAFETY: `field` is a C string of at most VIR_NODE_CPU_STATS_FIELD_LENGTH (80) bytes with its end.
+        let name =
+            |s: &sys::virNodeCPUStats| unsafe { CStr::from_ptr(s.field.as_ptr()) }.to_string_lossy().into_owned();
+        cpu.extend(stats.iter().filter(|_| done == 0).map(|s| (name(s), s.value)));
+    }
+    count = 0;
+    // SAFETY: as above.
+    let asked = unsafe {
+        let all = sys::VIR_NODE_MEMORY_STATS_ALL_CELLS;
+        sys::virNodeGetMemoryStats(connect.as_ptr(), all, std::ptr::null_mut(), &raw mut count, 0)
+    };
+    if let (0, Ok(room)) = (asked, usize::try_from(count)) {
+        // SAFETY: as above.
+        let mut stats: Vec<sys::virNodeMemoryStats> = vec![unsafe { std::mem::zeroed() }; room];
+        // SAFETY: as above.
+        let done = unsafe {
+            let all = sys::VIR_NODE_MEMORY_STATS_ALL_CELLS;
+            sys::virNodeGetMemoryStats(connect.as_ptr(), all, stats.as_mut_ptr(), &raw mut count, 0)
+        };
+        // SAFETY: as above (VIR_NODE_MEMORY_STATS_FIELD_LENGTH is 80).
+        let name =
+            |s: &sys::virNodeMemoryStats| unsafe { CStr::from_ptr(s.field.as_ptr()) }.to_string_lossy().into_owned();
+        memory.extend(stats.iter().filter(|_| done == 0).map(|s| (name(s), s.value)));
+    }
+    (cpu, memory)
 }
 
 /// Sends libvirt's own log (an embedded driver writes warnings to stderr) to nowhere, unless somebody has said where it
