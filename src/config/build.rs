@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::container;
 use super::expand;
 use super::host::hosts;
 use super::leaf::{Addressing, ApprovalPlacement};
@@ -12,8 +13,8 @@ use super::sink::{Mark, Sink};
 use super::spec::{BootChoice, FileSpec, FleetSpec, ImageSpec, NetworkSpec, WeightsSpec};
 use super::vm::RETAIN;
 use crate::model::{
-    Address, Adoption, Boot, CloneMethod, Desired, Field, Fleet, HostLost, Identity, Image, ImageFile, Limits, Name,
-    Network, NetworkMode, OnRemove, Pause, Removal, RemovalData, Share, Snapshot, Source, Weights,
+    Address, Adoption, Boot, CloneMethod, Desired, Field, Fleet, HostLost, Identity, Image, ImageFile, ImageFormat,
+    Limits, Name, Network, NetworkMode, OnRemove, Pause, Removal, RemovalData, Share, Snapshot, Source, Weights,
 };
 
 /// Everything a repository means; `None` when there is no fleet at all. Whoever calls looks at the sink: with
@@ -131,8 +132,9 @@ pub(crate) fn level(levels: &[Name], name: &Loc<Name>, repo: &Repository, sink: 
 fn image(doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
     let spec = &doc.spec;
     let source = spec.source.as_ref().and_then(|s| source(s.at, s.path.as_ref(), s.url.as_ref(), s.flawed, sink));
+    let format = spec.format.as_ref().map(|f| f.value);
     let boot = match &spec.boot {
-        None | Some(BootChoice::Disk) => Some(Boot::Disk),
+        None | Some(BootChoice::Disk(_) | BootChoice::Init(_)) => Some(Boot::Disk),
         Some(BootChoice::Kernel(boot)) => {
             let kernel = boot.kernel.as_ref().and_then(|file| image_file(file, sink));
             let initrd = boot.initrd.as_ref().map(|file| image_file(file, sink));
@@ -144,13 +146,22 @@ fn image(doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
             }
         }
     };
+    let identity = spec.identity.as_ref().map_or(Identity::CloudInit, |i| i.value);
+    let clone = spec.clone.as_ref().map_or(CloneMethod::Overlay, |c| c.value);
+    let (boot, identity, clone) = match format? {
+        ImageFormat::Rootfs => container::archive(doc, sink),
+        ImageFormat::Qcow2 | ImageFormat::Raw => {
+            container::disk_image(doc, sink);
+            (boot?, identity, clone)
+        }
+    };
     Some(Image {
         name: doc.name.value.clone(),
         disk: ImageFile { source: source?, digest: spec.digest.as_ref()?.value.clone() },
-        format: spec.format.as_ref()?.value,
-        boot: boot?,
-        identity: spec.identity.as_ref().map_or(Identity::CloudInit, |i| i.value),
-        clone: spec.clone.as_ref().map_or(CloneMethod::Overlay, |c| c.value),
+        format: format?,
+        boot,
+        identity,
+        clone,
         origin: sink.origin(doc.name.at),
     })
 }

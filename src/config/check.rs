@@ -12,7 +12,7 @@ use super::node::{self, Kind};
 use super::repository::Repository;
 use super::sink::{Mark, Sink};
 use super::spec::CloudInitSpec;
-use crate::model::{Group, Host, Name, Network, Origin, ProbeKind, VmSpec};
+use crate::model::{Group, Host, Layer, Name, Network, Origin, ProbeKind, VmSpec};
 
 /// What the checks need of a group beside the group itself.
 pub(crate) struct GroupInfo {
@@ -140,8 +140,8 @@ pub(crate) fn spreading(
             continue;
         }
         let at = info.rule.unwrap_or(info.at);
-        let eligible = match cache.iter().position(|(s, _)| s.placement == spec.placement && s.devices == spec.devices)
-        {
+        let alike = |s: &VmSpec| s.placement == spec.placement && s.devices == spec.devices && s.layer == spec.layer;
+        let eligible = match cache.iter().position(|(s, _)| alike(s)) {
             Some(index) => &cache[index].1,
             None => {
                 cache.push((spec, eligible(spec, hosts)));
@@ -150,9 +150,13 @@ pub(crate) fn spreading(
         };
         let (vms, can) = (group.vms.len(), eligible.len());
         if can == 0 {
-            let message = format!("no host may run `{key}`: {}", wanted(spec, levels));
+            let message = format!("no host may run `{key}`: {}", wanted(spec, hosts, levels));
             let help = if hosts.is_empty() {
                 "there is no document of `kind: Host`"
+            } else if spec.layer == Layer::Lxc && !hosts.values().any(|h| h.layer() == Layer::Lxc) {
+                "containers run on hosts with libvirt's LXC driver: `connection: lxc:///system`"
+            } else if !hosts.values().any(|h| h.layer() == spec.layer) {
+                "virtual machines run on hosts with QEMU: `connection: qemu:///system`"
             } else {
                 "compare `placement` and `devices` with the hosts' labels, security levels and devices"
             };
@@ -264,7 +268,8 @@ pub(crate) fn can_match(needs: &[(Vec<&Name>, usize)]) -> bool {
 pub(crate) fn eligible<'h>(spec: &VmSpec, hosts: &'h BTreeMap<Name, Host>) -> Vec<&'h Name> {
     let placement = &spec.placement;
     let fits = |host: &Host| {
-        placement.host.as_ref().is_none_or(|pinned| *pinned == host.name)
+        host.layer() == spec.layer
+            && placement.host.as_ref().is_none_or(|pinned| *pinned == host.name)
             && placement.labels.iter().all(|(key, value)| host.labels.get(key) == Some(value))
             && host.security >= placement.security
             && spec.devices.values().all(|device| host.devices.contains_key(device))
@@ -272,7 +277,7 @@ pub(crate) fn eligible<'h>(spec: &VmSpec, hosts: &'h BTreeMap<Name, Host>) -> Ve
     hosts.values().filter(|host| fits(host)).map(|host| &host.name).collect()
 }
 
-fn wanted(spec: &VmSpec, levels: &[Name]) -> String {
+fn wanted(spec: &VmSpec, hosts: &BTreeMap<Name, Host>, levels: &[Name]) -> String {
     let placement = &spec.placement;
     let mut parts: Vec<String> =
         placement.labels.iter().map(|(key, value)| format!("label `{key}: {value}`")).collect();
@@ -284,6 +289,12 @@ fn wanted(spec: &VmSpec, levels: &[Name]) -> String {
         parts.push(format!("security level `{level}` or above"));
     }
     parts.extend(spec.devices.values().map(|device| format!("device `{device}`")));
+    // Said where it is what keeps it from a host.
+    if hosts.values().any(|host| host.layer() != spec.layer) {
+        parts.push(
+            if spec.layer == Layer::Lxc { "a host for containers" } else { "a host for virtual machines" }.into(),
+        );
+    }
     if parts.is_empty() { "there is none".into() } else { format!("it wants {}", parts.join(", ")) }
 }
 

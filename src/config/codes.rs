@@ -76,7 +76,7 @@ codes! {
     E0401 "too few hosts to spread over" "`spread.minHosts` is more than the hosts that may run the app, or than its VMs."
     E0402 "too many VMs for the rule" "`spread.maxPerHost` times the hosts that may run the app is less than its VMs."
     E0403 "separation that cannot be" "The apps must not share hosts, and there are not enough hosts on which each may run. Counted are the hosts that `placement` allows, however empty."
-    E0404 "no host may run it" "No host has the labels, the security level and the name that `placement` asks for."
+    E0404 "no host may run it" "No host has the labels, the security level and the name that `placement` asks for, and runs what the image is for: virtual machines, or containers (`lxc://`)."
     E0405 "an address outside its subnet" "The address is not one that a host of the subnet can have."
     E0406 "an address is taken" "Two interfaces would have one address, or one has the host's or the gateway's."
     E0407 "too few addresses" "The network's range has fewer addresses than the VMs on it have interfaces."
@@ -85,7 +85,7 @@ codes! {
     E0411 "two networks on one bridge" "Each network has a bridge of its own; networks on one bridge would be one network."
     E0412 "at most less than now" "A maximum is less than the value that it bounds."
     E0413 "a value that cannot work" "Too small, too large, or empty: the help says what is possible."
-    E0415 "one machine described twice" "Two Host documents mean one machine: its room would be counted twice and its VMs seen on both."
+    E0415 "one machine described twice" "Two Host documents mean one machine: its room would be counted twice and its VMs seen on both. Only a machine that runs virtual machines and containers has two: one with a `qemu` and one with an `lxc` connection, each with folders of its own and with its share of the machine as `capacity`."
     E0416 "a Removal of something else" "A Removal names a VM, a service, a module or the fleet. Hosts, images and networks go when their document goes and nothing uses them."
     E0417 "adopted twice" "One existing domain becomes one VM, and one VM is one domain."
     E0420 "not a name for a bridge" "Linux takes at most 15 characters for the name of an interface."
@@ -95,6 +95,7 @@ codes! {
     E0425 "clear text where it is not declared" "Memory and disks of a VM that moves hold everything that the VM holds. They travel encrypted (`tls`, `tunnel`), or in clear text on the one network that the Host document declares for it."
     E0430 "one device under two names" "A device is in one place, and has one name on its host; and a VM has it once. Two of one kind on one host (equal `vendor` and `product`) are told apart by `bus` and `device`."
     E0431 "more VMs than devices" "A device of a host is in one VM at a time, and more VMs should run with it than there are hosts that have it and may run them. VMs that are `run: stopped` do not count."
+    E0440 "only one of virtual machines and containers has it" "A container is a root file system and a first program on its host's kernel: an image of `format: rootfs`, on a host with libvirt's LXC driver. It has no hardware, no kernel, no screen and no guest agent of its own, and its memory cannot be saved. What the fleet's `defaults` say of those is meant for virtual machines.\n\n    kind: Image\n    spec:\n      format: rootfs\n      boot: {init: /usr/bin/server, arguments: [--port, \"80\"]}"
     W0501 "a Removal of something described" "What a Removal names ends, although the YAML still describes it. Take the description out too: once the Removal is gone, it would be made again."
 }
 

@@ -45,7 +45,7 @@ pub(crate) fn expand(
 ) -> Expanded {
     let out = Expanded::default();
     let mut expander =
-        Expander { repo, fleet, known: Known { levels }, out, infos: BTreeMap::new(), named: BTreeMap::new() };
+        Expander { repo, fleet, known: Known { levels, repo }, out, infos: BTreeMap::new(), named: BTreeMap::new() };
     if let Some(doc) = fleet {
         if let Some(defaults) = &doc.spec.defaults {
             expander.part(defaults, Place::Defaults, sink);

@@ -24,6 +24,9 @@ pub fn adoption(found: &Unmanaged, host: &Name, desired: &Desired, reason: &str)
     if let Some(fleet) = &found.fleet {
         return Err(format!("`{}` belongs to the fleet `{fleet}`", found.domain));
     }
+    if found.shape.container.is_some() {
+        return Err(format!("`{}` is a container: only virtual machines are taken over", found.domain));
+    }
     let service = service_name(&found.domain);
     if desired.services.contains_key(service.as_str()) {
         return Err(format!("the fleet has a service `{service}` already: rename it, or the domain"));

@@ -14,7 +14,7 @@ use super::repository::{Doc, Repository};
 use super::sink::{Mark, Sink};
 use super::spec::HostSpec;
 use crate::model::{
-    Acceleration, Bytes, Fence, Host, HostShell, Maintenance, Migration, Name, Others, Span, Transport,
+    Acceleration, Bytes, Fence, Host, HostShell, Layer, Maintenance, Migration, Name, Others, Span, Transport,
 };
 
 type Text = Loc<Arc<str>>;
@@ -154,16 +154,19 @@ spec! {
 }
 
 pub(crate) fn hosts(repo: &Repository, levels: &[Name], sink: &mut Sink) -> BTreeMap<Name, Host> {
-    let mut uuids: BTreeMap<uuid::Uuid, Mark> = BTreeMap::new();
+    let mut uuids: BTreeMap<(uuid::Uuid, Layer), Mark> = BTreeMap::new();
+    let mut folders: BTreeMap<(uuid::Uuid, Arc<str>), Mark> = BTreeMap::new();
     let mut connections: BTreeMap<Arc<str>, Mark> = BTreeMap::new();
     let mut out = BTreeMap::new();
     for doc in repo.hosts.values() {
         if let Some(uuid) = &doc.spec.uuid {
-            if let Some(first) = uuids.get(&uuid.value) {
+            // A machine may run virtual machines and containers: a document for each.
+            let layer = doc.spec.connection.as_ref().map(|c| Layer::of(&c.value)).unwrap_or_default();
+            if let Some(first) = uuids.get(&(uuid.value, layer)) {
                 let message = format!("two hosts with the UUID `{}`: one machine, one document", uuid.value);
                 sink.report("E0415", uuid.at, message).also(*first, "the first one");
             } else {
-                uuids.insert(uuid.value, uuid.at);
+                uuids.insert((uuid.value, layer), uuid.at);
             }
         }
         if let Some(connection) = &doc.spec.connection {
@@ -178,6 +181,17 @@ pub(crate) fn hosts(repo: &Repository, levels: &[Name], sink: &mut Sink) -> BTre
             }
         }
         if let Some(host) = host(doc, levels, repo, sink) {
+            for folder in
+                host.uuid.iter().flat_map(|uuid| [&host.slots_dir, &host.images_dir].map(|f| (*uuid, f.clone())))
+            {
+                let at = doc.spec.storage.as_ref().map_or(doc.name.at, |s| s.at);
+                if let Some(first) = folders.insert(folder.clone(), at) {
+                    let message = format!("two documents of one machine have the folder `{}`", folder.1);
+                    sink.report("E0415", at, message)
+                        .also(first, "the first one")
+                        .help("what is found there is one host's: give each `storage` of its own");
+                }
+            }
             out.insert(doc.name.value.clone(), host);
         }
     }
@@ -200,8 +214,13 @@ fn host(doc: &Doc<Box<HostSpec>>, levels: &[Name], repo: &Repository, sink: &mut
     let overcommit_cpu_milli = milli(overcommit.and_then(|o| o.cpu.as_ref()), sink);
     let overcommit_memory_milli = milli(overcommit.and_then(|o| o.memory.as_ref()), sink);
     let storage = spec.storage.as_ref();
-    let images_dir = absolute(storage.and_then(|s| s.images.as_ref()), "/var/lib/stablehand/images", sink);
-    let slots_dir = absolute(storage.and_then(|s| s.slots.as_ref()), "/var/lib/stablehand/slots", sink);
+    // A machine may have a document for each layer: what is found in a folder is one of theirs.
+    let (images, slots) = match spec.connection.as_ref().map(|c| Layer::of(&c.value)).unwrap_or_default() {
+        Layer::Qemu => ("/var/lib/stablehand/images", "/var/lib/stablehand/slots"),
+        Layer::Lxc => ("/var/lib/stablehand/archives", "/var/lib/stablehand/containers"),
+    };
+    let images_dir = absolute(storage.and_then(|s| s.images.as_ref()), images, sink);
+    let slots_dir = absolute(storage.and_then(|s| s.slots.as_ref()), slots, sink);
     let security = match &spec.security {
         Some(name) => level(levels, name, repo, sink)?,
         None => 0,

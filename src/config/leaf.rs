@@ -344,9 +344,11 @@ words!(Acceleration, "an acceleration" {
 words!(ImageFormat, "an image format" {
     "qcow2" => Self::Qcow2,
     "raw" => Self::Raw,
+    "rootfs" => Self::Rootfs,
 });
 words!(Identity, "a way to learn an address" {
     "cloud-init" => Self::CloudInit,
+    "host" => Self::Host,
     "none" => Self::None,
 } later {
     "marker" : "comes with desktop images",

@@ -10,6 +10,7 @@
 mod build;
 mod check;
 pub mod codes;
+mod container;
 mod device;
 pub mod diagnostic;
 mod expand;

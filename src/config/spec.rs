@@ -13,7 +13,7 @@ use super::host::{FenceSpec, MaintenanceChoice, MigrationSpec, ShellChoice};
 use super::leaf::{Addressing, ApprovalPlacement, ImageName, Int, Milli, Persistence, ServerRole};
 use super::node::{Kind as NodeKind, Node};
 use super::read::{Labels, Leaf as _, Loc, Named, Read, field, not, spec};
-use super::sink::Sink;
+use super::sink::{Mark, Sink};
 use crate::model::{
     Acceleration, Address, Bytes, CloneMethod, Digest, Firmware, Identity, ImageFormat, Name, NetworkMode, OnRemove,
     OnUnknown, Protection, Relocatable, RunState, Share, Span, Timestamp, UpdatePolicy,
@@ -159,7 +159,8 @@ spec! {
 spec! {
     /// A machine with a hypervisor.
     HostSpec("Host") {
-        /// libvirt connection URI, for example `qemu:///system` or `qemu:///embed?root=/var/lib/stablehand/lab`.
+        /// libvirt connection URI, for example `qemu:///system` or `qemu:///embed?root=/var/lib/stablehand/lab`; `lxc:///system`
+        /// for containers. A machine that runs both has a document for each.
         "connection" connection: Text, required;
         /// The host UUID that it must have.
         "uuid" uuid: Loc<Uuid>;
@@ -223,9 +224,9 @@ spec! {
 spec! {
     /// Folders on the host.
     StorageSpec("storage") {
-        /// The image store (default `/var/lib/stablehand/images`).
+        /// The image store (default `/var/lib/stablehand/images`; of containers `/var/lib/stablehand/archives`).
         "images" images: Text;
-        /// The VMs' disks (default `/var/lib/stablehand/slots`).
+        /// The VMs' disks (default `/var/lib/stablehand/slots`; of containers `/var/lib/stablehand/containers`).
         "slots" slots: Text;
         /// Name of the storage on which the VMs' disks lie, when other hosts with this name have the same files there.
         "shared" shared: Loc<Name>;
@@ -252,13 +253,13 @@ spec! {
         "source" source: SourceSpec, required;
         /// What its disk must be: `sha256:…` or `sha512:…`.
         "digest" digest: Loc<Digest>, required;
-        /// `qcow2` or `raw`.
+        /// `qcow2`, `raw`, or `rootfs`: a tar archive (plain, gz, xz or zst) for containers.
         "format" format: Loc<ImageFormat>, required;
-        /// `disk` (default), or a kernel that the host hands over.
+        /// `disk` (default), a kernel that the host hands over, or of a container the first program (default `/sbin/init`).
         "boot" boot: BootChoice;
-        /// How a clone learns its name and address: `cloud-init` (default) or `none`.
+        /// How a clone learns its name and address: `cloud-init` (default), `host` (containers, whose default it is) or `none`.
         "learnsAddressBy" identity: Loc<Identity>;
-        /// How a root disk is made: `overlay` (default) or `copy`.
+        /// How a root disk is made: `overlay` (default) or `copy`; a container's is unpacked.
         "clone" clone: Loc<CloneMethod>;
     }
     later { "rollout": "comes with image generations", }
@@ -422,6 +423,8 @@ spec! {
         "size" size: Loc<Bytes>;
         /// What happens when the VM goes (default: the VM's `onRemove`).
         "onRemove" on_remove: Keep;
+        /// Where a container finds it, an absolute path. A VM's guest mounts its disks by itself.
+        "mount" mount: Text;
     }
 }
 
@@ -464,7 +467,7 @@ spec! {
         "http" http: HttpSpec;
         /// The guest agent answers.
         "agent" agent: AgentSpec;
-        /// A command in the guest, through the guest agent, ends with 0.
+        /// A command in the guest (through the guest agent; in a container by the host) ends with 0.
         "exec" exec: ExecSpec;
         /// How long after its start it may take (default 2m).
         "within" within: Loc<Span>;
@@ -509,9 +512,9 @@ spec! {
 spec! {
     /// How a VM is stopped.
     StopSpec("stop") {
-        /// How long the guest may take to shut down (default 60s).
+        /// How long the guest may take to shut down (default 60s, a container 10s).
         "deadline" deadline: Loc<Span>;
-        /// Whether it may then be powered off (default false).
+        /// Whether it may then be powered off (default false, for a container true).
         "powerOff" power_off: Loc<bool>;
     }
 }
@@ -651,23 +654,41 @@ spec! {
     }
 }
 
-/// `disk`, or a kernel.
+spec! {
+    /// The first program of a container.
+    InitSpec("boot") {
+        /// Its path in the container (default `/sbin/init`).
+        "init" init: Text;
+        /// Its arguments.
+        "arguments" arguments: Vec<Text>;
+        /// Its environment.
+        "environment" environment: Labels;
+    }
+}
+
+/// `disk`, a kernel, or a container's first program.
 #[derive(Clone, Debug)]
 pub(crate) enum BootChoice {
-    Disk,
+    Disk(Mark),
     Kernel(Box<BootSpec>),
+    Init(Box<InitSpec>),
 }
 
 impl Read for BootChoice {
     fn read(node: &Node<'_>, sink: &mut Sink) -> Option<Self> {
         match &node.kind {
-            NodeKind::Scalar(s) if s.text == "disk" => Some(Self::Disk),
+            NodeKind::Scalar(s) if s.text == "disk" => Some(Self::Disk(node.at)),
+            NodeKind::Map(map)
+                if map.iter().any(|(key, _)| ["init", "arguments", "environment"].contains(&&*key.text)) =>
+            {
+                InitSpec::read(node, sink).map(|spec| Self::Init(Box::new(spec)))
+            }
             NodeKind::Map(_) => BootSpec::read(node, sink).map(|spec| Self::Kernel(Box::new(spec))),
-            _ => not("`disk`, or a map with a `kernel`", node, sink),
+            _ => not("`disk`, or a map with a `kernel` or an `init`", node, sink),
         }
     }
     fn schema(generator: &mut SchemaGenerator) -> Value {
-        json!({"oneOf": [{"const": "disk"}, BootSpec::schema(generator)]})
+        json!({"oneOf": [{"const": "disk"}, BootSpec::schema(generator), InitSpec::schema(generator)]})
     }
 }
 

@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::container;
 use super::leaf::Persistence;
 use super::read::{Loc, Named};
+use super::repository::Repository;
 use super::sink::{Mark, Sink};
 use super::spec::VmPart;
+use crate::model::Layer::Lxc;
 use crate::model::{
     Bytes, CloudInit, DataDisk, Display, Field, Name, Nic, OnRemove, OnUnknown, Origins, Placement, Probe, ProbeKind,
     Protection, RunState, Span, StopPolicy, UpdatePolicy, VmSpec,
@@ -17,6 +20,8 @@ use crate::model::{
 const MACHINE: &str = "pc-q35-7.2";
 /// A guest that shuts down its services in order needs less; systemd itself kills them after 90 s each.
 const STOP_DEADLINE: Span = Span::secs(60);
+/// A first program that does not listen to SIGTERM never will: what container engines wait, too.
+const CONTAINER_DEADLINE: Span = Span::secs(10);
 /// A week: long enough to notice after a holiday that a disk was meant to stay.
 pub(crate) const RETAIN: Span = Span::secs(7 * 86_400);
 /// A cloud image under software emulation takes about 90 s to its first login.
@@ -59,6 +64,7 @@ pub(crate) struct Resolved {
 /// Resolves levels and names that a VM mentions; what is unknown was reported where it was written.
 pub(crate) struct Known<'a> {
     pub(crate) levels: &'a [Name],
+    pub(crate) repo: &'a Repository,
 }
 
 impl Layers<'_> {
@@ -81,7 +87,7 @@ impl Layers<'_> {
     }
 
     /// The entries of a map of all layers, each with what its layers say, the strongest last.
-    fn merged<'s, T>(
+    pub(crate) fn merged<'s, T>(
         &'s self,
         get: impl Fn(&'s VmPart) -> Option<&'s Named<T>>,
     ) -> BTreeMap<&'s Name, Vec<Said<'s, T>>> {
@@ -142,8 +148,14 @@ impl Layers<'_> {
             sink.report("E0412", max.at, message).also(memory.at, "`memory`");
         }
         self.probe_reaches(at, what, ready.as_ref(), &nics, sink);
+        let layer = container::layer(known.repo, image.value.0.as_ref());
+        let mounts = container::mounts(self, layer, sink);
+        if layer == Lxc {
+            container::lacks(self, what, run, sink);
+        }
         let spec = VmSpec {
             image: image.value.0.clone(),
+            layer,
             cpus: one,
             max_cpus: max_cpus.map_or(one, |c| c.value.0),
             memory: memory.value,
@@ -151,14 +163,16 @@ impl Layers<'_> {
             root_size: root_size.map(|s| s.value),
             persistent_root: persistence.is_some_and(|p| p.value == Persistence::Persistent),
             disks: disks?,
+            mounts: mounts?,
             nics: nics?,
-            devices: self.devices(&mut o, sink),
+            devices: if layer == Lxc { BTreeMap::new() } else { self.devices(&mut o, sink) },
             machine: machine.map_or_else(|| MACHINE.into(), |m| m.value.clone()),
             firmware: firmware.map(|f| f.value).unwrap_or_default(),
             display,
-            cloud_init,
+            // What the fleet's defaults say of it is meant for virtual machines.
+            cloud_init: if layer == Lxc { CloudInit::default() } else { cloud_init },
             ready,
-            stop: self.stop(),
+            stop: self.stop(layer),
             update: update.map_or(UpdatePolicy::Staged, |u| u.value),
             protect: protect.map_or(Protection::None, |p| p.value),
             placement: placement?,
@@ -307,10 +321,12 @@ impl Layers<'_> {
         Some(Probe { kind, within, every })
     }
 
-    fn stop(&self) -> StopPolicy {
+    fn stop(&self, layer: crate::model::Layer) -> StopPolicy {
+        // A container that is killed leaves whole file systems behind: they are its host's.
+        let (deadline, power_off) = if layer == Lxc { (CONTAINER_DEADLINE, true) } else { (STOP_DEADLINE, false) };
         StopPolicy {
-            deadline: self.last(|p| p.stop.as_ref()?.deadline.as_ref()).map_or(STOP_DEADLINE, |d| d.value),
-            power_off: self.last(|p| p.stop.as_ref()?.power_off.as_ref()).is_some_and(|p| p.value),
+            deadline: self.last(|p| p.stop.as_ref()?.deadline.as_ref()).map_or(deadline, |d| d.value),
+            power_off: self.last(|p| p.stop.as_ref()?.power_off.as_ref()).map_or(power_off, |p| p.value),
         }
     }
 

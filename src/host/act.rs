@@ -8,9 +8,9 @@ use super::fleet::RealHost;
 use super::libvirt::CallError;
 use super::shell::{Program, succeed};
 use super::xml::{self, Reading, XmlError};
-use super::{accel, bridge, device, disk, images, moves, power, ready, seed};
+use super::{accel, bridge, container, device, disk, images, moves, power, ready, seed};
 use crate::execute::{Done, Progress, StepError};
-use crate::model::{Acceleration, Bytes, DiskPhase, Name, Power, Stamp};
+use crate::model::{Acceleration, Bytes, DiskPhase, Layer, Name, Power, Stamp};
 use crate::plan::{DomainSpec, Edit, Op};
 
 /// Carries out one step. `peer` is the other host of a step that concerns two ([`Op::peer`]).
@@ -44,7 +44,10 @@ pub(super) async fn perform(
         }
         Op::MakeSeed { path, stamp, seed, replace } => {
             let failed = |e: seed::SeedError| StepError::failed(e.to_string());
-            let image = seed::image(&seed::files(seed).map_err(failed)?).map_err(failed)?;
+            let image = match host.doc.layer() {
+                Layer::Qemu => seed::image(&seed::files(seed).map_err(failed)?).map_err(failed)?,
+                Layer::Lxc => container::resolv_conf(seed),
+            };
             disk::make_seed(shell, path, stamp, image, *replace).await
         }
         Op::StampDisk { path, stamp } => disk::stamp(shell, path, stamp).await,

@@ -5,9 +5,12 @@
 
 use std::time::Duration;
 
+use super::container;
 use super::shell::{Program, Shell, ShellError, succeed};
 use crate::execute::{Done, StepError};
-use crate::model::{Bytes, CloneMethod, DiskObs, DiskPhase, DiskStamp, ImageFormat, Name, PlacementRecord, Timestamp};
+use crate::model::{
+    Bytes, CONTAINER_DISK, CloneMethod, DiskObs, DiskPhase, DiskStamp, ImageFormat, Name, PlacementRecord, Timestamp,
+};
 use crate::plan::{DiskFrom, NewDisk};
 
 /// Full copies of images take their time: 40 GiB at 50 MB/s.
@@ -132,10 +135,15 @@ pub(super) async fn is_incoming(shell: &dyn Shell, path: &str) -> Result<bool, S
 
 async fn create(shell: &dyn Shell, disk: &NewDisk, partial: &str) -> Result<(), StepError> {
     let number = |size: Bytes| size.0.to_string();
+    let sized = || disk.size.ok_or_else(|| StepError::failed("an empty disk needs a size"));
     let words: Vec<String> = match &disk.from {
         DiskFrom::Blank => {
-            let size = disk.size.ok_or_else(|| StepError::failed("an empty disk needs a size"))?;
+            let size = sized()?;
             ["qemu-img", "create", "-q", "-f", "qcow2", partial, &number(size)].map(str::to_owned).to_vec()
+        }
+        DiskFrom::FileSystem => return container::create(shell, partial, sized()?, None).await,
+        DiskFrom::Archive { path, hostname } => {
+            return container::create(shell, partial, sized()?, Some((path, hostname.as_ref()))).await;
         }
         DiskFrom::Image { path, format, method } => {
             let format = format_name(*format);
@@ -246,6 +254,7 @@ pub async fn delete(shell: &dyn Shell, fleet: &Name, vm: &Name, path: &str) -> R
     }
     shell.remove(path).await?;
     shell.remove(&format!("{path}.partial")).await?;
+    shell.remove(&container::growing(path)).await?;
     shell.remove(&stamp_path(path)).await?;
     Ok(Done::Changed)
 }
@@ -255,6 +264,9 @@ pub async fn delete(shell: &dyn Shell, fleet: &Name, vm: &Name, path: &str) -> R
 /// # Errors
 /// When it is larger already or `qemu-img` fails.
 pub async fn grow(shell: &dyn Shell, path: &str, format: &str, to: Bytes) -> Result<Done, StepError> {
+    if format == CONTAINER_DISK {
+        return container::grow(shell, path, to).await;
+    }
     let now =
         size(shell, path, format).await?.ok_or_else(|| StepError::Stale(format!("the disk {path} is not there")))?;
     if !grows(path, now, to)? {
@@ -329,7 +341,7 @@ pub fn qcow2_backing(header: &[u8]) -> Option<String> {
 pub const fn format_name(format: ImageFormat) -> &'static str {
     match format {
         ImageFormat::Qcow2 => "qcow2",
-        ImageFormat::Raw => "raw",
+        ImageFormat::Raw | ImageFormat::Rootfs => "raw",
     }
 }
 
@@ -337,6 +349,10 @@ pub const fn format_name(format: ImageFormat) -> &'static str {
 pub async fn observe(shell: &dyn Shell, fleet: &Name, path: &str) -> Option<DiskObs> {
     let stamp = read_stamp(shell, path).await.ok().flatten().filter(|s| s.fleet == *fleet)?;
     let (length, used) = shell.size(path).await.ok().flatten()?;
+    if path.ends_with(&format!(".{CONTAINER_DISK}")) {
+        let size = container::size(shell, path).await.ok().flatten()?;
+        return Some(DiskObs { stamp, size, used: Bytes(used), backing: None });
+    }
     let header = shell.read(path, QCOW2_HEADER).await.ok()?;
     let size = match qcow2_size(&header) {
         Some(size) => size,

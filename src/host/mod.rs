@@ -11,6 +11,7 @@ pub mod accel;
 #[cfg(feature = "libvirt")]
 mod act;
 pub mod bridge;
+mod container;
 #[cfg(feature = "libvirt")]
 mod device;
 pub mod disk;

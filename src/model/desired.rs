@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::container::Init;
 use super::device::Device;
 use super::ids::{Address, Name};
 use super::moving::{Fence, HostShell, Layer, Maintenance, Migration, OnUnknown};
@@ -269,6 +270,8 @@ pub enum Boot {
         /// The kernel's command line.
         command_line: Arc<str>,
     },
+    /// A container begins with a program.
+    Init(Init),
 }
 
 /// The format of a disk image.
@@ -279,6 +282,8 @@ pub enum ImageFormat {
     Qcow2,
     /// Plain bytes.
     Raw,
+    /// A tar archive of a root file system, plain or compressed: for containers.
+    Rootfs,
 }
 
 /// How a clone learns its address.
@@ -287,6 +292,8 @@ pub enum ImageFormat {
 pub enum Identity {
     /// A NoCloud seed disk.
     CloudInit,
+    /// The host sets address, route, name and name servers before the first program runs: containers only.
+    Host,
     /// Not at all.
     None,
 }

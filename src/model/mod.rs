@@ -3,6 +3,7 @@
 //! *Takes* nothing. *Gives* plain data that every other room speaks. *Never* does I/O, reads a clock,
 //! or holds a secret.
 
+pub mod container;
 pub mod demand;
 pub mod desired;
 pub mod device;
@@ -16,6 +17,7 @@ pub mod snapshot;
 pub mod stats;
 pub mod vm;
 
+pub use container::*;
 pub use demand::*;
 pub use desired::*;
 pub use device::{Device, DeviceAt, PciAddress};

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::container::Container;
 use super::desired::{Acceleration, Digest};
 use super::device::DeviceAt;
 use super::ids::{Mac, Name};
@@ -348,6 +349,9 @@ pub struct Shape {
     pub disks: BTreeMap<String, ShapeDisk>,
     /// Interfaces by MAC.
     pub nics: BTreeMap<Mac, ShapeNic>,
+    /// What only a container has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
     /// Devices of the host that it has: ours by name, from the user alias `ua-dev-<name>`; others by what they are, as
     /// `usb 0529:0001`, which is nobody's name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{Address, Name};
-use super::moving::Relocatable;
+use super::moving::{Layer, Relocatable};
 use super::origin::{Origin, Origins};
 use super::quantity::{Bytes, Span};
 
@@ -155,7 +155,7 @@ pub enum ProbeKind {
     },
     /// The guest agent answers `guest-ping`.
     AgentPing,
-    /// A command in the guest, through the guest agent, ends with 0.
+    /// A command in the guest ends with 0: through the guest agent, in a container by entering its namespaces.
     AgentExec {
         /// Program and arguments.
         command: Vec<Arc<str>>,
@@ -199,6 +199,8 @@ pub struct Placement {
 pub struct VmSpec {
     /// The image's name; `None` (`image: none`) only for a VM that is adopted.
     pub image: Option<Name>,
+    /// What runs it, as its image says.
+    pub layer: Layer,
     /// Processors now.
     pub cpus: u32,
     /// Processors at most without a restart.
@@ -214,6 +216,8 @@ pub struct VmSpec {
     pub persistent_root: bool,
     /// Data disks by name.
     pub disks: BTreeMap<Name, DataDisk>,
+    /// Where a container finds its data disks: a path for each.
+    pub mounts: BTreeMap<Name, Arc<str>>,
     /// Interfaces by name; the first by name carries the default route and the probes.
     pub nics: BTreeMap<Name, Nic>,
     /// Devices of its host that it is given, by the name that it calls them: the name under which hosts have them.

@@ -287,6 +287,9 @@ impl<'a> Draft<'a> {
             return self.blocked_create(vm, block);
         }
         let Some(host_doc) = desired.hosts.get(host) else { return };
+        if let Some(block) = super::container::not_adopted(host_doc) {
+            return self.blocked_create(vm, block);
+        }
         let target = match self.target(vm, host_doc, 1, None) {
             Ok(target) => target,
             Err(text) => {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use super::container;
 use super::digest;
 use super::impact::{self, When};
 use super::steps::{Edit, Op};
-use super::target::{Target, domain_disk};
+use super::target::{Target, any_disk};
 use super::types::{Class, DataEffect, DiskFate, FieldChange};
 use super::world::World;
 use crate::model::{Bytes, Field, Name, Power, RunState, Shape, VmObs};
@@ -68,6 +69,7 @@ pub(crate) fn diff(target: &Target<'_>, obs: &VmObs, host: &Name, world: &World<
     out.disks(host, world);
     out.nics();
     out.devices();
+    out.container();
     out.seed();
     out.ours();
     out.waiting();
@@ -150,14 +152,7 @@ impl Differ<'_, '_> {
                 config.kernel.as_ref().map(|k| format!("{k} {}", config.command_line.as_deref().unwrap_or("")));
             let after = wanted.map(|k| format!("{} {}", k.kernel, k.command_line));
             self.change(Field::Image, "image.boot", before, after, false);
-            // A kernel is read at start: it costs a restart, not the root disk.
-            let when = when(self.obs.power, false);
-            let class = impact::class(Field::Machine, when);
-            let class = impact::with_policy(class, Field::Machine, when, self.target.vm.spec.update);
-            if let Some(field) = self.diff.fields.last_mut() {
-                field.class = class;
-                field.keep = None;
-            }
+            self.read_at_start();
             self.diff.edits.push(Edit::Kernel(wanted.cloned()));
         }
     }
@@ -211,6 +206,9 @@ impl Differ<'_, '_> {
         let config = &self.obs.config;
         let domain = &self.target.domain;
         let adopted = self.target.stamp.adopted.is_some();
+        if domain.container.is_some() {
+            return;
+        }
         if self.text(Field::Machine, config.machine.clone(), domain.machine.clone()) {
             self.diff.edits.push(Edit::Machine(domain.machine.clone()));
         }
@@ -253,7 +251,7 @@ impl Differ<'_, '_> {
                 number += 1;
             }
             let path = target.path(name.as_str()).unwrap_or_default().to_owned();
-            self.diff.edits.push(Edit::AddDisk(domain_disk(name.as_str(), path, number)));
+            self.diff.edits.push(Edit::AddDisk(any_disk(target.vm, name.as_str(), path, number)));
             number += 1;
         }
         for (name, shape) in &config.disks {
@@ -326,6 +324,43 @@ impl Differ<'_, '_> {
         }
     }
 
+    /// First program, addresses and mounts of a container.
+    fn container(&mut self) {
+        let (wanted, has) = (&self.target.domain.container, &self.obs.config.container);
+        let Some(wanted) = wanted else { return };
+        for (name, before, after) in container::moved_mounts(self.target, self.obs, &mut self.diff) {
+            self.change(Field::Disks, &format!("disks.{name}.mount"), Some(before), Some(after), false);
+        }
+        if has.as_ref() == Some(wanted) {
+            return;
+        }
+        self.diff.edits.push(Edit::Container(wanted.clone()));
+        let show = |c: &crate::model::Container| {
+            [&c.init.path].into_iter().chain(&c.init.arguments).map(|w| &**w).collect::<Vec<_>>().join(" ")
+        };
+        if !self.diff.image && has.as_ref().is_none_or(|has| has.init != wanted.init) {
+            self.change(Field::Image, "image.boot", has.as_ref().map(show), Some(show(wanted)), false);
+            self.read_at_start();
+        } else if !self.diff.fields.iter().any(|f| f.field == Field::Nics) && !self.diff.image {
+            let before = has.as_ref().map(container::addresses);
+            self.change(Field::Nics, "nics", before, Some(container::addresses(wanted)), false);
+            if let Some(field) = self.diff.fields.last_mut() {
+                field.keep = None;
+            }
+        }
+    }
+
+    /// What was just noted is read at start: it costs a restart, not the root disk.
+    fn read_at_start(&mut self) {
+        let when = when(self.obs.power, false);
+        let class = impact::class(Field::Machine, when);
+        let class = impact::with_policy(class, Field::Machine, when, self.target.vm.spec.update);
+        if let Some(field) = self.diff.fields.last_mut() {
+            field.class = class;
+            field.keep = None;
+        }
+    }
+
     fn seed(&mut self) {
         let (old, new) = (&self.obs.stamp.seed, &self.target.stamp.seed);
         if old == new || self.diff.image || self.target.seed.is_none() {
@@ -335,7 +370,12 @@ impl Differ<'_, '_> {
             let short = |d: &String| {
                 Some(if d.is_empty() { "none".to_owned() } else { format!("seed {}", &d[..8.min(d.len())]) })
             };
-            self.change(Field::CloudInit, "cloudInit", short(old), short(new), false);
+            // A container reads what its networks say at each start.
+            let (field, path) = match self.target.domain.container {
+                Some(_) => (Field::Nics, "nics.dns"),
+                None => (Field::CloudInit, "cloudInit"),
+            };
+            self.change(field, path, short(old), short(new), false);
             if let Some(field) = self.diff.fields.last_mut() {
                 field.keep = None;
             }
@@ -345,7 +385,7 @@ impl Differ<'_, '_> {
             && let Some(path) = self.target.path("seed")
         {
             let number = u8::try_from(self.obs.config.disks.len()).unwrap_or(u8::MAX);
-            self.diff.edits.push(Edit::AddDisk(domain_disk("seed", path.to_owned(), number)));
+            self.diff.edits.push(Edit::AddDisk(any_disk(self.target.vm, "seed", path.to_owned(), number)));
         }
     }
 
@@ -393,6 +433,12 @@ impl Differ<'_, '_> {
             (&live.kernel, &live.initrd, &live.command_line) != (&config.kernel, &config.initrd, &config.command_line),
         );
         note(Field::Disks, !live.disks.keys().eq(config.disks.keys()));
+        if let (Some(now), Some(then)) = (&live.container, &config.container) {
+            note(Field::Image, now.init != then.init);
+            note(Field::Nics, now.addresses != then.addresses);
+            let places = |s: &Shape| s.disks.values().map(|d| d.target.clone()).collect::<Vec<_>>();
+            note(Field::Disks, places(live) != places(config));
+        }
         note(Field::Nics, !same_nics(live, config));
         note(Field::Devices, !live.given().map(|(n, _)| n).eq(config.given().map(|(n, _)| n)));
     }

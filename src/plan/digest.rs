@@ -6,10 +6,11 @@ use sha2::{Digest as _, Sha256};
 use super::steps::Op;
 use super::types::{Action, DiskFate};
 use crate::model::{
-    Boot, CloudInit, DataDisk, Desired, Display, Firmware, Name, Nic, Placement, Probe, Protection, Relocatable,
+    Boot, CloudInit, DataDisk, Desired, Display, Firmware, Init, Name, Nic, Placement, Probe, Protection, Relocatable,
     RunState, StopPolicy, UpdatePolicy, Vm, VmSpec,
 };
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The part of a VM's specification that its stamp remembers. Places in files are not part of it.
 #[derive(Serialize)]
@@ -42,6 +43,10 @@ struct SpecView<'a> {
     post_copy: bool,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     devices: &'a BTreeMap<Name, Name>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    init: Option<&'a Init>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    mounts: &'a BTreeMap<Name, Arc<str>>,
 }
 
 /// Digest of what a VM's document asks for, 32 hexadecimal digits. Equal digests in stamp and desired state mean
@@ -55,7 +60,7 @@ pub fn spec_digest(desired: &Desired, vm: &Vm) -> String {
         files: image.map(|i| i.files().into_iter().map(|f| f.digest.as_str()).collect()).unwrap_or_default(),
         command_line: image.and_then(|i| match &i.boot {
             Boot::Kernel { command_line, .. } => Some(&**command_line),
-            Boot::Disk => None,
+            Boot::Disk | Boot::Init(_) => None,
         }),
         cpus: spec.cpus,
         max_cpus: spec.max_cpus,
@@ -78,6 +83,11 @@ pub fn spec_digest(desired: &Desired, vm: &Vm) -> String {
         relocatable: spec.relocatable,
         post_copy: spec.post_copy,
         devices: &spec.devices,
+        init: image.and_then(|i| match &i.boot {
+            Boot::Init(init) => Some(init),
+            Boot::Kernel { .. } | Boot::Disk => None,
+        }),
+        mounts: &spec.mounts,
     };
     of(&view)
 }

@@ -13,6 +13,7 @@
 
 mod absent;
 pub mod check;
+mod container;
 mod devices;
 mod diff;
 pub mod digest;

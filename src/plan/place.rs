@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::types::Triple;
 use super::world::{HostView, World};
-use crate::model::{Bytes, Desired, Group, Host, Maintenance, Name, RunState, Vm, Weights};
+use crate::model::{Bytes, Desired, Group, Host, Layer, Maintenance, Name, RunState, Vm, Weights};
 
 /// What a VM takes of its host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -251,6 +251,11 @@ impl<'a> Placer<'a> {
             && *only != host.name
         {
             return Some(format!("its disks are on {only}"));
+        }
+        match (vm.spec.layer, host.layer()) {
+            (Layer::Qemu, Layer::Lxc) => return Some("runs containers only".to_owned()),
+            (Layer::Lxc, Layer::Qemu) => return Some("runs virtual machines only".to_owned()),
+            (Layer::Qemu, Layer::Qemu) | (Layer::Lxc, Layer::Lxc) => {}
         }
         if rule.host.as_ref().is_some_and(|pin| *pin != host.name) {
             return Some("another host is pinned".to_owned());

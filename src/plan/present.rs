@@ -28,6 +28,9 @@ impl<'a> Draft<'a> {
     pub(crate) fn present(&mut self, vm: &'a Vm, host: &'a Name, obs: &'a VmObs) {
         let desired = self.input.desired;
         let Some(host_doc) = desired.hosts.get(host) else { return };
+        if let Some(block) = super::container::wrong_layer(vm, host_doc) {
+            return self.blocked_update(vm, obs, host, block.by, block.text, &block.unblock);
+        }
         let mut target = match self.target(vm, host_doc, obs.stamp.incarnation, Some(obs)) {
             Ok(target) => target,
             Err(text) => {
@@ -62,6 +65,7 @@ impl<'a> Draft<'a> {
         let moved = target.stamp.nics.iter().any(|(n, nic)| {
             obs.stamp.nics.get(n).is_some_and(|old| old.address.is_some() && old.address != nic.address)
         });
+        let moved = moved || target.domain.container.is_some() && obs.stamp.seed != target.stamp.seed;
         let field_cause = if applied && !moved { Cause::Drift } else { Cause::Change };
 
         if diff.image {
@@ -297,7 +301,9 @@ impl<'a> Draft<'a> {
             let why = if diff.settled.contains(&f.field) {
                 "only its definition differs, the running guest has it so already"
             } else {
-                super::impact::why_class(f.field, f.class)
+                let container =
+                    obs.config.container.as_ref().and_then(|_| super::container::why_class(f.field, f.class));
+                container.unwrap_or_else(|| super::impact::why_class(f.field, f.class))
             };
             format!("{}{tail}: {why}", f.path)
         });

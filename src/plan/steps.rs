@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::model::{
-    Acceleration, Bytes, CloneMethod, DeviceAt, Digest, DiskStamp, Display, Firmware, ImageFile, ImageFormat, Mac,
-    Name, PlacementRecord, Probe, Span, Stamp, StopPolicy, Timestamp, Transport,
+    Acceleration, Bytes, CloneMethod, Container, DeviceAt, Digest, DiskStamp, Display, Firmware, ImageFile,
+    ImageFormat, Mac, Name, PlacementRecord, Probe, Span, Stamp, StopPolicy, Timestamp, Transport,
 };
 
 /// One step on one host.
@@ -78,7 +78,7 @@ pub enum Op {
     /// stamped [`DiskPhase::Incoming`](crate::model::DiskPhase::Incoming) is made again: what a cut move left in it is
     /// worth nothing.
     MakeDisk(NewDisk),
-    /// Makes a NoCloud seed ISO and its stamp file, in the same way. With `replace`, an existing seed of the
+    /// Makes a NoCloud seed ISO (of a container: its resolv.conf(5)) and its stamp file, in the same way. With `replace`, an existing seed of the
     /// same VM is exchanged by rename.
     MakeSeed {
         /// Its path.
@@ -361,7 +361,7 @@ pub struct MigrateHow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NewDisk {
-    /// Its path, always qcow2.
+    /// Its path: qcow2, or for containers a file with an ext4 file system.
     pub path: String,
     /// Its stamp.
     pub stamp: DiskStamp,
@@ -385,6 +385,15 @@ pub enum DiskFrom {
         format: ImageFormat,
         /// Overlay or copy.
         method: CloneMethod,
+    },
+    /// An ext4 file system with nothing in it.
+    FileSystem,
+    /// An ext4 file system with the content of a tar archive in the host's store.
+    Archive {
+        /// Path of the archive.
+        path: String,
+        /// The name for `/etc/hostname` and `/etc/hosts`; `None`: the archive's stay as they are.
+        hostname: Option<Name>,
     },
 }
 
@@ -454,6 +463,9 @@ pub struct DomainSpec {
     /// Devices of its host, by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DomainDevice>,
+    /// Set for a container: what a VM has not. Hardware, kernel and display mean nothing then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<Container>,
     /// File that the serial console writes to (`<slots folder>/<fleet>.<vm>.console`).
     pub console: String,
 }
@@ -479,7 +491,7 @@ pub struct DomainDisk {
     pub name: String,
     /// Its path.
     pub path: String,
-    /// `vda`, `vdb`, …
+    /// `vda`, `vdb`, …; in a container the path at which it is mounted.
     pub target: String,
     /// `qcow2` or `raw` (seeds).
     pub format: ImageFormat,
@@ -570,6 +582,8 @@ pub enum Edit {
     AddDevice(DomainDevice),
     /// A device of the host less, by the name that the VM calls it.
     RemoveDevice(Name),
+    /// First program and addresses of a container; interfaces that are not named lose theirs.
+    Container(Container),
     /// libvirt's autostart flag (`virDomainSetAutostart`).
     Autostart(bool),
 }

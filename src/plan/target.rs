@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use super::container;
 use super::digest;
 use super::steps::{DiskFrom, DomainDevice, DomainDisk, DomainNic, DomainSpec, KernelBoot, NewDisk, Op, Seed, SeedNic};
 use super::types::{DataEffect, DiskFate};
 use super::world::{Disk, HostView, World};
 use crate::model::{
-    Acceleration, Boot, Desired, DiskStamp, Host, Identity, Image, ImageFile, Mac, Name, NicStamp, OnRemove,
-    PlacementRecord, Source, Stamp, Vm, VmObs, disk_file_name, domain_name, domain_uuid, nic_mac, tap_name,
+    Acceleration, Boot, CONTAINER_ROOT, Desired, DiskStamp, Host, Identity, Image, ImageFile, Layer, Mac, Name,
+    NicStamp, OnRemove, PlacementRecord, Source, Stamp, Vm, VmObs, disk_file_name, domain_name, domain_uuid, nic_mac,
+    tap_name,
 };
 
 /// Addresses that are taken, and the next ones to give.
@@ -76,7 +78,7 @@ pub(crate) fn image_path(host: &Host, file: &ImageFile) -> String {
 
 /// The path of a VM's disk in its slot.
 pub(crate) fn disk_path(fleet: &Name, host: &Host, vm: &Name, incarnation: u32, disk: &str) -> String {
-    let extension = if disk == "seed" { "iso" } else { "qcow2" };
+    let extension = container::extension(host.layer(), disk);
     format!("{}/{}", host.slots_dir, disk_file_name(fleet, vm, incarnation, disk, extension))
 }
 
@@ -108,6 +110,7 @@ pub(crate) fn build<'a>(
     let mut domain_nics = Vec::new();
     let mut seed_nics = BTreeMap::new();
     let mut routed = false;
+    let mut told = Vec::new();
     for (nic_name, nic) in &spec.nics {
         let Some(network) = desired.networks.get(&nic.network) else { continue };
         let stamped = existing.and_then(|e| e.stamp.nics.get(nic_name));
@@ -133,6 +136,7 @@ pub(crate) fn build<'a>(
             nic_name.clone(),
             SeedNic { mac, address: address.map(|a| format!("{a}/{prefix}")), gateway, dns: network.dns.clone() },
         );
+        told.push((mac, address, prefix, gateway));
         nics.insert(nic_name.clone(), NicStamp { mac, address });
         domain_nics.push(DomainNic {
             name: nic_name.clone(),
@@ -144,13 +148,14 @@ pub(crate) fn build<'a>(
     let uuid = existing.map_or_else(|| domain_uuid(fleet, &vm.name, incarnation), |e| e.uuid);
     // cloud-init reads network-config once an instance: other addresses are another instance.
     let instance = uuid::Uuid::new_v5(&uuid, digest::of(&seed_nics).as_bytes());
-    let seed = image.filter(|i| i.identity == Identity::CloudInit).map(|_| Seed {
+    let seed = image.filter(|i| i.identity != Identity::None).map(|_| Seed {
         instance,
         hostname: vm.name.clone(),
         nics: seed_nics,
         user_data: spec.cloud_init.user_data.clone(),
         ssh_keys: spec.cloud_init.ssh_keys.clone(),
     });
+    let seed = if spec.layer == Layer::Lxc { seed.map(|s| container::seed(s, uuid)) } else { seed };
     let stamp = Stamp {
         fleet: fleet.clone(),
         vm: vm.name.clone(),
@@ -175,13 +180,14 @@ pub(crate) fn build<'a>(
         adopted: existing.and_then(|e| e.stamp.adopted.clone()),
     };
     let kernel = image.and_then(|i| match &i.boot {
-        Boot::Disk => None,
+        Boot::Disk | Boot::Init(_) => None,
         Boot::Kernel { kernel, initrd, command_line } => Some(KernelBoot {
             kernel: image_path(host, kernel),
             initrd: initrd.as_ref().map(|f| image_path(host, f)),
             command_line: command_line.as_ref().to_owned(),
         }),
     });
+    let domain_disk = |name: &str, path, number| any_disk(vm, name, path, number);
     let mut disks = vec![domain_disk("root", disk_path(fleet, host, &vm.name, incarnation, "root"), 0)];
     if seed.is_some() {
         disks.push(domain_disk("seed", disk_path(fleet, host, &vm.name, incarnation, "seed"), 1));
@@ -212,14 +218,18 @@ pub(crate) fn build<'a>(
         disks,
         nics: domain_nics,
         devices,
+        container: container::part(image, told.into_iter()),
         console: format!("{}/{}.console", host.slots_dir, domain_name(fleet, &vm.name)),
     };
     let moves = world.records.get(&vm.name).map_or(0, |r| r.moves);
     Ok(Target { vm, host, moves, image, stamp, seed, domain })
 }
 
-/// The disk of a name at a number: `vda` is 0.
-pub(crate) fn domain_disk(name: &str, path: String, number: u8) -> DomainDisk {
+/// The disk of a name: a VM's at a number (`vda` is 0), a container's where it is mounted.
+pub(crate) fn any_disk(vm: &Vm, name: &str, path: String, number: u8) -> DomainDisk {
+    if vm.spec.layer == Layer::Lxc {
+        return container::mounted(&vm.spec, name, path);
+    }
     let format = if name == "seed" { crate::model::ImageFormat::Raw } else { crate::model::ImageFormat::Qcow2 };
     DomainDisk { name: name.to_owned(), path, target: target_device(number), format, readonly: name == "seed" }
 }
@@ -250,6 +260,7 @@ impl Target<'_> {
                 nic.address = old.address;
             }
         }
+        container::keep_addresses(&mut self.domain.container, obs);
         self.seed = None;
         self.stamp.seed.clone_from(&obs.stamp.seed);
     }
@@ -305,14 +316,18 @@ impl Target<'_> {
     /// The step that makes the root disk.
     pub(crate) fn make_root(&self) -> Option<Op> {
         let image = self.image?;
-        let from =
-            DiskFrom::Image { path: image_path(self.host, &image.disk), format: image.format, method: image.clone };
+        let container = image.layer() == Layer::Lxc;
+        let from = if container {
+            container::root(self, image)
+        } else {
+            DiskFrom::Image { path: image_path(self.host, &image.disk), format: image.format, method: image.clone }
+        };
         let made_from = Some(image.disk.digest.as_str().to_owned());
         Some(Op::MakeDisk(NewDisk {
             path: self.path("root")?.to_owned(),
             stamp: self.disk_stamp("root", made_from, 1, self.stamp.incarnation),
             from,
-            size: self.vm.spec.root_size,
+            size: self.vm.spec.root_size.or(container.then_some(CONTAINER_ROOT)),
         }))
     }
 
@@ -332,7 +347,9 @@ impl Target<'_> {
             None => {
                 let path = self.path(name.as_str()).unwrap_or_default().to_owned();
                 let stamp = self.disk_stamp(name.as_str(), None, 1, self.stamp.incarnation);
-                let disk = NewDisk { path, stamp, from: DiskFrom::Blank, size: Some(wanted.size) };
+                let container = self.vm.spec.layer == Layer::Lxc;
+                let from = if container { DiskFrom::FileSystem } else { DiskFrom::Blank };
+                let disk = NewDisk { path, stamp, from, size: Some(wanted.size) };
                 (vec![Op::MakeDisk(disk)], effect(DiskFate::Make, wanted.size))
             }
             Some(disk) => {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Desired, DiskObs, HostObs, Name, Observation, Observed, PlacementRecord, VmObs};
+use crate::model::{Desired, DiskObs, HostObs, Layer, Name, Observation, Observed, PlacementRecord, VmObs};
 
 /// What the planner may believe of a host.
 #[derive(Clone, Copy, Debug)]
@@ -65,7 +65,8 @@ impl<'a> World<'a> {
             lost: None,
         };
         let nothing_asked = observed.fleet.is_none() && observed.hosts.is_empty();
-        let mut by_uuid: BTreeMap<uuid::Uuid, &Name> = BTreeMap::new();
+        // A machine may have a document for virtual machines and one for containers.
+        let mut by_uuid: BTreeMap<(uuid::Uuid, Layer), &Name> = BTreeMap::new();
         for (name, host) in &desired.hosts {
             let lost = desired.lost.iter().any(|l| l.host == *name);
             let view = match observed.hosts.get(name) {
@@ -79,7 +80,7 @@ impl<'a> World<'a> {
                     world.faults.insert(name, fault.text.clone());
                     HostView::Unknown
                 }
-                Some(Observation::Known(seen)) => match (host.uuid, by_uuid.get(&seen.uuid)) {
+                Some(Observation::Known(seen)) => match (host.uuid, by_uuid.get(&(seen.uuid, host.layer()))) {
                     (Some(pinned), _) if pinned != seen.uuid => {
                         let text = format!("another machine answers: its UUID is {}, pinned is {pinned}", seen.uuid);
                         world.faults.insert(name, text);
@@ -92,7 +93,7 @@ impl<'a> World<'a> {
                         HostView::Unknown
                     }
                     _ => {
-                        by_uuid.insert(seen.uuid, name);
+                        by_uuid.insert((seen.uuid, host.layer()), name);
                         HostView::Known(seen)
                     }
                 },

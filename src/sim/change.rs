@@ -176,7 +176,13 @@ impl World {
             }
         }
         let (image_size, used, backing) = match &new.from {
-            DiskFrom::Blank => (Bytes(0), OVERLAY_USED, None),
+            DiskFrom::Blank | DiskFrom::FileSystem => (Bytes(0), OVERLAY_USED, None),
+            DiskFrom::Archive { path, .. } => {
+                if !host.images.contains_key(path) {
+                    return Err(StepError::failed(format!("archive {path} is not in the store")));
+                }
+                (IMAGE_SIZE, IMAGE_USED, None)
+            }
             DiskFrom::Image { path, method, .. } => {
                 if !host.images.contains_key(path) {
                     return Err(StepError::failed(format!("image {path} is not in the store")));
@@ -519,6 +525,7 @@ fn shape_of(spec: &DomainSpec, host: Acceleration) -> Shape {
         nics: spec.nics.iter().map(|n| (n.mac, shape_nic(n))).collect(),
         devices: spec.devices.iter().map(|d| (d.name.to_string(), d.at)).collect(),
         ports: device::ports(&spec.devices),
+        container: spec.container.clone(),
     };
     set_kernel(&mut shape, spec.kernel.as_ref());
     shape
@@ -573,6 +580,7 @@ fn apply_edit(domain: &mut SimDomain, edit: &Edit, host: Acceleration) -> Result
         },
         Edit::AddDevice(device) => device::add(shape, device)?,
         Edit::RemoveDevice(name) => drop(shape.devices.remove(name.as_str())),
+        Edit::Container(container) => shape.container = Some(container.clone()),
         Edit::Autostart(on) => domain.autostart = *on,
     }
     Ok(())

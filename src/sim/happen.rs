@@ -279,5 +279,6 @@ fn plain(memory: Bytes, path: &str) -> Shape {
         nics: std::collections::BTreeMap::new(),
         devices: std::collections::BTreeMap::new(),
         ports: crate::model::Ports::default(),
+        container: None,
     }
 }

@@ -28,7 +28,8 @@ impl World {
                 }
                 Some(host) => {
                     see_records(host, &mut observed);
-                    Observation::Known(self.see_host(fleet, name, host, look))
+                    let layer = desired.hosts.get(name).map(crate::model::Host::layer).unwrap_or_default();
+                    Observation::Known(HostObs { layer, ..self.see_host(fleet, name, host, look) })
                 }
             };
             observed.hosts.insert(name.clone(), seen);

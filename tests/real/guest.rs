@@ -83,6 +83,7 @@ impl Guest<'_> {
                 tap: tap_name(&name("t"), &self.vm, &name("lan")),
             }],
             devices: Vec::new(),
+            container: None,
             console: self.world.path(&format!("slots/t.{}.console", self.vm)),
         }
     }

@@ -226,6 +226,7 @@ impl World {
                 tap: format!("{}t", Self::bridge()),
             }],
             devices: Vec::new(),
+            container: None,
             console: self.path("slots/t.a.console"),
         }
     }
@@ -253,6 +254,7 @@ fn shape_of(spec: &DomainSpec) -> Shape {
         nics: spec.nics.iter().map(nic).collect(),
         devices: BTreeMap::new(),
         ports: Ports::default(),
+        container: spec.container.clone(),
     }
 }
 

@@ -102,6 +102,7 @@ pub fn spin(host: &str, vm: &str) -> Vec<Step> {
         }],
         nics: Vec::new(),
         devices: Vec::new(),
+        container: None,
         console: String::new(),
     };
     let record = PlacementRecord { host: name(host), from: None, moves: 0, incarnation: 1, addresses: BTreeMap::new() };

@@ -6,7 +6,7 @@ use std::ops::Range;
 use roxmltree::Node;
 
 use super::read::{XmlError, child, children, hostdevs, mac_of, named_disks, parse, stamp_node};
-use super::{escape, escape_text, write};
+use super::{escape, escape_text, lxc, write};
 use crate::model::{Acceleration, Firmware, Mac, Stamp};
 use crate::plan::{DomainDevice, DomainDisk, DomainNic, Edit, KernelBoot};
 
@@ -53,7 +53,14 @@ pub fn unstamp(xml: &str) -> Result<String, XmlError> {
 }
 
 fn one(xml: &str, edit: &Edit) -> Result<String, XmlError> {
-    splice(xml, |root, out| match edit {
+    splice(xml, |root, out| {
+        let container = if lxc::is(root) { lxc::edit(root, out, edit) } else { None };
+        container.unwrap_or_else(|| machine(root, out, edit))
+    })
+}
+
+fn machine(root: Node<'_, '_>, out: &mut Splices<'_>, edit: &Edit) -> Result<(), XmlError> {
+    match edit {
         Edit::Cpus { cpus, max } => self::cpus(root, out, *cpus, *max),
         Edit::Memory { memory, max } => self::memory(root, out, memory.kib_ceil(), max.kib_ceil()),
         Edit::Machine(machine) => {
@@ -102,8 +109,9 @@ fn one(xml: &str, edit: &Edit) -> Result<String, XmlError> {
             }
             Ok(())
         }
+        Edit::Container(_) => Err(XmlError::Refused("the domain is no container".to_owned())),
         Edit::Autostart(_) => Ok(()),
-    })
+    }
 }
 
 fn cpus(root: Node<'_, '_>, out: &mut Splices<'_>, now: u32, max: u32) -> Result<(), XmlError> {
@@ -325,7 +333,7 @@ fn splice(
 }
 
 /// Exchanges of text, collected against one unchanged document.
-struct Splices<'x> {
+pub(super) struct Splices<'x> {
     xml: &'x str,
     list: Vec<(Range<usize>, String)>,
 }
@@ -338,7 +346,7 @@ impl Splices<'_> {
     }
 
     /// Removes an element, and the white space before it.
-    fn remove(&mut self, node: Node<'_, '_>) {
+    pub(super) fn remove(&mut self, node: Node<'_, '_>) {
         let range = node.range();
         let before = &self.xml[..range.start];
         let start = before.trim_end().len();
@@ -348,7 +356,7 @@ impl Splices<'_> {
     }
 
     /// Inserts after an element, on a line of its own where that element has one.
-    fn after(&mut self, node: Node<'_, '_>, text: &str) {
+    pub(super) fn after(&mut self, node: Node<'_, '_>, text: &str) {
         let range = node.range();
         let before = &self.xml[..range.start];
         let indent = &before[before.trim_end().len()..];
@@ -356,7 +364,7 @@ impl Splices<'_> {
     }
 
     /// Inserts as the last child.
-    fn append(&mut self, parent: Node<'_, '_>, text: &str) {
+    pub(super) fn append(&mut self, parent: Node<'_, '_>, text: &str) {
         let range = parent.range();
         let whole = &self.xml[range.clone()];
         if let Some(last) = parent.last_element_child() {
@@ -370,8 +378,16 @@ impl Splices<'_> {
         }
     }
 
+    /// Inserts as the first child of an element that has some.
+    pub(super) fn prepend(&mut self, parent: Node<'_, '_>, text: &str) {
+        match parent.first_element_child() {
+            Some(first) => self.list.push((first.range().start..first.range().start, text.to_owned())),
+            None => self.append(parent, text),
+        }
+    }
+
     /// Makes `text` the only content of an element.
-    fn set_text(&mut self, node: Node<'_, '_>, text: &str) {
+    pub(super) fn set_text(&mut self, node: Node<'_, '_>, text: &str) {
         if node.text().map(str::trim) == Some(text) && node.first_element_child().is_none() {
             return;
         }
@@ -392,7 +408,7 @@ impl Splices<'_> {
         }
     }
 
-    fn set_attribute(&mut self, node: Node<'_, '_>, name: &str, value: &str) {
+    pub(super) fn set_attribute(&mut self, node: Node<'_, '_>, name: &str, value: &str) {
         match node.attribute_node(name) {
             Some(attribute) if attribute.value() == value => {}
             Some(attribute) => self.list.push((attribute.range_value(), escape(value))),

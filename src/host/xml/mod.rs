@@ -6,9 +6,12 @@
 
 mod edit;
 mod link;
+pub(crate) mod lxc;
 mod read;
 mod write;
 
+#[cfg(test)]
+mod lxc_tests;
 #[cfg(test)]
 mod tests;
 

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use roxmltree::{Document, Node};
 use uuid::Uuid;
 
-use super::{DEVICE_ALIAS, DISK_ALIAS, STAMP_NS};
+use super::{DEVICE_ALIAS, DISK_ALIAS, STAMP_NS, lxc};
 use crate::model::{
-    Acceleration, Bytes, DeviceAt, Display, Firmware, Mac, PciAddress, Ports, Shape, ShapeDisk, ShapeNic, Stamp,
+    Acceleration, Bytes, CONTAINER_DISK, DeviceAt, Display, Firmware, Mac, PciAddress, Ports, Shape, ShapeDisk,
+    ShapeNic, Stamp,
 };
 
 /// What one XML says of a domain.
@@ -95,7 +96,7 @@ pub fn sources(xml: &str) -> Result<Vec<String>, XmlError> {
     for node in document.descendants().filter(Node::is_element) {
         match node.tag_name().name() {
             "source" => {
-                out.extend(["file", "dev", "path"].iter().filter_map(|a| node.attribute(*a)).map(str::to_owned));
+                out.extend(["file", "dev", "path", "dir"].iter().filter_map(|a| node.attribute(*a)).map(str::to_owned));
             }
             "kernel" | "initrd" | "nvram" | "loader" => {
                 out.extend(node.text().map(str::trim).filter(|t| t.starts_with('/')).map(str::to_owned));
@@ -113,7 +114,13 @@ pub fn sources(xml: &str) -> Result<Vec<String>, XmlError> {
 /// [`XmlError`], when the domain has no such disk.
 pub fn disk_format(xml: &str, path: &str) -> Result<String, XmlError> {
     let document = parse(xml)?;
-    let (_, node) = named_disks(document.root_element())
+    let root = document.root_element();
+    if lxc::is(root) {
+        let has = lxc::named(root).iter().any(|(_, node)| lxc::path(*node) == Some(path));
+        let missing = || XmlError::NoSuch { what: "disk", name: path.to_owned() };
+        return if has { Ok(CONTAINER_DISK.to_owned()) } else { Err(missing()) };
+    }
+    let (_, node) = named_disks(root)
         .into_iter()
         .find(|(_, node)| child(*node, "source").and_then(source_path) == Some(path))
         .ok_or_else(|| XmlError::NoSuch { what: "disk", name: path.to_owned() })?;
@@ -146,8 +153,9 @@ fn shape(root: Node<'_, '_>) -> Result<Shape, XmlError> {
         }
     }
     let element = |name| text(os, name).map(str::to_owned);
+    let quota = if lxc::is(root) { lxc::cpus(root) } else { None };
     Ok(Shape {
-        cpus: vcpu.attribute("current").and_then(|c| c.parse().ok()).unwrap_or(max_cpus),
+        cpus: vcpu.attribute("current").and_then(|c| c.parse().ok()).or(quota).unwrap_or(max_cpus),
         max_cpus,
         memory: child(root, "currentMemory").and_then(bytes).unwrap_or(memory),
         max_memory: memory,
@@ -161,10 +169,11 @@ fn shape(root: Node<'_, '_>) -> Result<Shape, XmlError> {
         kernel: element("kernel"),
         initrd: element("initrd"),
         command_line: element("cmdline"),
-        disks,
+        disks: if lxc::is(root) { lxc::disks(root) } else { disks },
         nics,
         devices: devices(root),
         ports: ports(root),
+        container: lxc::part(root),
     })
 }
 

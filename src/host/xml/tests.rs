@@ -11,15 +11,15 @@ use crate::model::{
 };
 use crate::plan::{DomainDevice, DomainDisk, DomainNic, DomainSpec, Edit, KernelBoot};
 
-fn name(text: &str) -> Name {
+pub(super) fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
-fn mac(last: u8) -> Mac {
+pub(super) fn mac(last: u8) -> Mac {
     Mac([2, 0, 0, 0, 0, last])
 }
 
-fn stamp() -> Stamp {
+pub(super) fn stamp() -> Stamp {
     Stamp {
         fleet: name("shop"),
         vm: name("web-1"),
@@ -48,7 +48,7 @@ fn nic(n: &str, last: u8) -> DomainNic {
     DomainNic { name: name(n), mac: mac(last), bridge: "shq0".to_owned(), tap: format!("sh{last}") }
 }
 
-fn spec() -> DomainSpec {
+pub(super) fn spec() -> DomainSpec {
     DomainSpec {
         vm: name("web-1"),
         domain: "shop.web-1".to_owned(),
@@ -73,6 +73,7 @@ fn spec() -> DomainSpec {
         ],
         nics: vec![nic("lan", 1)],
         devices: Vec::new(),
+        container: None,
         console: "/slots/shop.web-1.console".to_owned(),
     }
 }
@@ -97,6 +98,7 @@ fn shape_of(spec: &DomainSpec) -> Shape {
         nics: spec.nics.iter().map(|n| (n.mac, nic(n))).collect(),
         devices: BTreeMap::new(),
         ports: Ports::default(),
+        container: spec.container.clone(),
     }
 }
 

@@ -29,6 +29,9 @@ pub(super) fn json(stamp: &Stamp) -> String {
 /// [`Acceleration::Auto`] is written as software emulation: whoever defines resolves it first. `agent` is the path of the
 /// guest agent's socket, where libvirt's own choice may be too long for a socket.
 pub fn domain(spec: &DomainSpec, stamp: &Stamp, agent: Option<&str>) -> String {
+    if let Some(container) = &spec.container {
+        return super::lxc::domain(spec, stamp, container);
+    }
     let mut x = String::new();
     let kvm = spec.acceleration == Acceleration::Kvm;
     let _ = write!(
@@ -151,7 +154,7 @@ pub(super) fn cpu(acceleration: Acceleration) -> &'static str {
 pub(super) fn disk(d: &DomainDisk) -> String {
     let (format, options) = match d.format {
         ImageFormat::Qcow2 => ("qcow2", " discard='unmap'"),
-        ImageFormat::Raw => ("raw", ""),
+        ImageFormat::Raw | ImageFormat::Rootfs => ("raw", ""),
     };
     let serial: String = if d.name == "seed" { "cidata".to_owned() } else { d.name.chars().take(20).collect() };
     format!(

@@ -248,6 +248,7 @@ impl<'l> Guest<'l> {
                 tap: tap_name(&name("t"), &self.vm, &name("lan")),
             }],
             devices: Vec::new(),
+            container: None,
             console: format!("/var/lib/stablehand/slots/t.{}.console", self.vm),
         }
     }

@@ -1,0 +1,138 @@
+//! What differs where a VM is a container: its disks are file systems with a path, and the host gives it its addresses.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use super::diff::Diff;
+use super::steps::{DiskFrom, DomainDisk, Edit, Seed};
+use super::target::{Target, image_path};
+use super::types::{Block, BlockedBy, Class};
+use crate::model::{
+    Boot, CONTAINER_DISK, CONTAINER_SEED, CONTAINER_SEED_AT, Container, ContainerAddress, Field, Host, Identity, Image,
+    ImageFormat, Layer, Mac, Vm, VmObs, VmSpec,
+};
+
+/// The ending of a disk's file on a host.
+pub(crate) fn extension(layer: Layer, disk: &str) -> &'static str {
+    match (layer, disk) {
+        (Layer::Qemu, "seed") => "iso",
+        (Layer::Qemu, _) => "qcow2",
+        (Layer::Lxc, "seed") => CONTAINER_SEED,
+        (Layer::Lxc, _) => CONTAINER_DISK,
+    }
+}
+
+/// A disk of a container: a file system at a path.
+pub(crate) fn mounted(spec: &VmSpec, name: &str, path: String) -> DomainDisk {
+    let target = match name {
+        "root" => "/",
+        "seed" => CONTAINER_SEED_AT,
+        name => spec.mounts.get(name).map_or("/", |m| m),
+    };
+    let target = target.to_owned();
+    DomainDisk { name: name.to_owned(), path, target, format: ImageFormat::Raw, readonly: name == "seed" }
+}
+
+/// What only a container's definition has.
+pub(crate) fn part(
+    image: Option<&Image>,
+    addresses: impl Iterator<Item = (Mac, Option<Ipv4Addr>, u8, Option<Ipv4Addr>)>,
+) -> Option<Container> {
+    let image = image?;
+    let Boot::Init(init) = &image.boot else { return None };
+    let told = |(mac, address, prefix, gateway): (Mac, Option<Ipv4Addr>, u8, Option<Ipv4Addr>)| {
+        // A route needs an address to go out from: where somebody else gives that, they give the route.
+        Some((mac, ContainerAddress { address: address?, prefix, gateway }))
+    };
+    let addresses = match image.identity {
+        Identity::Host => addresses.filter_map(told).collect(),
+        Identity::CloudInit | Identity::None => BTreeMap::new(),
+    };
+    Some(Container { init: init.clone(), addresses })
+}
+
+/// What the seed of a container is made from. Only its name servers are written into it, but all that its networks say
+/// counts for its digest: so a stamp tells what the networks' documents said when it was made.
+pub(crate) fn seed(seed: Seed, domain: uuid::Uuid) -> Seed {
+    Seed { instance: domain, user_data: None, ssh_keys: Vec::new(), ..seed }
+}
+
+/// What people read of the addresses of a container.
+pub(crate) fn addresses(container: &Container) -> String {
+    let one = |a: &ContainerAddress| {
+        let via = a.gateway.map(|g| format!(" via {g}")).unwrap_or_default();
+        format!("{}/{}{via}", a.address, a.prefix)
+    };
+    let all: Vec<String> = container.addresses.values().map(one).collect();
+    if all.is_empty() { "none".to_owned() } else { all.join(", ") }
+}
+
+/// Why a change of a container costs what it costs, where that is not what holds for a virtual machine.
+pub(crate) const fn why_class(field: Field, class: Class) -> Option<&'static str> {
+    match (field, class) {
+        (Field::MaxCpus | Field::MaxMemory, Class::Staged | Class::Reboot) => Some("its maximum is read at start"),
+        (Field::Memory | Field::Cpus, Class::Live) => Some("its limit is raised live, without a restart"),
+        (Field::Memory | Field::Cpus, Class::Staged | Class::Reboot) => {
+            Some("nothing is taken from a running container: it waits for a restart")
+        }
+        (Field::DiskSize | Field::RootSize, Class::Live) => Some("the file system grows under the running container"),
+        (Field::Disks, Class::Staged | Class::Reboot) => Some("disks are mounted at start"),
+        (Field::Image, Class::Staged | Class::Reboot) => Some("its first program is begun at start"),
+        _ => None,
+    }
+}
+
+/// What a container's root is made from.
+pub(crate) fn root(target: &Target<'_>, image: &Image) -> DiskFrom {
+    let hostname = (image.identity == Identity::Host).then(|| target.vm.name.clone());
+    DiskFrom::Archive { path: image_path(target.host, &image.disk), hostname }
+}
+
+/// A running container keeps its addresses until it is restarted.
+pub(crate) fn keep_addresses(wanted: &mut Option<Container>, obs: &VmObs) {
+    let Some(wanted) = wanted else { return };
+    let Some(has) = &obs.config.container else { return };
+    for mac in obs.stamp.nics.values().map(|n| n.mac) {
+        match has.addresses.get(&mac) {
+            Some(old) => drop(wanted.addresses.insert(mac, old.clone())),
+            None => drop(wanted.addresses.remove(&mac)),
+        }
+    }
+}
+
+/// What stops every change of a VM whose image is for another kind of host than the one that has it.
+pub(crate) fn wrong_layer(vm: &Vm, host: &Host) -> Option<Block> {
+    if vm.spec.layer == host.layer() {
+        return None;
+    }
+    let (is, runs) = match host.layer() {
+        Layer::Lxc => ("its image is for virtual machines", "runs containers only"),
+        Layer::Qemu => ("its image is for containers", "runs virtual machines only"),
+    };
+    Some(Block {
+        by: BlockedBy::Policy,
+        text: format!("{is}, and host/{}, which has it, {runs}", host.name),
+        unblock: format!("give the new one a name of its own, and end this one by a Removal of vm/{}", vm.name),
+    })
+}
+
+/// Why what a host has is not taken over, if so.
+pub(crate) fn not_adopted(host: &Host) -> Option<Block> {
+    (host.layer() == Layer::Lxc).then(|| Block {
+        by: BlockedBy::Policy,
+        text: format!("what host/{} has are containers: only virtual machines are taken over", host.name),
+        unblock: "make an archive of its root file system, and a container of that".to_owned(),
+    })
+}
+
+/// Compares where the disks of a container are mounted; its first program and addresses are compared as one.
+pub(crate) fn moved_mounts(target: &Target<'_>, obs: &VmObs, diff: &mut Diff) -> Vec<(String, String, String)> {
+    let mut moved = Vec::new();
+    for (name, place) in &target.vm.spec.mounts {
+        let Some(shape) = obs.config.disks.get(name.as_str()).filter(|d| *d.target != **place) else { continue };
+        moved.push((name.to_string(), shape.target.clone(), place.to_string()));
+        diff.edits.push(Edit::RemoveDisk(name.to_string()));
+        diff.edits.push(Edit::AddDisk(mounted(&target.vm.spec, name.as_str(), shape.path.clone())));
+    }
+    moved
+}
