@@ -253,7 +253,8 @@ fn shape_of(spec: &DomainSpec) -> Shape {
         disks: spec.disks.iter().map(disk).collect(),
         nics: spec.nics.iter().map(nic).collect(),
         devices: BTreeMap::new(),
-        ports: Ports::default(),
+        // One more than what is plugged in: libvirt's own spare.
+        ports: Ports { usb: false, pci: 1 },
         container: spec.container.clone(),
     }
 }
@@ -500,6 +501,7 @@ fn stage() {
             "settle" => settle(&world).await,
             "many" => many(&world).await,
             "guest" => crate::guest::run(&world).await,
+            "devices" => crate::device::run(&world).await,
             "second" => {
                 let mut observed = world.fleet.observe(&world.desired, Look::default()).await;
                 let Some(Observation::Unknown(fault)) = observed.hosts.remove("here") else {
@@ -618,4 +620,20 @@ fn guests_answer_probes_and_take_what_they_are_given() {
     }
     let lab = Lab::new('g');
     assert!(lab.stage("guest").status().unwrap().success());
+}
+
+#[test]
+fn a_device_goes_from_one_guest_to_another_and_back() {
+    if let Some(why) = crate::can_run().err().or_else(crate::device::missing) {
+        eprintln!("SKIPPED a_device_goes_from_one_guest_to_another_and_back: {why}");
+        return;
+    }
+    let lab = Lab::new('u');
+    let stage = lab.stage("devices");
+    let mut inside = Command::new(crate::device::wrapper());
+    inside.arg(stage.get_program()).args(stage.get_args());
+    for (key, value) in stage.get_envs() {
+        inside.env(key, value.unwrap_or_default());
+    }
+    assert!(inside.status().unwrap().success());
 }
