@@ -116,14 +116,16 @@ pub(super) async fn size(shell: &dyn Shell, path: &str) -> Result<Option<Bytes>,
     // The superblock is 1024 bytes into the file system, and its s_magic 56 bytes into that
     // (Documentation/filesystems/ext4/super.rst).
     let head = shell.read(path, 1082).await?;
+    let old = shell.read(&growing(path), 32).await.unwrap_or_default();
+    Ok(size_of(length, &head, &old))
+}
+
+/// The same of a file's length, its first 1082 bytes and the size that stands beside it while it grows.
+pub(super) fn size_of(length: u64, head: &[u8], old: &[u8]) -> Option<Bytes> {
     if head.get(1080..1082) != Some(&[0x53, 0xef]) {
-        return Ok(None);
+        return None;
     }
-    let old = match shell.read(&growing(path), 32).await {
-        Ok(text) => String::from_utf8_lossy(&text).trim().parse().ok().map(Bytes),
-        Err(_) => None,
-    };
-    Ok(Some(old.unwrap_or(Bytes(length))))
+    Some(String::from_utf8_lossy(old).trim().parse().ok().map_or(Bytes(length), Bytes))
 }
 
 /// What stands in the seed of a container: resolv.conf(5) reads three name servers.

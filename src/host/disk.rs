@@ -314,6 +314,41 @@ pub async fn size(shell: &dyn Shell, path: &str, format: &str) -> Result<Option<
     }
 }
 
+/// Where the path of the backing file stands in a qcow2 header: its first byte and the one behind its last (QEMU,
+/// `docs/interop/qcow2.txt`, bytes 8 to 19). `None` without one.
+fn backing_range(header: &[u8]) -> Option<(u64, u64)> {
+    qcow2_size(header)?;
+    let offset = u64::from_be_bytes(header.get(8..16)?.try_into().ok()?);
+    let length = u32::from_be_bytes(header.get(16..20)?.try_into().ok()?);
+    let end = offset.checked_add(u64::from(length)).filter(|end| *end <= QCOW2_HEADER)?;
+    (offset != 0).then_some((offset, end))
+}
+
+/// Bytes of a header that must be read to know the backing file; `None` when there is none.
+pub(super) fn needs(header: &[u8]) -> Option<u64> {
+    backing_range(header).map(|(_, end)| end)
+}
+
+/// What a disk's files say of it; `None` when its stamp is of another fleet, or it is not what its name says.
+pub(super) fn seen(
+    fleet: &Name,
+    path: &str,
+    stamp: DiskStamp,
+    (length, used): (u64, u64),
+    header: &[u8],
+) -> Option<DiskObs> {
+    if stamp.fleet != *fleet {
+        return None;
+    }
+    let size = match qcow2_size(header) {
+        Some(size) => size,
+        // Somebody put another file in its place: the disk is not there, whatever the stamp beside it says.
+        None if path.ends_with(".qcow2") => return None,
+        None => Bytes(length),
+    };
+    Some(DiskObs { stamp, size, used: Bytes(used), backing: qcow2_backing(header) })
+}
+
 /// The virtual size in a qcow2 header, `None` where the magic number is missing.
 pub fn qcow2_size(header: &[u8]) -> Option<Bytes> {
     if header.get(..4)? != b"QFI\xfb" {
@@ -328,12 +363,8 @@ const QCOW2_HEADER: u64 = 4096;
 
 /// The file under an overlay, from the beginning of a qcow2 file (bytes 8 to 19: where its name is, and how long).
 pub fn qcow2_backing(header: &[u8]) -> Option<String> {
-    if header.get(..4)? != b"QFI\xfb" {
-        return None;
-    }
-    let start = usize::try_from(u64::from_be_bytes(header.get(8..16)?.try_into().ok()?)).ok()?;
-    let length = usize::try_from(u32::from_be_bytes(header.get(16..20)?.try_into().ok()?)).ok()?;
-    let name = header.get(start..start.checked_add(length)?).filter(|_| start > 0)?;
+    let (start, end) = backing_range(header)?;
+    let name = header.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)?;
     String::from_utf8(name.to_vec()).ok()
 }
 
@@ -354,13 +385,7 @@ pub async fn observe(shell: &dyn Shell, fleet: &Name, path: &str) -> Option<Disk
         return Some(DiskObs { stamp, size, used: Bytes(used), backing: None });
     }
     let header = shell.read(path, QCOW2_HEADER).await.ok()?;
-    let size = match qcow2_size(&header) {
-        Some(size) => size,
-        // Somebody put another file in its place: the disk is not there, whatever the stamp beside it says.
-        None if path.ends_with(".qcow2") => return None,
-        None => Bytes(length),
-    };
-    Some(DiskObs { stamp, size, used: Bytes(used), backing: qcow2_backing(&header) })
+    seen(fleet, path, stamp, (length, used), &header)
 }
 
 /// Writes a placement record.

@@ -1,22 +1,26 @@
 //! [`RealFleet`]: the hosts of a fleet behind the traits of the world.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream;
+use ipnet::Ipv4Net;
 use uuid::Uuid;
 
 use super::disk::Folders;
-use super::libvirt::{Hypervisor, Opener};
+use super::libvirt::{FRESH, Hypervisor, Opener};
 use super::shell::Shell;
-use super::{act, fence, lock, shell, survey};
+use super::{accel, act, fence, lock, shell, survey};
 use crate::execute::{Actuator, Done, LockError, Progress, StepError};
 use crate::model::stats::HostCounters;
-use crate::model::{Desired, Fault, Host, LockHolder, Name, Observation, Observed, StoreState, Timestamp};
+use crate::model::{
+    Acceleration, Desired, Fault, Host, HostShell, LockHolder, Name, Observation, Observed, StoreState, Timestamp,
+};
 use crate::observe::{Boxed, Look, Observer};
 use crate::plan::{Op, Step};
 
@@ -43,6 +47,10 @@ pub(super) struct RealHost {
     /// One file at a time comes into the store: two fetches of one path would write one partial file.
     pub(super) fetching: tokio::sync::Mutex<()>,
     lock: Mutex<Option<lock::Held>>,
+    /// What the acceleration probe found, over which connection and when.
+    accelerated: tokio::sync::Mutex<Option<(u64, Instant, Acceleration)>>,
+    /// Subnets behind bridges that are the host's own.
+    inside: Mutex<Vec<Ipv4Net>>,
     /// What it is, as last found out.
     pub(super) facts: tokio::sync::Mutex<Option<super::facts::Kept>>,
     /// The fleet's domains as last seen here.
@@ -93,6 +101,11 @@ impl RealFleet {
                 hosts.insert(name.clone(), Arc::new(self.host_of(doc)));
             }
         }
+        let own = desired.networks.values().filter(|n| n.create_bridge).filter_map(|n| n.subnet);
+        let inside: Vec<Ipv4Net> = own.collect();
+        for host in hosts.values() {
+            host.inside.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&inside);
+        }
     }
 
     fn host_of(&self, doc: &Host) -> RealHost {
@@ -105,12 +118,15 @@ impl RealFleet {
                 slots: trimmed(&doc.slots_dir),
                 images: trimmed(&doc.images_dir),
             },
-            hypervisor: Hypervisor::new(&doc.connection, &self.who).heard_by(Arc::new(move || stirred.notify_one())),
+            hypervisor: Hypervisor::new(&address(doc, &self.base), &self.who)
+                .heard_by(Arc::new(move || stirred.notify_one())),
             shell: shell::of(&doc.shell, &self.base),
             base: self.base.clone(),
             emulator: tokio::sync::OnceCell::new(),
             fetching: tokio::sync::Mutex::new(()),
             lock: Mutex::new(None),
+            accelerated: tokio::sync::Mutex::new(None),
+            inside: Mutex::default(),
             facts: tokio::sync::Mutex::new(None),
             names: Mutex::default(),
         }
@@ -122,6 +138,27 @@ impl RealFleet {
 
     pub(super) fn host(&self, name: &Name) -> Option<Arc<RealHost>> {
         self.hosts().get(name).cloned()
+    }
+}
+
+/// The address of a host's hypervisor. What the shell's ssh signs in with is what libvirt's ssh signs in with, unless the
+/// address says something else (libvirt, "Remote URI extra parameters", `keyfile`).
+fn address(doc: &Host, base: &Path) -> String {
+    let uri = doc.connection.as_ref();
+    let over_ssh = uri.split("://").next().is_some_and(|scheme| scheme.ends_with("+ssh"));
+    match &doc.shell {
+        HostShell::Ssh { identity: Some(key), .. } if over_ssh && !uri.contains("keyfile=") => {
+            let mark = if uri.contains('?') { '&' } else { '?' };
+            let whole = base.join(key.as_ref()).to_string_lossy().into_owned();
+            // RFC 3986, section 2.3: what stands for itself, and `/`.
+            let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~/".contains(b);
+            let encoded: String = whole
+                .bytes()
+                .map(|b| if plain(&b) { char::from(b).to_string() } else { format!("%{b:02X}") })
+                .collect();
+            format!("{uri}{mark}keyfile={encoded}")
+        }
+        _ => uri.to_owned(),
     }
 }
 
@@ -144,8 +181,8 @@ impl Observer for RealFleet {
                 records: BTreeMap::new(),
                 store: StoreState::default(),
             };
-            for (host, answer) in asked.iter().zip(answers) {
-                for (vm, record) in survey::records(host).await {
+            for (host, (answer, records)) in asked.iter().zip(answers) {
+                for (vm, record) in records {
                     let held = match observed.records.remove(&vm) {
                         Some(other) => other.newer(record),
                         None => record,
@@ -247,6 +284,26 @@ impl Actuator for RealFleet {
 }
 
 impl RealHost {
+    /// Whether an address is in a network that ends at the host.
+    pub(super) fn has_inside(&self, address: Ipv4Addr) -> bool {
+        let inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
+        inside.iter().any(|net| net.contains(&address))
+    }
+    /// What guests run with where the document leaves it to a probe. Of another machine it is asked once a connection and
+    /// every ten minutes: it takes some calls, and changes with a kernel or a QEMU.
+    pub(super) async fn acceleration(&self) -> Acceleration {
+        if !self.shell.is_remote() {
+            return accel::probe(self.shell.as_ref(), &self.folders.slots).await;
+        }
+        let mut kept = self.accelerated.lock().await;
+        let over = self.hypervisor.opened();
+        if let Some((_, _, found)) = kept.filter(|(of, at, _)| *of == over && at.elapsed() < FRESH) {
+            return found;
+        }
+        let found = accel::probe(self.shell.as_ref(), &self.folders.slots).await;
+        *kept = Some((over, Instant::now(), found));
+        found
+    }
     fn lock_slot(&self) -> MutexGuard<'_, Option<lock::Held>> {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }

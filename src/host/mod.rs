@@ -20,6 +20,8 @@ mod facts;
 pub mod fence;
 #[cfg(feature = "libvirt")]
 mod fleet;
+#[cfg(feature = "libvirt")]
+mod glance;
 pub mod images;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;

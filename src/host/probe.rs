@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::shell::{Program, Shell};
+
 /// How long one try may take.
 pub const TRY: Duration = Duration::from_secs(3);
 
@@ -39,14 +41,64 @@ pub async fn http(address: Ipv4Addr, port: u16, path: &str, status: u16) -> Resu
             head.extend_from_slice(&chunk[..n]);
         }
         let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
-        let got = line.strip_prefix("HTTP/").and_then(|l| l.split(' ').nth(1)?.parse::<u16>().ok());
-        match got {
-            Some(got) if got == status => Ok(()),
-            Some(got) => Err(format!("http://{address}:{port}{path} answers {got}, not {status}")),
-            None => Err(format!("http://{address}:{port}{path} does not answer in HTTP")),
-        }
+        judge(&line, &format!("http://{address}:{port}{path}"), status)
     };
     within(ask, || format!("http://{address}:{port}{path} does not answer")).await
+}
+
+/// Connects to a port from the host itself, with what it has for it: bash(1), nc(1) or curl(1). With a path it asks for
+/// it and prints the first line of the answer.
+const FROM_HOST: &str = r#"address=$1 port=$2 path=$3
+ask() { printf 'GET %s HTTP/1.0\r\nHost: %s:%s\r\nUser-Agent: stablehand\r\nConnection: close\r\n\r\n' "$path" "$address" "$port"; }
+has() { command -v "$1" >/dev/null 2>&1; }
+if has bash && has timeout; then
+  if [ -z "$path" ]; then exec timeout 3 bash -c 'exec 3<>"/dev/tcp/$1/$2"' bash "$address" "$port"; fi
+  ask | timeout 3 bash -c 'exec 3<>"/dev/tcp/$1/$2" && cat >&3 && IFS= read -r line <&3 && printf "%s\n" "$line"' bash "$address" "$port"
+elif has curl; then
+  if [ -n "$path" ]; then exec curl -s -S -m 3 -o /dev/null -w 'HTTP/1.0 %{http_code}' --http1.0 -- "http://$address:$port$path"; fi
+  curl -s -S -m 3 -o /dev/null "telnet://$address:$port" </dev/null
+elif has nc; then
+  if [ -z "$path" ]; then exec nc -w 3 "$address" "$port" </dev/null >/dev/null; fi
+  ask | nc -w 3 "$address" "$port" | head -n 1
+else echo "none of bash, curl and nc is installed" >&2; exit 1
+fi"#;
+
+async fn from_host(shell: &dyn Shell, address: Ipv4Addr, port: u16, path: &str) -> Result<String, String> {
+    let (address, port) = (address.to_string(), port.to_string());
+    let program = Program::new(["sh", "-c", FROM_HOST, "sh", &address, &port, path]).limit(TRY * 2);
+    let said = shell.run(program).await.map_err(|e| e.to_string())?;
+    if said.status == 0 {
+        return Ok(String::from_utf8_lossy(&said.stdout).into_owned());
+    }
+    let words = said.stderr.lines().next_back().and_then(|l| l.rsplit(": ").next()).unwrap_or("it does not answer");
+    Err(format!("{address}:{port}, from its host: {words}"))
+}
+
+/// [`tcp`] from the host that a shell leads to.
+///
+/// # Errors
+/// In words, what came back.
+pub async fn tcp_from(shell: &dyn Shell, address: Ipv4Addr, port: u16) -> Result<(), String> {
+    from_host(shell, address, port, "").await.map(drop)
+}
+
+/// [`http`] from the host that a shell leads to.
+///
+/// # Errors
+/// In words, what came back.
+pub async fn http_from(shell: &dyn Shell, address: Ipv4Addr, port: u16, path: &str, status: u16) -> Result<(), String> {
+    let line = from_host(shell, address, port, path).await?;
+    judge(&line, &format!("http://{address}:{port}{path}"), status)
+}
+
+/// Whether a status line has the wanted status.
+fn judge(line: &str, shown: &str, status: u16) -> Result<(), String> {
+    let got = line.strip_prefix("HTTP/").and_then(|l| l.split(' ').nth(1)?.trim().parse::<u16>().ok());
+    match got {
+        Some(got) if got == status => Ok(()),
+        Some(got) => Err(format!("{shown} answers {got}, not {status}")),
+        None => Err(format!("{shown} does not answer in HTTP")),
+    }
 }
 
 async fn connect(address: Ipv4Addr, port: u16) -> Result<TcpStream, String> {
@@ -93,5 +145,16 @@ mod tests {
         assert_eq!(http(here, port, "/", 503).await, Ok(()));
         let error = http(here, port, "/", 200).await.unwrap_err();
         assert!(error.ends_with("answers 503, not 200"), "{error}");
+        let shell = super::super::shell::Remote::command(
+            ["sh", "-c", r#"exec "$@""#, "sh"].into_iter(),
+            std::path::Path::new("/"),
+        );
+        assert_eq!(tcp_from(&shell, here, port).await, Ok(()));
+        assert_eq!(http_from(&shell, here, port, "/", 503).await, Ok(()));
+        let error = http_from(&shell, here, port, "/", 200).await.unwrap_err();
+        assert!(error.ends_with("answers 503, not 200"), "{error}");
+        // Nobody listens on port 1 of a machine of today.
+        let error = tcp_from(&shell, here, 1).await.unwrap_err();
+        assert!(error.contains("from its host") && error.contains("refused"), "{error}");
     }
 }

@@ -19,11 +19,20 @@ const AGENT_SECONDS: i32 = 3;
 
 /// Tries a probe once; in words, why it does not succeed.
 pub(super) async fn once(
-    hypervisor: &Hypervisor,
+    host: &RealHost,
     uuid: Uuid,
     kind: &ProbeKind,
     address: Option<Ipv4Addr>,
 ) -> Result<(), String> {
+    let hypervisor = &host.hypervisor;
+    // A network of the host's own ends at the host: from here nobody gets there.
+    let inside = address.filter(|a| host.shell.is_remote() && host.has_inside(*a));
+    if let (Some(address), ProbeKind::Tcp { port }) = (inside, kind) {
+        return probe::tcp_from(host.shell.as_ref(), address, *port).await;
+    }
+    if let (Some(address), ProbeKind::Http { port, path, status }) = (inside, kind) {
+        return probe::http_from(host.shell.as_ref(), address, *port, path, *status).await;
+    }
     let there = || address.ok_or_else(|| "the VM has no planned address to probe".to_owned());
     match kind {
         ProbeKind::Tcp { port } => probe::tcp(there()?, *port).await,
@@ -84,7 +93,7 @@ pub(super) async fn wait(
         match host.hypervisor.power(uuid).await? {
             Some(Power::Running) => match probe {
                 None => return Ok(Done::Already),
-                Some(probe) => match once(&host.hypervisor, uuid, &probe.kind, address).await {
+                Some(probe) => match once(host, uuid, &probe.kind, address).await {
                     Ok(()) => return Ok(Done::Already),
                     Err(text) => last = text,
                 },

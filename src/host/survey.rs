@@ -2,49 +2,98 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
 use uuid::Uuid;
 
 use super::fleet::{RealHost, now};
+use super::glance::{self, Glance};
 use super::libvirt::{Seen, SeenJob, Survey};
 use super::shell::{Program, succeed};
 use super::xml::{self, Reading};
-use super::{accel, bridge, disk, facts, images, lock, ready};
+use super::{facts, ready};
 use crate::model::{
-    Acceleration, BridgeObs, Bytes, Desired, DiskObs, HostObs, JobKind, JobObs, Name, PauseCause, PlacementRecord,
-    Power, Readiness, Shape, Stamp, Unmanaged, VmObs, domain_uuid,
+    Acceleration, Bytes, Desired, HostObs, JobKind, JobObs, Name, PauseCause, PlacementRecord, Power, Readiness, Shape,
+    Stamp, Unmanaged, VmObs, domain_uuid,
 };
 use crate::observe::Look;
 
-/// Files looked at and probes run at once.
+/// Probes run at once.
 const AT_ONCE: usize = 32;
 
-/// Observes one host, or says in words why it cannot.
-pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> Result<HostObs, String> {
+/// How long another machine may take to answer at all.
+const CONTACT: Duration = Duration::from_secs(15);
+
+/// Placement records, by VM.
+pub(super) type Records = BTreeMap<Name, PlacementRecord>;
+
+/// Observes one host, or says in words why it cannot; and its placement records, which can be read also while its libvirt
+/// does not answer.
+pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> (Result<HostObs, String>, Records) {
+    let (there, glance) = contact(host).await;
+    let records = glance.as_ref().map(|g| g.records.clone()).unwrap_or_default();
+    let seen = match (there, glance) {
+        (Ok(()), Ok(glance)) => examine(host, desired, look, glance).await,
+        (Err(text), _) => Err(text),
+        (Ok(()), Err(text)) if host.shell.is_remote() => Err(format!("libvirt answers, its shell does not: {text}")),
+        (Ok(()), Err(text)) => Err(text),
+    };
+    (seen, records)
+}
+
+/// Asks both ways to a host at once whether it is there: one that is not must not keep the others waiting.
+async fn contact(host: &RealHost) -> (Result<(), String>, Result<Glance, String>) {
+    let lock = host.lock_path();
+    let glance = async { glance::at(host.shell.as_ref(), &host.folders, &lock).await.map_err(|e| e.to_string()) };
+    let ping = async {
+        if !host.hypervisor.is_remote() {
+            return Ok(());
+        }
+        host.hypervisor.ping().await.map_err(|e| e.to_string())
+    };
+    let silent = |what: &str| format!("{what} of {} does not answer within {} s", host.doc.name, CONTACT.as_secs());
+    let glance = async {
+        if !host.shell.is_remote() {
+            return glance.await;
+        }
+        tokio::time::timeout(CONTACT, glance).await.unwrap_or_else(|_| Err(silent("the shell")))
+    };
+    let ping = async { tokio::time::timeout(CONTACT, ping).await.unwrap_or_else(|_| Err(silent("the hypervisor"))) };
+    tokio::join!(ping, glance)
+}
+
+async fn examine(host: &RealHost, desired: &Desired, look: Look, glance: Glance) -> Result<HostObs, String> {
     let shell = host.shell.as_ref();
     let mut survey = host.hypervisor.survey().await.map_err(|e| e.to_string())?;
     let uuid = host_uuid(host, &survey).await;
-    if let Some(pinned) = host.doc.uuid.filter(|p| *p != uuid) {
+    let pinned = desired.hosts.get(&host.doc.name).map_or(host.doc.uuid, |doc| doc.uuid);
+    if let Some(pinned) = pinned.filter(|p| *p != uuid) {
         return Err(format!("another machine answers there: its host UUID is {uuid}, not {pinned}"));
     }
     let (mut vms, unmanaged) = sort_domains(host, &survey.domains);
-    name_jobs(host, &mut vms).await;
+    name_jobs(host, &glance.records, &mut vms);
     *host.names() = vms.iter().map(|(name, vm)| (vm.uuid, name.clone())).collect();
     if look.probe {
         probe_all(host, &mut vms).await;
     }
-    let (slots, store) = (&host.folders.slots, &host.folders.images);
-    let fault = |e: super::shell::ShellError| e.to_string();
     let acceleration = match host.doc.acceleration {
-        Acceleration::Auto => Some(accel::probe(shell, slots).await),
+        Acceleration::Auto => Some(host.acceleration().await),
         Acceleration::Kvm | Acceleration::Tcg => None,
     };
     let facts = facts::of(host, acceleration.unwrap_or(host.doc.acceleration)).await;
     let (qemu, machines) = emulator(host, &mut survey).await;
     let version = format!("{}, {qemu}", survey.facts.library);
-    let lock = if host.is_locked() { None } else { lock::holder(shell, &host.lock_path()).await };
+    let mut disks = glance.disks;
+    let placed = vms.values().flat_map(|v| v.config.disks.values()).map(|d| d.path.clone());
+    let in_slots = |path: &String| path.rsplit_once('/').is_some_and(|(folder, _)| folder == host.folders.slots);
+    let elsewhere = placed.filter(|p| p.starts_with('/') && !in_slots(p)).collect();
+    let elsewhere = glance::at_disks(shell, &host.folders.fleet, elsewhere).await;
+    disks.extend(elsewhere.map_err(|e| e.to_string())?);
+    let named: BTreeSet<&str> = desired.networks.values().map(|n| n.bridge.as_ref()).collect();
+    // Bridges that the fleet names, and ours whose YAML is gone.
+    let bridges = glance.bridges.into_iter().filter(|(name, (seen, _))| seen.ours || named.contains(name.as_str()));
     Ok(HostObs {
         uuid,
         at: now(),
@@ -56,14 +105,14 @@ pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> R
         moving: facts.moving,
         acceleration,
         machines,
-        slots_free: Bytes(shell.free(slots).await.map_err(fault)?),
-        images_free: Bytes(shell.free(store).await.map_err(fault)?),
-        disks: disks(host, &vms).await.map_err(fault)?,
-        images: images::observe(shell, store).await.map_err(fault)?,
-        bridges: bridges(host, desired).await.map_err(fault)?,
+        slots_free: glance.free.0,
+        images_free: glance.free.1,
+        disks,
+        images: glance.images,
+        bridges: bridges.map(|(name, (seen, _))| (name, seen)).collect(),
         vms,
         unmanaged,
-        lock,
+        lock: if host.is_locked() { None } else { glance.lock },
     })
 }
 
@@ -178,12 +227,12 @@ const SILENT: JobObs = JobObs { kind: JobKind::Other, done: Bytes(0), total: Byt
 
 /// A QEMU that does not answer does not say what it does either: one that arrives, or whose record says that it leaves, does
 /// that.
-async fn name_jobs(host: &RealHost, vms: &mut BTreeMap<Name, VmObs>) {
+fn name_jobs(host: &RealHost, records: &Records, vms: &mut BTreeMap<Name, VmObs>) {
     for (name, vm) in vms {
         if vm.job.as_ref() != Some(&SILENT) {
             continue;
         }
-        let record = disk::read_record(host.shell.as_ref(), &host.folders.record(name)).await;
+        let record = records.get(name);
         let kind = if vm.transient && vm.pause == Some(PauseCause::Migration) {
             JobKind::MigrationIn
         } else if record.is_some_and(|r| r.from.as_ref() == Some(&host.doc.name)) {
@@ -202,12 +251,10 @@ async fn probe_all(host: &RealHost, vms: &mut BTreeMap<Name, VmObs>) {
         async move {
             let ready = match (power, probe) {
                 (Power::Running, None) => Readiness::Ready,
-                (Power::Running, Some(probe)) => {
-                    match ready::once(&host.hypervisor, uuid, &probe.kind, address).await {
-                        Ok(()) => Readiness::Ready,
-                        Err(text) => Readiness::NotReady(text),
-                    }
-                }
+                (Power::Running, Some(probe)) => match ready::once(host, uuid, &probe.kind, address).await {
+                    Ok(()) => Readiness::Ready,
+                    Err(text) => Readiness::NotReady(text),
+                },
                 _ => Readiness::NotReady("it does not run".to_owned()),
             };
             (name, ready)
@@ -225,52 +272,6 @@ async fn probe_all(host: &RealHost, vms: &mut BTreeMap<Name, VmObs>) {
 /// Where a VM's TCP and HTTP probes go: its first interface by name that has a planned address.
 fn first_address(vm: &VmObs) -> Option<Ipv4Addr> {
     vm.stamp.nics.values().find_map(|n| n.address)
-}
-
-/// Every disk with a stamp of this fleet: those in the slots folder, and those of our VMs that stand elsewhere.
-async fn disks(
-    host: &RealHost,
-    vms: &BTreeMap<Name, VmObs>,
-) -> Result<BTreeMap<String, DiskObs>, super::shell::ShellError> {
-    let slots = &host.folders.slots;
-    let names = host.shell.list(slots).await?;
-    let mut paths: BTreeSet<String> =
-        names.iter().filter_map(|n| n.strip_suffix(".stamp")).map(|n| format!("{slots}/{n}")).collect();
-    paths.extend(
-        vms.values().flat_map(|v| v.config.disks.values()).map(|d| d.path.clone()).filter(|p| p.starts_with('/')),
-    );
-    let looks = paths.into_iter().map(|path| async move {
-        let seen = disk::observe(host.shell.as_ref(), &host.folders.fleet, &path).await;
-        seen.map(|s| (path, s))
-    });
-    let seen: Vec<Option<(String, DiskObs)>> =
-        stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
-    Ok(seen.into_iter().flatten().collect())
-}
-
-/// Bridges that the fleet names, and ours whose YAML is gone.
-async fn bridges(host: &RealHost, desired: &Desired) -> Result<BTreeMap<String, BridgeObs>, super::shell::ShellError> {
-    let all = bridge::observe(host.shell.as_ref(), &host.folders.fleet).await?;
-    let named: BTreeSet<&str> = desired.networks.values().map(|n| n.bridge.as_ref()).collect();
-    let wanted = |(name, (seen, _)): (String, (BridgeObs, Option<String>))| {
-        (seen.ours || named.contains(name.as_str())).then_some((name, seen))
-    };
-    Ok(all.into_iter().filter_map(wanted).collect())
-}
-
-/// Placement records of this fleet in a host's slots folder. Readable also while the host's libvirt is not.
-pub(super) async fn records(host: &RealHost) -> BTreeMap<Name, PlacementRecord> {
-    let prefix = format!("{}.", host.folders.fleet);
-    let mut out = BTreeMap::new();
-    for name in host.shell.list(&host.folders.slots).await.unwrap_or_default() {
-        let vm = name.strip_prefix(&prefix).and_then(|n| n.strip_suffix(".record"));
-        let Some(vm) = vm.and_then(|n| Name::new(n).ok()) else { continue };
-        let path = host.folders.record(&vm);
-        if let Some(record) = disk::read_record(host.shell.as_ref(), &path).await {
-            out.insert(vm, record);
-        }
-    }
-    out
 }
 
 /// The last lines of a VM's console without escape sequences.

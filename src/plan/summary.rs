@@ -27,6 +27,11 @@ pub const RISKS: &[(&str, &str, &str)] = &[
         "A host was observed more than 30 minutes ago: what is planned for it may be out of date.",
     ),
     ("R402", "a host is Unknown", "A host did not answer. Its VMs stay its own: nothing of them is started elsewhere."),
+    (
+        "R403",
+        "a connection in clear text",
+        "The hypervisor is asked and told over a connection that is neither encrypted nor signed in to: whoever is on that network can read along and do the same. Only on networks that are trusted.",
+    ),
     ("R501", "no room for a host's failure", "After this plan the other hosts could not take what runs on this one."),
 ];
 
@@ -119,6 +124,12 @@ impl Draft<'_> {
                     let why = self.world.faults.get(&name).cloned().unwrap_or_else(|| "declared lost".to_owned());
                     flag("R402", Address::Host(name), why);
                 }
+            }
+        }
+        for (name, host) in &desired.hosts {
+            if host.connection.split("://").next().is_some_and(|scheme| scheme.ends_with("+tcp")) {
+                let text = format!("{} is clear text; qemu+ssh:// and qemu+tls:// are not", host.connection);
+                flag("R403", Address::Host(name.clone()), text);
             }
         }
         for room in hosts {

@@ -39,7 +39,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long an ordinary call may take. The first one of an embedded root probes every QEMU binary (about 4 s).
 pub const CALL: Duration = Duration::from_secs(60);
 /// How long a host may take to say that it is there. A call with less time than this is known to hang at times.
-pub const PING: Duration = Duration::from_secs(8);
+pub const PING: Duration = Duration::from_secs(6);
 /// How long calls that move memory may take: start from a save image, managed save.
 pub const LONG_CALL: Duration = Duration::from_secs(600);
 
@@ -198,6 +198,11 @@ impl Hypervisor {
         Self::new(&self.uri, &self.who)
     }
 
+    /// Whether it leads to another machine.
+    pub fn is_remote(&self) -> bool {
+        reach::is_remote(&self.uri)
+    }
+
     /// The folder of an embedded connection.
     pub fn embed_root(&self) -> Option<&str> {
         root_of(&self.uri)
@@ -246,12 +251,12 @@ impl Hypervisor {
         on_thread("ask QEMU", PATIENCE, ask).await.ok()
     }
 
-    /// Whether the host answers, within about ten seconds.
+    /// Whether the host answers, within the time for opening and [`PING`].
     ///
     /// # Errors
     /// [`CallError`].
     pub async fn ping(&self) -> Result<(), CallError> {
-        self.call("ask whether it is there", PING, |connect| connect.lib_version().map(drop)).await
+        self.call(&format!("libvirt at {}", self.uri), PING, |connect| connect.lib_version().map(drop)).await
     }
 
     async fn failed(&self, what: &str, live: &Arc<Live>, error: &virt::error::Error) -> CallError {

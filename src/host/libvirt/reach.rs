@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::CallError;
 
 /// How long a host may take to be connected to.
-pub(super) const OPEN: Duration = Duration::from_secs(10);
+pub(super) const OPEN: Duration = Duration::from_secs(8);
 
 /// Seconds between two signs of life, and how many may be missing, before a connection counts as broken
 /// (`virConnectSetKeepAlive`).

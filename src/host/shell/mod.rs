@@ -18,6 +18,7 @@ use std::time::Duration;
 
 pub use local::Local;
 pub(crate) use local::sync_folder;
+pub(super) use remote::LIBRARY;
 pub use remote::Remote;
 pub use run::Running;
 pub use stream::copy_between;

@@ -43,7 +43,7 @@ pub(super) const MISSING: i32 = 44;
 
 /// Begins every script on files. `there`: whether a path is there, links followed; that a folder above it may not be
 /// looked into is not "no".
-pub(super) const LIBRARY: &str = r#"
+pub(in crate::host) const LIBRARY: &str = r#"
 fail() { echo "$1" >&2; exit 1; }
 there() {
   [ -e "$1" ] && return 0
