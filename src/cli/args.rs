@@ -106,6 +106,9 @@ pub(crate) enum Verb {
     Adopt(Adopt),
     /// Say where a VM's screen is, or save a picture of it
     Console(Console),
+    /// Look at a machine that may become a host
+    #[command(subcommand)]
+    Host(HostVerb),
     /// Write down what the hosts say now
     Observe(Observe),
     /// Run the fleet's own plan tests: tests/**/case.yaml
@@ -217,6 +220,30 @@ pub(crate) struct Top {
     /// How far to look back, up to 24h: every 15 s for the last hour, means of 5 min before
     #[arg(long, value_name = "TIME", default_value = "1h", requires = "address")]
     pub(crate) last: crate::model::Span,
+}
+
+/// `host`
+#[derive(Debug, Subcommand)]
+pub(crate) enum HostVerb {
+    /// Propose the Host document of a machine, from what libvirt and its shell say
+    Inspect(Inspect),
+}
+
+/// `host inspect`
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// libvirt connection URI, like qemu+ssh://root@kvm1/system
+    pub(crate) uri: String,
+    /// How programs are run there: `local`, `ssh:[USER@]HOST[:PORT]`, or a command to which they are added [default: local for a
+    /// local URI, SSH to the same machine for qemu+ssh://]
+    #[arg(long, value_name = "SHELL")]
+    pub(crate) shell: Option<String>,
+    /// Path of the private key for SSH; it is given to ssh, never read
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: Option<String>,
+    /// The host's name in the fleet [default: what the machine calls itself]
+    #[arg(long)]
+    pub(crate) name: Option<crate::model::Name>,
 }
 
 /// `get`

@@ -28,7 +28,7 @@ use console::Console;
 use context::{Context, Surroundings};
 use failure::{Exit, Failure, Outcome};
 use verbs::hand::Asked;
-use verbs::{apply, cases, doctor, drain, files, hand, look, plan, texts, top};
+use verbs::{apply, cases, doctor, drain, files, hand, inspect, look, plan, texts, top};
 
 /// Runs the program with this process's arguments and streams.
 pub fn main() -> ExitCode {
@@ -165,6 +165,7 @@ async fn dispatch(context: Context, verb: Verb) -> Outcome {
         Verb::Drain(a) => drain::drain(c, &a).await,
         Verb::Restore(a) => drain::restore(c, &a).await,
         Verb::Console(a) => look::console(c, &a).await,
+        Verb::Host(args::HostVerb::Inspect(a)) => inspect::inspect(c, &a).await,
         Verb::Observe(a) => plan::observe(c, &a).await,
         Verb::Doctor => doctor::doctor(c),
         Verb::Version => texts::version(c),

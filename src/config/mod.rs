@@ -18,6 +18,7 @@ pub mod explain;
 pub mod export;
 pub mod fmt;
 mod host;
+pub mod inspect;
 mod leaf;
 mod node;
 mod read;

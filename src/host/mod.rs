@@ -24,6 +24,8 @@ mod fleet;
 mod glance;
 pub mod images;
 #[cfg(feature = "libvirt")]
+mod inspect;
+#[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod lock;
 #[cfg(feature = "libvirt")]
@@ -41,5 +43,7 @@ pub mod xml;
 
 #[cfg(feature = "libvirt")]
 pub use fleet::RealFleet;
+#[cfg(feature = "libvirt")]
+pub use inspect::inspect;
 #[cfg(feature = "libvirt")]
 pub use libvirt::prepare_process;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::model::{Address, Desired, Field, Name, Observed, Vm, VmObs};
+use crate::model::{Acceleration, Address, Desired, Field, HostObs, Name, Observed, Vm, VmObs};
 use crate::observe::Look;
 use crate::plan::Policy;
 use crate::render::{self, Status, Table, status_text};
@@ -209,6 +209,7 @@ fn document(desired: &Desired, observed: &Observed, address: &Address) -> Option
                 Some(crate::model::Observation::Known(obs)) => {
                     let _ = writeln!(out, " is    {}, {} processors, {} of memory", obs.version, obs.cpus, obs.memory);
                     let _ = writeln!(out, " free  {} for slots, {} for images", obs.slots_free, obs.images_free);
+                    out.push_str(&host_facts(obs));
                     let _ = writeln!(out, " runs  {}", join(obs.vms.keys()));
                     if !obs.unmanaged.is_empty() {
                         let theirs: Vec<&str> = obs.unmanaged.iter().map(|u| u.domain.as_str()).collect();
@@ -235,6 +236,27 @@ fn document(desired: &Desired, observed: &Observed, address: &Address) -> Option
         Address::Fleet(name) if *name == desired.fleet.name => Some(format!(" at    {}\n", desired.fleet.origin)),
         Address::Fleet(_) | Address::Vm(_) => None,
     }
+}
+
+/// What a host is beyond its size, as far as it was asked.
+fn host_facts(obs: &HostObs) -> String {
+    let mut out = format!(" uuid  {}\n", obs.uuid);
+    let acceleration = match obs.acceleration {
+        Some(Acceleration::Kvm) => ", guests boot with KVM",
+        Some(_) => ", software emulation",
+        None => "",
+    };
+    let _ = writeln!(out, " layer {}{acceleration}", obs.layer.word());
+    if let Some(cpu) = &obs.cpu {
+        let usable = render::clean(&cpu.usable.join(" "));
+        let _ = writeln!(out, " cpu   {}; a guest may have: {usable}", render::clean(&cpu.model));
+    }
+    if let Some(moving) = &obs.moving {
+        let can = |what: bool| if what { "yes" } else { "no" };
+        let (post_copy, tls) = (can(moving.post_copy), can(moving.tls));
+        let _ = writeln!(out, " moves post-copy possible: {post_copy}; certificates for TLS: {tls}");
+    }
+    out
 }
 
 /// `console`: where the screen is.

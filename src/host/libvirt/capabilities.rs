@@ -47,6 +47,14 @@ impl Hypervisor {
         Ok(asked)
     }
 
+    /// What the machine calls itself.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn hostname(&self) -> Result<String, CallError> {
+        self.call("ask for the name", CALL, Connect::hostname).await
+    }
+
     /// What the host's processors are, and which named models a guest may have (`virttype`: `kvm`, or `qemu` for software
     /// emulation).
     ///
