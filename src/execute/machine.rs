@@ -350,6 +350,7 @@ mod tests {
             hosts: Vec::new(),
             limits: Vec::new(),
             risks: Vec::new(),
+            drains: Vec::new(),
             unchanged: 0,
             critical_path: Vec::new(),
             critical_millis: None,

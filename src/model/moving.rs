@@ -251,6 +251,20 @@ pub struct JobObs {
     pub millis: u64,
 }
 
+impl JobObs {
+    /// `45 %, 1.3 of 2.9 GiB`.
+    pub fn progress(&self) -> String {
+        let percent = u128::from(self.done.0) * 100 / u128::from(self.total.0.max(1));
+        // Tenths of the unit that the whole is told in.
+        let (unit, word) = if self.total.0 >= 1 << 30 { (1u64 << 30, "GiB") } else { (1 << 20, "MiB") };
+        let tenths = |bytes: Bytes| {
+            let tenths = u128::from(bytes.0) * 10 / u128::from(unit);
+            format!("{}.{}", tenths / 10, tenths % 10)
+        };
+        format!("{} %, {} of {} {word}", percent.min(100), tenths(self.done), tenths(self.total))
+    }
+}
+
 /// What a job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

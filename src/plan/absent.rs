@@ -6,7 +6,7 @@ use super::steps::Op;
 use super::target::Target;
 use super::types::{Action, Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, NoteKind, Reason, Verb};
 use super::world::{Disk, HostView};
-use crate::model::{Host, HostObs, Name, NicStamp, RunState, Unmanaged, Vm};
+use crate::model::{DiskPhase, Group, Host, HostObs, Name, NicStamp, RunState, Unmanaged, Vm};
 
 /// What is known about a VM that was not seen.
 enum Whereabouts<'a> {
@@ -14,6 +14,20 @@ enum Whereabouts<'a> {
     Free(Option<&'a Name>),
     /// It may exist where we cannot look.
     Dark(Block),
+}
+
+/// A VM that is to be made, and the host that it has been given.
+pub(crate) struct Seat<'a> {
+    pub(crate) vm: &'a Vm,
+    pub(crate) group: &'a Group,
+    /// The only host that will do: its disks are there.
+    pub(crate) only: Option<&'a Name>,
+    want: RunState,
+    pub(crate) need: Need,
+    /// Where, or why nowhere.
+    pub(crate) at: Result<&'a Name, Vec<(&'a Name, String)>>,
+    /// Actions that make room for it.
+    pub(crate) cleared: Vec<usize>,
 }
 
 impl<'a> Draft<'a> {
@@ -45,11 +59,33 @@ impl<'a> Draft<'a> {
         let desired = self.input.desired;
         let Some(group) = desired.groups.get(&vm.group) else { return };
         let need = Need::of(vm, if want == RunState::Suspended { RunState::Stopped } else { want });
-        let chosen = match self.placer.choose(vm, group, only, need) {
+        let mut seat = Seat { vm, group, only, want, need, at: Err(Vec::new()), cleared: Vec::new() };
+        seat.at = self.placer.choose(vm, group, only, need);
+        if seat.at.is_err() {
+            self.clear_room(&mut seat);
+        }
+        self.seats.push(seat);
+    }
+
+    /// Writes the actions of VMs that have a host now, and says of the others why they have none.
+    pub(crate) fn make_the_seated(&mut self) {
+        for seat in std::mem::take(&mut self.seats) {
+            let first = self.actions.len();
+            self.make(&seat);
+            let id = self.actions.get(first).map(|a| a.id.clone());
+            for number in seat.cleared {
+                self.actions[number].reason.trigger.clone_from(&id);
+            }
+        }
+    }
+
+    fn make(&mut self, seat: &Seat<'a>) {
+        let vm = seat.vm;
+        let chosen = match &seat.at {
             Ok(host) => host,
-            Err(rejected) => return self.no_room(vm, &rejected),
+            Err(rejected) => return self.no_room(vm, rejected),
         };
-        let Some(host) = desired.hosts.get(chosen) else { return };
+        let Some(host) = self.input.desired.hosts.get(*chosen) else { return };
         let (incarnation, whole) = self.incarnation(vm, host);
         let target = match self.target(vm, host, incarnation, None) {
             Ok(target) => target,
@@ -58,7 +94,7 @@ impl<'a> Draft<'a> {
                 return self.blocked_create(vm, Block { by: BlockedBy::MissingCapacity, text, unblock });
             }
         };
-        self.assemble(&target, want, whole, need);
+        self.assemble(&target, seat.want, whole, seat.need);
     }
 
     /// Where a VM may be that was not seen.
@@ -73,41 +109,66 @@ impl<'a> Draft<'a> {
             let text = format!("host/{host} {why}: it may run there");
             Whereabouts::Dark(Block { by: BlockedBy::UnknownState, text, unblock })
         };
-        let fault = |host: &Name| {
-            let text = self.world.faults.get(host).map(|fault| format!("is Unknown ({fault})"));
-            text.unwrap_or_else(|| "has no document any more, and cannot be asked".to_owned())
-        };
         let has_data = !vm.spec.disks.is_empty() || vm.spec.persistent_root;
-        if let Some(record) = self.world.records.get(&vm.name) {
-            match self.world.hosts.get(&record.host) {
-                None | Some(HostView::Unknown) => return dark(&record.host, fault(&record.host)),
-                Some(HostView::Lost) if has_data => {
-                    return Whereabouts::Dark(Block {
-                        by: BlockedBy::UnknownState,
-                        text: format!("its data is on host/{}, which is declared lost", record.host),
-                        unblock: format!(
-                            "bring host/{} back, or take the disks of vm/{} out of its document",
-                            record.host, vm.name
-                        ),
-                    });
-                }
-                Some(HostView::Lost | HostView::Known(_) | HostView::Assumed) => {}
-            }
-        } else if let Some(host) = self.world.dark.first().filter(|_| !self.may_surge(&vm.name)) {
-            return dark(host, fault(host));
-        } else if let (true, Some(host)) = (has_data, self.world.lost) {
-            return Whereabouts::Dark(Block {
-                by: BlockedBy::UnknownState,
-                text: format!("no record says that its data was not on host/{host}, which is declared lost"),
-                unblock: format!("bring host/{host} back, or take the disks of vm/{} out of its document", vm.name),
-            });
-        }
-        let data =
-            |d: &Disk<'_>| d.obs.stamp.disk != "seed" && (d.obs.stamp.disk != "root" || self.root_is_whole(vm, d));
         let disks = self.world.disks.get(&vm.name).map(Vec::as_slice).unwrap_or_default();
+        let data = |d: &Disk<'_>| {
+            d.obs.stamp.phase.is_valid()
+                && d.obs.stamp.disk != "seed"
+                && (d.obs.stamp.disk != "root" || self.root_is_whole(vm, d))
+        };
         let newest =
             disks.iter().filter(|(_, d)| data(d)).max_by_key(|(_, d)| (d.obs.stamp.epoch, d.obs.stamp.incarnation));
+        let data_lost = |host: &Name, text: String| {
+            Whereabouts::Dark(Block {
+                by: BlockedBy::UnknownState,
+                text,
+                unblock: format!("bring host/{host} back, or take the disks of vm/{} out of its document", vm.name),
+            })
+        };
+        if let Some(record) = self.world.records.get(&vm.name) {
+            for host in record.places() {
+                if matches!(self.world.view(host), HostView::Unknown) {
+                    return dark(host, self.world.fault(host));
+                }
+            }
+            // Where its disks are: what is still the source's has not left it.
+            let holder = match &record.from {
+                Some(from) if !self.world.left(&vm.name, from, record.moves) => from,
+                _ => &record.host,
+            };
+            if let (true, Some(loss)) = (has_data, self.world.losses.get(holder))
+                && !self.survives(holder)
+            {
+                return data_lost(holder, format!("its data is on host/{holder}, which {}", loss.word));
+            }
+            let half = disks.iter().find(|(_, d)| matches!(d.obs.stamp.phase, DiskPhase::Incoming { .. }));
+            if let (true, None, Some((host, _))) = (has_data, newest, half) {
+                return Whereabouts::Dark(Block {
+                    by: BlockedBy::UnknownState,
+                    text: format!(
+                        "its disks on host/{host} are copies of a move that did not end, and there are no others"
+                    ),
+                    unblock: "look which copy is whole and define its domain again, or end it by a Removal".to_owned(),
+                });
+            }
+        } else if let Some(host) = self.world.dark.first().filter(|_| !self.may_surge(&vm.name)) {
+            return dark(host, self.world.fault(host));
+        } else if let (true, Some((host, loss))) = (has_data, self.world.losses.iter().find(|(h, _)| !self.survives(h)))
+        {
+            return data_lost(
+                host,
+                format!("no record says that its data was not on host/{host}, which {}", loss.word),
+            );
+        }
         Whereabouts::Free(newest.map(|(host, _)| *host))
+    }
+
+    /// Whether another host sees the files of a host that is lost.
+    fn survives(&self, lost: &Name) -> bool {
+        let hosts = &self.input.desired.hosts;
+        let Some(storage) = hosts.get(lost).and_then(|h| h.shared.as_ref()) else { return false };
+        let same = |h: &&Host| h.shared.as_ref() == Some(storage) && self.world.view(&h.name).known().is_some();
+        hosts.values().any(|h| same(&h))
     }
 
     /// Whether a root disk that is there is the one that is wanted.
@@ -115,6 +176,7 @@ impl<'a> Draft<'a> {
         let image = vm.spec.image.as_ref().and_then(|name| self.input.desired.images.get(name));
         let stamp = &disk.obs.stamp;
         stamp.disk == "root"
+            && stamp.phase.is_valid()
             && stamp.expires.is_none()
             && stamp.made_from.as_deref() == image.map(|i| i.disk.digest.as_str())
     }
@@ -122,7 +184,7 @@ impl<'a> Draft<'a> {
     /// The incarnation to make, and whether its root disk is there already.
     fn incarnation(&self, vm: &Vm, host: &Host) -> (u32, bool) {
         let disks = self.world.disks.get(&vm.name).map(Vec::as_slice).unwrap_or_default();
-        let here = disks.iter().filter(|(h, _)| **h == host.name);
+        let here = disks.iter().filter(|(h, _)| self.world.same_files(h, &host.name));
         let root = here.filter(|(_, d)| self.root_is_whole(vm, d)).map(|(_, d)| d.obs.stamp.incarnation).max();
         if let Some(incarnation) = root {
             return (incarnation, true);
@@ -184,21 +246,21 @@ impl<'a> Draft<'a> {
             }
         }
         let recorded = self.world.records.contains_key(&vm.name);
-        let lost_with = self.world.records.get(&vm.name).and_then(|record| {
-            let lost = matches!(self.world.hosts.get(&record.host), Some(HostView::Lost));
-            self.input.desired.lost.iter().find(|l| lost && l.host == record.host)
-        });
-        let (verb, cause, why) = if let Some(lost) = lost_with {
-            let text = format!("host/{}, where it was, is declared lost: {}", lost.host, lost.reason);
-            (Verb::Create, Cause::Change, reason("host_lost", text, Some(lost.origin.clone())))
+        let lost_with = self.world.records.get(&vm.name).and_then(|r| self.world.losses.get_key_value(&r.host));
+        let (verb, cause, why) = if let Some((lost, loss)) = lost_with {
+            let text = format!("host/{lost}, where it was, {}: {}", loss.word, loss.reason);
+            let (verb, cause) = match (whole, loss.origin.is_some()) {
+                (true, true) => (Verb::Restore, Cause::Change),
+                (true, false) => (Verb::Restore, Cause::Drift),
+                (false, true) => (Verb::Create, Cause::Change),
+                (false, false) => (Verb::Create, Cause::Drift),
+            };
+            (verb, cause, reason("host_lost", text, loss.origin.cloned()))
         } else if whole || (kept && recorded) {
             let text = "its disks exist but its domain is gone: it is defined again around them";
             (Verb::Restore, Cause::Drift, reason("undefined", text, Some(vm.origin.clone())))
         } else if recorded {
             let text = match self.world.records.get(&vm.name).map(|r| &r.host) {
-                Some(host) if matches!(self.world.hosts.get(host), Some(HostView::Lost)) => {
-                    format!("it was on host/{host}, which is declared lost")
-                }
                 Some(host) => format!("it was made on host/{host} before, and is gone"),
                 None => "it was made before, and is gone".to_owned(),
             };
@@ -228,26 +290,12 @@ impl<'a> Draft<'a> {
 
     /// No host can take it: the reasons, the commonest first, with a few hosts each.
     fn no_room(&mut self, vm: &'a Vm, rejected: &[(&Name, String)]) {
-        let mut by_reason: std::collections::BTreeMap<&str, Vec<&str>> = std::collections::BTreeMap::new();
-        for (host, why) in rejected {
-            by_reason.entry(why).or_default().push(host.as_str());
-        }
-        let mut reasons: Vec<_> = by_reason.into_iter().collect();
-        reasons.sort_by_key(|(_, hosts)| std::cmp::Reverse(hosts.len()));
-        let list: Vec<String> = reasons
-            .iter()
-            .take(4)
-            .map(|(why, hosts)| {
-                let some = hosts[..hosts.len().min(3)].join(", ");
-                let more = hosts.len().saturating_sub(3);
-                if more > 0 { format!("{some} and {more} more: {why}") } else { format!("{some}: {why}") }
-            })
-            .collect();
+        let list = listed(rejected);
         let slots = !rejected.is_empty() && rejected.iter().all(|(_, why)| why == "no slots left");
         let text = match (rejected.is_empty(), slots) {
             (true, _) => "the fleet has no host".to_owned(),
             (_, true) => "no slots left on any host".to_owned(),
-            _ => format!("no host can take it ({})", list.join("; ")),
+            _ => format!("no host can take it ({list})"),
         };
         let unblock = "add a host or slots, free some, or relax the rule (`stablehand why` shows each host)".to_owned();
         self.blocked_create(vm, Block { by: BlockedBy::MissingCapacity, text, unblock });
@@ -319,6 +367,22 @@ impl<'a> Draft<'a> {
         self.placer.occupy(host, &vm.group, need);
         self.push(act, [Footprint { host, before: Need::default(), after: need }]);
     }
+}
+
+/// Why hosts were rejected: the commonest reason first, with a few hosts each.
+pub(crate) fn listed(rejected: &[(&Name, String)]) -> String {
+    let mut by_reason: std::collections::BTreeMap<&str, Vec<&str>> = std::collections::BTreeMap::new();
+    for (host, why) in rejected {
+        by_reason.entry(why).or_default().push(host.as_str());
+    }
+    let mut reasons: Vec<_> = by_reason.into_iter().collect();
+    reasons.sort_by_key(|(_, hosts)| std::cmp::Reverse(hosts.len()));
+    let one = |(why, hosts): &(&str, Vec<&str>)| {
+        let some = hosts[..hosts.len().min(3)].join(", ");
+        let more = hosts.len().saturating_sub(3);
+        if more > 0 { format!("{some} and {more} more: {why}") } else { format!("{some}: {why}") }
+    };
+    reasons.iter().take(4).map(one).collect::<Vec<_>>().join("; ")
 }
 
 /// Interfaces of an adopted VM: each desired one gets the first interface on its bridge that is left.

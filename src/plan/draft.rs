@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::absent::Seat;
 use super::digest;
 use super::place::{Need, Placer};
 use super::steps::{Op, Step};
@@ -14,7 +15,7 @@ use super::{PlanInput, types::DataEffect};
 use crate::model::{Address, Host, Name, Origin, Power, Removal, RunState, Vm, VmObs};
 
 /// What a small Linux guest takes to shut down when it is asked: 1.4 to 2.1 s were measured, by ACPI and by the agent.
-const USUAL_STOP_MILLIS: u64 = 2_000;
+pub(crate) const USUAL_STOP_MILLIS: u64 = 2_000;
 
 /// What an action changes on a host's account.
 #[derive(Clone, Debug)]
@@ -41,13 +42,17 @@ pub(crate) struct Draft<'a> {
     pub(crate) risks: Vec<Risk>,
     /// VMs with an action.
     pub(crate) touched: BTreeSet<&'a Name>,
+    /// VMs that are to be made, with the hosts that they have been given so far.
+    pub(crate) seats: Vec<Seat<'a>>,
+    /// Specifications of VMs for which no room could be made.
+    pub(crate) cramped: BTreeSet<(usize, u64)>,
     digests: BTreeMap<(usize, RunState), String>,
 }
 
 impl<'a> Draft<'a> {
     pub(crate) fn new(input: &'a PlanInput<'a>, trace: Option<Name>) -> Self {
         let world = World::new(input.desired, input.observed);
-        let placer = Placer::new(input.desired, &world, trace);
+        let placer = Placer::new(input.desired, input.demand, &world, trace);
         let addresses = Addresses::new(input.desired, &world);
         let removals = &input.desired.removals;
         let gone = |vm: &Vm| removals.iter().any(|r| covers(r, &vm.name, &vm.group));
@@ -64,6 +69,8 @@ impl<'a> Draft<'a> {
             notes: Vec::new(),
             risks: Vec::new(),
             touched: BTreeSet::new(),
+            seats: Vec::new(),
+            cramped: BTreeSet::new(),
             digests: BTreeMap::new(),
         }
     }

@@ -6,8 +6,9 @@ use super::draft::{Draft, reason};
 use super::steps::{Edit, Op, Step};
 use super::target::image_path;
 use super::types::{Action, ActionId, Block, BlockedBy, Cause, Class, Downtime, Impact, Verb};
+use super::way::Base;
 use super::world::HostView;
-use crate::model::{Address, Host, HostObs, Image, Mac, Name, Network, Power, Shape, VmObs};
+use crate::model::{Address, Digest, Host, HostObs, Image, Mac, Name, Network, Power, Shape, VmObs};
 
 impl<'a> Draft<'a> {
     /// Adds the actions that put images and bridges where this plan's VMs need them, and lets the VMs wait for them.
@@ -15,6 +16,7 @@ impl<'a> Draft<'a> {
         let desired = self.input.desired;
         let mut images: BTreeMap<(&'a Name, &'a Name), Vec<usize>> = BTreeMap::new();
         let mut networks: BTreeMap<(&'a Name, &'a Name), Vec<usize>> = BTreeMap::new();
+        let mut copies: BTreeMap<(&'a Name, &'a Digest), (&'a str, &'a Name, Vec<usize>)> = BTreeMap::new();
         for (number, act) in self.actions.iter().enumerate() {
             let (Address::Vm(name), Some(to), false) = (&act.subject, &act.to, act.is_blocked()) else { continue };
             let (Some(vm), Some((host, _))) = (self.wanted.get(name), desired.hosts.get_key_value(to)) else {
@@ -27,7 +29,24 @@ impl<'a> Draft<'a> {
             {
                 images.entry((key, host)).or_default().push(number);
             }
-            let runs = act.steps.iter().any(|s| matches!(s.op, Op::Start { .. } | Op::Define { .. }));
+            for (base, from) in self.brought(act) {
+                let documented = desired.images.iter().find(|(_, i)| {
+                    i.files()
+                        .into_iter()
+                        .any(|f| f.digest == *base.digest && image_path(&desired.hosts[host], f) == base.path)
+                });
+                match documented {
+                    Some((key, _)) => images.entry((key, host)).or_default().push(number),
+                    None => copies
+                        .entry((host, base.digest))
+                        .or_insert_with(|| (base.path, from, Vec::new()))
+                        .2
+                        .push(number),
+                }
+            }
+            let runs = act.steps.iter().any(|s| {
+                matches!(s.op, Op::Start { .. } | Op::Define { .. } | Op::DefineFrom { .. } | Op::Migrate { .. })
+            });
             for nic in vm.spec.nics.values().filter(|_| runs) {
                 if let Some((key, _)) = desired.networks.get_key_value(&nic.network) {
                     networks.entry((key, host)).or_default().push(number);
@@ -38,6 +57,9 @@ impl<'a> Draft<'a> {
             let (Some(image), Some(host)) = (desired.images.get(image), desired.hosts.get(host)) else { continue };
             self.fetch(image, host, &needed_by);
         }
+        for ((host, digest), (path, from, needed_by)) in copies {
+            self.copy_image(host, digest, (path, from), &needed_by);
+        }
         for ((network, host), needed_by) in networks {
             let (Some(network), Some(host)) = (desired.networks.get(network), desired.hosts.get(host)) else {
                 continue;
@@ -46,6 +68,34 @@ impl<'a> Draft<'a> {
         }
         self.standing_bridges();
         self.unneeded();
+    }
+
+    /// Files under the disks of a VM that moves which its new host does not have at their paths yet, and who has them.
+    fn brought(&self, act: &Action) -> Vec<(Base<'a>, &'a Name)> {
+        let moves = matches!(act.verb, Verb::Migrate | Verb::Move);
+        let place = self.world.place(act.subject.name()).filter(|_| moves);
+        let (Some((from, obs)), Some(to)) = (place, &act.to) else { return Vec::new() };
+        let Some(from) = self.input.desired.hosts.get(from) else { return Vec::new() };
+        let Ok(cargo) = self.cargo(obs, from) else { return Vec::new() };
+        let stored = self.world.view(to).known().map(|k| &k.images);
+        let there = |base: &Base<'_>| stored.and_then(|s| s.get(base.digest)).is_some_and(|i| i.path == base.path);
+        cargo.bases.into_iter().filter(|base| !there(base)).map(|base| (base, &from.name)).collect()
+    }
+
+    /// A file that no Image document brings any more comes from the host that has it.
+    fn copy_image(&mut self, host: &Name, digest: &Digest, (path, from): (&str, &Name), needed_by: &[usize]) {
+        let vm = needed_by.first().map(|n| self.actions[*n].subject.name().clone());
+        let known = vm.as_ref().and_then(|vm| self.world.place(vm)).and_then(|(_, obs)| obs.stamp.image_name.clone());
+        let name = format!("{}-{}", known.as_ref().map_or("image", Name::as_str), digest.short());
+        let Ok(name) = Name::new(&name) else { return };
+        let op = Op::CopyImage { from: from.clone(), path: path.to_owned(), digest: digest.clone() };
+        let mut act = plain(Address::Image(name), Verb::Fetch, host, [op]);
+        let text = format!("no Image document has it any more, and {from} does");
+        act.reason = reason("image_missing", text, None);
+        act.reason.trigger = needed_by.first().map(|n| self.actions[*n].id.clone());
+        act.cause = self.cause_of(needed_by);
+        self.let_wait(needed_by, &act.id);
+        self.push(act, None);
     }
 
     fn fetch(&mut self, image: &'a Image, host: &'a Host, needed_by: &[usize]) {
@@ -120,8 +170,10 @@ impl<'a> Draft<'a> {
     /// Networks that wanted VMs have an interface on, and the hosts where those VMs are.
     fn needed_networks(&self) -> BTreeSet<(&'a Name, &'a Name)> {
         let mut needed = BTreeSet::new();
+        let leaving = self.leaving();
         for vm in self.wanted.values() {
-            let Some((host, _)) = self.world.place(&vm.name) else { continue };
+            let Some((here, _)) = self.world.place(&vm.name) else { continue };
+            let host = leaving.get(&vm.name).map_or(here, |to| *to);
             for nic in vm.spec.nics.values() {
                 if let Some((network, _)) = self.input.desired.networks.get_key_value(&nic.network) {
                     needed.insert((network, host));
@@ -129,6 +181,15 @@ impl<'a> Draft<'a> {
             }
         }
         needed
+    }
+
+    /// VMs that this plan moves, and where to.
+    fn leaving(&self) -> BTreeMap<Name, &'a Name> {
+        let hosts = &self.input.desired.hosts;
+        let moves = self.actions.iter().filter(|a| !a.is_blocked() && a.from != a.to && a.subject.kind() == "vm");
+        let moves = moves.filter(|a| matches!(a.verb, Verb::Migrate | Verb::Move | Verb::Recreate));
+        let to = |a: &Action| Some((a.subject.name().clone(), hosts.get_key_value(a.to.as_ref()?)?.0));
+        moves.filter_map(to).collect()
     }
 
     /// Bridges under running VMs that somebody took down or changed: made again.
@@ -167,6 +228,7 @@ impl<'a> Draft<'a> {
             }
         }
         let needed = self.needed_networks();
+        let leaving = self.leaving();
         let mut new = Vec::new();
         for (host, view) in &self.world.hosts {
             let Some(known) = view.known() else { continue };
@@ -180,7 +242,8 @@ impl<'a> Draft<'a> {
                 let mut freed = last.get(*host).cloned().unwrap_or_default();
                 let mut used_here = false;
                 for (name, vm) in &here {
-                    match self.lets_go(name, vm, bridge) {
+                    let gone = leaving.get(*name).is_some_and(|to| to != host);
+                    match self.lets_go(name, vm, bridge, gone) {
                         None => used_here = true,
                         Some(ids) => freed.extend(ids),
                     }
@@ -188,6 +251,8 @@ impl<'a> Draft<'a> {
                 let coming = self.actions.iter().any(|a| {
                     !a.is_blocked() && a.to.as_ref() == Some(*host) && a.steps.iter().any(|s| makes_on(&s.op, bridge))
                 });
+                let arriving = |vm: &&Name| self.world.place(vm).is_some_and(|(_, obs)| on_bridge(obs, bridge));
+                let coming = coming || leaving.iter().filter(|(_, to)| *to == host).any(|(vm, _)| arriving(&vm));
                 let waiting = network.is_some_and(|n| {
                     self.wanted.values().any(|vm| vm.spec.nics.values().any(|nic| nic.network == n.name))
                         && desired.hosts.len() == 1
@@ -233,7 +298,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Whether a VM that stays is off a bridge when this plan is done, and after which of its actions; `None`: it is on it.
-    fn lets_go(&self, name: &Name, vm: &VmObs, bridge: &str) -> Option<Vec<ActionId>> {
+    fn lets_go(&self, name: &Name, vm: &VmObs, bridge: &str, gone: bool) -> Option<Vec<ActionId>> {
         let on = |shape: &Shape| shape.nics.values().any(|n| n.bridge == bridge);
         // What a saved guest wakes up with is in its save, not in its definition: it may be any bridge of ours.
         let saved = vm.power == Power::Suspended;
@@ -243,7 +308,7 @@ impl<'a> Draft<'a> {
         let about = |a: &&Action| !a.is_blocked() && matches!(&a.subject, Address::Vm(n) if n == name);
         let acts: Vec<&Action> = self.actions.iter().filter(about).collect();
         let ops = || acts.iter().flat_map(|a| &a.steps).map(|s| &s.op);
-        let ends = ops().any(|op| matches!(op, Op::Undefine { .. }));
+        let ends = gone || ops().any(|op| matches!(op, Op::Undefine { .. }));
         let stops = ends || ops().any(|op| matches!(op, Op::Stop { .. }));
         let leaves = |mac: &Mac| {
             ops().filter_map(|op| if let Op::Edit { edits, .. } = op { Some(edits) } else { None }).flatten().any(|e| {
@@ -286,6 +351,10 @@ impl<'a> Draft<'a> {
     fn cause_of(&self, needed_by: &[usize]) -> Cause {
         needed_by.iter().map(|n| self.actions[*n].cause).min().unwrap_or(Cause::Change)
     }
+}
+
+fn on_bridge(vm: &VmObs, bridge: &str) -> bool {
+    vm.live.iter().chain([&vm.config]).any(|shape| shape.nics.values().any(|n| n.bridge == bridge))
 }
 
 fn makes_on(op: &Op, bridge: &str) -> bool {

@@ -9,7 +9,7 @@ use super::types::{
     Action, ActionId, Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, Note, NoteKind, Verb,
 };
 use super::world::Disk;
-use crate::model::{Address, Name, OnRemove, Power, Protection, Removal, RemovalData, Timestamp, VmObs};
+use crate::model::{Address, DiskPhase, Name, OnRemove, Power, Protection, Removal, RemovalData, Timestamp, VmObs};
 
 impl<'a> Draft<'a> {
     /// The Removal that names a VM most closely: itself before its service before the fleet.
@@ -28,8 +28,8 @@ impl<'a> Draft<'a> {
         let removal = self.removal(name, &obs.stamp.group);
         let now = self.input.now;
         let adopted = obs.stamp.adopted.is_some();
-        let mine = self.world.disks.get(name).map(Vec::as_slice).unwrap_or_default();
-        let disks: Vec<Disk<'a>> = mine.iter().filter(|(h, _)| *h == host).map(|(_, d)| *d).collect();
+        let mine = self.world.disks_at(name, host);
+        let disks: Vec<Disk<'a>> = mine.filter(|d| !matches!(d.obs.stamp.phase, DiskPhase::Moved { .. })).collect();
         let has_data = disks.iter().any(|d| is_data(d, obs)) || adopted;
         let mut data = Vec::new();
         // What is kept is stamped before the domain goes, so that a crash between the two forgets no Removal.
@@ -110,7 +110,7 @@ impl<'a> Draft<'a> {
     pub(crate) fn stale_records(&mut self) {
         let records = self.world.records;
         for (name, record) in records {
-            let known = self.world.hosts.get(&record.host).is_some_and(|h| h.known().is_some());
+            let known = record.places().all(|host| self.world.view(host).known().is_some());
             let somewhere = self.world.vms.contains_key(name) || self.world.disks.contains_key(name);
             if !known || somewhere || self.wanted.contains_key(name) {
                 continue;
@@ -183,7 +183,9 @@ impl<'a> Draft<'a> {
             let mut by_host: BTreeMap<&'a Name, (Vec<Op>, Vec<DataEffect>)> = Default::default();
             let disks: Vec<(&'a Name, Disk<'a>)> = self.world.disks.get(name).cloned().unwrap_or_default();
             // Nearly every disk is in its own VM's definition; all definitions are searched only for one that is not.
-            if disks.iter().all(|(host, disk)| placed.is_some_and(|(at, obs)| at == *host && has(obs, disk.path))) {
+            if disks.iter().all(|(host, disk)| {
+                placed.is_some_and(|(at, obs)| self.world.same_files(at, host) && has(obs, disk.path))
+            }) {
                 continue;
             }
             let used = used.get_or_insert_with(|| self.used_paths());
@@ -192,6 +194,15 @@ impl<'a> Draft<'a> {
                 let taken = creation.is_some() && attached.contains(disk.path);
                 if taken || used.contains(&(host, disk.path)) {
                     continue;
+                }
+                match self.fate_of_copy(name, disk.obs, placed.is_some()) {
+                    Copy::Disk => {}
+                    Copy::Kept => continue,
+                    Copy::Over => {
+                        let (ops, _) = by_host.entry(host).or_default();
+                        ops.push(Op::DeleteDisk { path: disk.path.to_owned(), vm: name.clone() });
+                        continue;
+                    }
                 }
                 let holds_data = match stamp.disk.as_str() {
                     "seed" => false,
@@ -262,6 +273,42 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// What becomes of a disk that is a copy of a move.
+    fn fate_of_copy(&mut self, name: &Name, disk: &crate::model::DiskObs, placed: bool) -> Copy {
+        let stamp = &disk.stamp;
+        let asked = |host: &Name| self.world.view(host).known().is_some();
+        let nowhere = self.world.records.get(name).is_none_or(|r| r.places().all(asked));
+        let gone = !placed && !self.wanted.contains_key(name) && nowhere;
+        match &stamp.phase {
+            DiskPhase::Valid => Copy::Disk,
+            // Settling the move decides; without a VM it is worth nothing.
+            DiskPhase::Incoming { .. } if gone => Copy::Over,
+            DiskPhase::Incoming { .. } => Copy::Kept,
+            DiskPhase::Moved { to } => {
+                let due = stamp.expires.is_none_or(|until| until <= self.input.now);
+                if due && (placed || gone) {
+                    return Copy::Over;
+                }
+                let until = stamp.expires.filter(|_| !due);
+                let text = match until {
+                    Some(until) => {
+                        let left = minutes(until.since(self.input.now));
+                        format!(
+                            "the copy of disk {} that its move to {to} left behind is kept for {left} more",
+                            stamp.disk
+                        )
+                    }
+                    None => format!(
+                        "the copy of disk {} that its move to {to} left behind is kept: it is not seen elsewhere",
+                        stamp.disk
+                    ),
+                };
+                self.note(name, NoteKind::LeftAlone, text, None);
+                Copy::Kept
+            }
+        }
+    }
+
     /// VMs that this plan makes, and the paths of the disks that they take: what else lies about of them goes after.
     fn made(&self) -> (BTreeMap<Name, ActionId>, BTreeSet<String>) {
         let (mut made, mut attached) = (BTreeMap::new(), BTreeSet::new());
@@ -292,11 +339,25 @@ impl<'a> Draft<'a> {
         for (host, obs) in self.world.vms.values().flatten() {
             let shapes = obs.live.iter().chain([&obs.config]);
             for shape in shapes.flat_map(|s| s.disks.values()) {
-                used.insert((*host, shape.path.as_str()));
+                used.insert((self.world.files(host), shape.path.as_str()));
             }
         }
         used
     }
+}
+
+/// What a disk is, as far as moves go.
+enum Copy {
+    /// No copy of a move.
+    Disk,
+    /// A copy that stays for now.
+    Kept,
+    /// A copy whose time is over.
+    Over,
+}
+
+fn minutes(seconds: u64) -> String {
+    if seconds >= 7_200 { days(seconds) } else { format!("{} min", seconds.div_ceil(60)) }
 }
 
 /// Whether a VM has a file as a disk, now or at its next start.

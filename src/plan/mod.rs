@@ -12,7 +12,10 @@
 //! ```
 
 mod absent;
+mod anew;
+mod carry;
 pub mod check;
+mod clear;
 mod container;
 mod devices;
 mod diff;
@@ -23,17 +26,21 @@ mod fence;
 mod gone;
 pub mod impact;
 mod limits;
+mod moves;
 mod order;
 mod place;
+mod places;
 mod present;
 mod rename;
 mod room;
 mod sequence;
+mod settle;
 pub mod steps;
 mod summary;
 mod surge;
 mod target;
 pub mod types;
+mod way;
 mod world;
 
 use std::collections::BTreeMap;
@@ -104,23 +111,25 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
     let empty = desired.vms.is_empty() && !whole_fleet_goes;
     let seen: Vec<_> = draft.world.vms.iter().map(|(name, places)| (*name, places.clone())).collect();
     for (name, places) in &seen {
-        match (places.as_slice(), draft.wanted.get(name).copied()) {
-            ([(host, obs)], Some(vm)) => draft.present(vm, host, obs),
-            ([(host, obs)], None) => draft.unwanted(name, host, obs, empty),
-            (many, _) => {
-                let hosts: Vec<_> = many.iter().map(|(h, _)| *h).collect();
-                draft.doubled(name, &hosts);
-            }
+        let Some((host, obs)) = places.first().copied() else { continue };
+        match (draft.world.standings.get(name).cloned(), draft.wanted.get(name).copied()) {
+            (None, Some(vm)) => draft.present(vm, host, obs),
+            (None, None) => draft.unwanted(name, host, obs, empty),
+            (Some(standing), vm) => draft.unsure(name, vm, (host, obs), standing),
         }
     }
     let mut limits = draft.limits();
     draft.settle_in();
     draft.devices_taken();
+    draft.moves();
     let missing: Vec<_> = draft.wanted.values().filter(|vm| !draft.world.vms.contains_key(&vm.name)).copied().collect();
     for vm in missing {
         draft.absent(vm);
     }
+    draft.make_the_seated();
+    draft.aborts();
     limits.push(draft.move_limit());
+    draft.settle_places();
     draft.renames();
     draft.orphans();
     draft.stale_records();
@@ -143,6 +152,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
     let mut risks = std::mem::take(&mut draft.risks);
     risks.sort();
     risks.dedup();
+    let drains = draft.drains();
     let rows = draft.placer.trace.take().map(|(_, rows)| rows).unwrap_or_default();
     let actions = std::mem::take(&mut draft.actions);
     let plan = Plan {
@@ -157,6 +167,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
         hosts,
         limits,
         risks,
+        drains,
         unchanged: u32::try_from(unchanged).unwrap_or(u32::MAX),
         critical_path,
         critical_millis,
@@ -212,6 +223,11 @@ fn applied(act: &Action, base: &Desired, input: &PlanInput<'_>) -> bool {
     }
 }
 
+/// Whether a VM is stopped to be moved.
+fn is_cold_move(act: &Action) -> bool {
+    act.verb == Verb::Move && act.impact.class == types::Class::Cold
+}
+
 impl Draft<'_> {
     /// Counts what is there, as it will be: first what stays or shrinks, then what grows, as far as there is room.
     fn settle_in(&mut self) {
@@ -229,6 +245,10 @@ impl Draft<'_> {
             let now = need_now(obs);
             let changed = by_subject.get(&(name.clone(), host)).copied();
             let after = changed.map_or(now, |(_, after)| after);
+            if self.world.place(name).is_some_and(|(at, _)| at != host) {
+                self.placer.burden(host, now);
+                continue;
+            }
             self.trace_existing(name, host);
             if after.cpus > now.cpus || after.memory > now.memory || after.slots > now.slots {
                 growing.push((changed, host, now, after));
@@ -276,7 +296,8 @@ impl Draft<'_> {
         order.sort_by(|a, b| self.actions[*a].id.cmp(&self.actions[*b].id));
         for number in order {
             let act = &self.actions[number];
-            if act.is_blocked() || !matches!(act.verb, Verb::Reboot | Verb::Recreate) {
+            let away = matches!(act.verb, Verb::Reboot | Verb::Recreate) || is_cold_move(act);
+            if act.is_blocked() || !away {
                 continue;
             }
             let Some(vm) = self.wanted.get(act.subject.name()) else { continue };

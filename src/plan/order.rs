@@ -14,6 +14,11 @@ use crate::model::{Name, Power, RunState};
 
 /// Whether an action ends with its VM running.
 fn starts(act: &Action) -> bool {
+    !matches!(act.verb, Verb::Migrate | Verb::Settle) && is_ready_after(act)
+}
+
+/// Whether an action ends with its VM running, where it did before too.
+fn is_ready_after(act: &Action) -> bool {
     act.steps.iter().any(|s| matches!(s.op, Op::AwaitReady { .. }))
 }
 
@@ -59,7 +64,9 @@ impl Draft<'_> {
                         self.actions[stop].after.push(id);
                     }
                     let Some(mine) = find(&by_vm, &self.actions, &name, starts) else { continue };
-                    if let Some(theirs) = find(&by_vm, &self.actions, member, |a| starts(a) || is_blocked_start(a)) {
+                    if let Some(theirs) =
+                        find(&by_vm, &self.actions, member, |a| is_ready_after(a) || is_blocked_start(a))
+                    {
                         let id = self.actions[theirs].id.clone();
                         self.actions[mine].after.push(id);
                         continue;

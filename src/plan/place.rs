@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::types::Triple;
 use super::world::{HostView, World};
-use crate::model::{Bytes, Desired, Group, Host, Layer, Maintenance, Name, RunState, Vm, Weights};
+use crate::model::{Bytes, Demand, Desired, Group, Host, Layer, Maintenance, Name, RunState, Vm, Weights};
 
 /// What a VM takes of its host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub(crate) struct Room<'a> {
     /// What is promised after the plan.
     pub(crate) used: Need,
     score: i64,
+    /// Whether somebody asked by hand that it be emptied.
+    drained: bool,
 }
 
 /// Why a host was not taken, or its score.
@@ -95,7 +97,7 @@ pub(crate) struct Placer<'a> {
 
 impl<'a> Placer<'a> {
     /// Empty hosts, but for what is not ours.
-    pub(crate) fn new(desired: &'a Desired, world: &World<'a>, trace: Option<Name>) -> Self {
+    pub(crate) fn new(desired: &'a Desired, demand: &Demand, world: &World<'a>, trace: Option<Name>) -> Self {
         let Weights { memory, cpu, slots, cost } = desired.fleet.weights;
         let mut placer = Self {
             rooms: Vec::with_capacity(desired.hosts.len()),
@@ -124,11 +126,17 @@ impl<'a> Placer<'a> {
                     used.memory += foreign.shape.memory.0;
                 }
             }
-            placer.rooms.push(Room { host, view, capacity, used, score: 0 });
+            let drained = demand.drains.contains_key(name);
+            placer.rooms.push(Room { host, view, capacity, used, score: 0, drained });
             placer.index.insert(name, number);
             placer.rescore(number);
         }
         placer
+    }
+
+    /// The room of a host.
+    fn room(&self, host: &Name) -> Option<&Room<'a>> {
+        self.index.get(host).map(|n| &self.rooms[*n])
     }
 
     /// Counts a VM that is where it is.
@@ -183,11 +191,7 @@ impl<'a> Placer<'a> {
             self.explain(vm, group, only, need);
         }
         let taken = self.groups.get(&vm.group);
-        let distinct = taken.map_or(0, BTreeMap::len);
-        let members: u32 = taken.map_or(0, |t| t.values().sum());
-        let left = u32::try_from(group.vms.len()).unwrap_or(u32::MAX).saturating_sub(members);
-        let missing = group.min_hosts.saturating_sub(u32::try_from(distinct).unwrap_or(u32::MAX));
-        let must_be_new = missing > 0 && left <= missing;
+        let must_be_new = self.must_be_new(vm, group);
         let mut best: Option<(u32, usize)> = None;
         for &(_, number) in &self.by_score {
             if self.reject(number, vm, group, only, need).is_some() {
@@ -249,6 +253,7 @@ impl<'a> Placer<'a> {
         let rule = &vm.spec.placement;
         if let Some(only) = only
             && *only != host.name
+            && !self.room(only).is_some_and(|r| r.host.shared.is_some() && r.host.shared == host.shared)
         {
             return Some(format!("its disks are on {only}"));
         }
@@ -266,6 +271,7 @@ impl<'a> Placer<'a> {
             HostView::Known(_) | HostView::Assumed => {}
         }
         match host.maintenance {
+            Maintenance::None if room.drained => return Some("being drained".to_owned()),
             Maintenance::None => {}
             Maintenance::Cordon => return Some("cordoned".to_owned()),
             Maintenance::Drain(_) => return Some("being drained".to_owned()),
@@ -304,6 +310,94 @@ impl<'a> Placer<'a> {
             return Some(format!("has one of {other}, which must be separate"));
         }
         None
+    }
+
+    /// Whether the next of a group must be on a host that has none of it, for enough hosts to have one.
+    fn must_be_new(&self, vm: &Vm, group: &Group) -> bool {
+        let taken = self.groups.get(&vm.group);
+        let distinct = taken.map_or(0, BTreeMap::len);
+        let members: u32 = taken.map_or(0, |t| t.values().sum());
+        let left = u32::try_from(group.vms.len()).unwrap_or(u32::MAX).saturating_sub(members);
+        let missing = group.min_hosts.saturating_sub(u32::try_from(distinct).unwrap_or(u32::MAX));
+        missing > 0 && left <= missing
+    }
+
+    /// Every host that could take a VM, best first; the others with the reason.
+    pub(crate) fn candidates(
+        &self,
+        vm: &Vm,
+        group: &Group,
+        only: Option<&Name>,
+        need: Need,
+    ) -> (Vec<&'a Host>, Vec<(&'a Name, String)>) {
+        let taken = self.groups.get(&vm.group);
+        let must_be_new = self.must_be_new(vm, group);
+        let (mut fit, mut not) = (Vec::new(), Vec::new());
+        for &(_, number) in &self.by_score {
+            let here = taken.and_then(|t| t.get(&number)).copied().unwrap_or(0);
+            let why = self.reject(number, vm, group, only, need);
+            let spread = || format!("has one of {} already, and {} hosts are wanted", vm.group, group.min_hosts);
+            match why.or_else(|| (must_be_new && here > 0).then(spread)) {
+                Some(why) => not.push((number, why)),
+                None => fit.push((here, number)),
+            }
+        }
+        fit.sort_by_key(|(here, _)| *here);
+        not.sort_unstable();
+        let host = |number: usize| self.rooms[number].host;
+        (fit.into_iter().map(|(_, n)| host(n)).collect(), not.into_iter().map(|(n, w)| (&host(n).name, w)).collect())
+    }
+
+    /// Takes a VM away from where it is counted.
+    pub(crate) fn release(&mut self, host: &Name, group: &Arc<str>, need: Need) {
+        let Some(&number) = self.index.get(host) else { return };
+        let used = &mut self.rooms[number].used;
+        used.cpus = used.cpus.saturating_sub(need.cpus);
+        used.memory = used.memory.saturating_sub(need.memory);
+        used.slots = used.slots.saturating_sub(need.slots);
+        if let Some(hosts) = self.groups.get_mut(group) {
+            match hosts.get_mut(&number) {
+                Some(1) => drop(hosts.remove(&number)),
+                Some(count) => *count -= 1,
+                None => {}
+            }
+            if hosts.is_empty() {
+                self.groups.remove(group);
+            }
+        }
+        self.rescore(number);
+    }
+
+    /// Counts what a move or a lost host left behind of a VM: room, and no member of its group.
+    pub(crate) fn burden(&mut self, host: &Name, need: Need) {
+        let Some(&number) = self.index.get(host) else { return };
+        let used = &mut self.rooms[number].used;
+        used.cpus += need.cpus;
+        used.memory += need.memory;
+        used.slots += need.slots;
+        self.rescore(number);
+    }
+
+    /// What a host has left.
+    pub(crate) fn free(&self, host: &Name) -> Need {
+        self.room(host).map(Room::free).unwrap_or_default()
+    }
+
+    /// Whether a host is short of nothing but room for a VM.
+    pub(crate) fn would_fit(&self, host: &Name, vm: &Vm, group: &Group) -> bool {
+        let Some(&number) = self.index.get(host) else { return false };
+        self.reject(number, vm, group, None, Need::default()).is_none()
+    }
+
+    /// How many of a group each host has, hosts in order of name.
+    pub(crate) fn spread(&self, key: &Arc<str>) -> Vec<(&'a Name, u32)> {
+        let hosts = self.groups.get(key).into_iter().flatten();
+        hosts.map(|(number, count)| (&self.rooms[*number].host.name, *count)).collect()
+    }
+
+    /// Groups that may not share a host with one.
+    pub(crate) fn foes(&self, key: &Arc<str>) -> Vec<Arc<str>> {
+        self.apart.get(key).into_iter().flatten().cloned().collect()
     }
 
     fn put(&mut self, number: usize, group: &Arc<str>, need: Need) {

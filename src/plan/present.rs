@@ -44,8 +44,12 @@ impl<'a> Draft<'a> {
                 );
             }
         };
-        let (want, by_hand) = self.effective_run(vm);
-        self.misplaced(vm, host);
+        let (mut want, by_hand) = self.effective_run(vm);
+        if want == RunState::Started && self.held_by_drain(vm, host, obs) {
+            let text = format!("stopped while host/{host} is drained: it cannot move while it runs");
+            self.note(&vm.name, NoteKind::LeftAlone, text, None);
+            want = RunState::Stopped;
+        }
         self.wait_with_addresses(&mut target, obs, want);
         let mut diff = diff(&target, obs, host, &self.world, want);
         self.fix_retention(&mut diff);
@@ -194,34 +198,6 @@ impl<'a> Draft<'a> {
         let text = format!("{}: changed by `stablehand restart vm/{}`, or `update: reboot`", list.join(", "), vm.name);
         self.note(&vm.name, NoteKind::RestartPending, text, vm.spec.origins.of(Field::Nics).cloned());
         target.keep_addresses(obs);
-    }
-
-    /// A VM that is not where its document wants it stays: moving VMs is not the planner's yet.
-    fn misplaced(&mut self, vm: &Vm, host: &Name) {
-        let rule = &vm.spec.placement;
-        let Some(doc) = self.input.desired.hosts.get(host) else { return };
-        let wrong = match &rule.host {
-            Some(pin) if pin != host => Some(format!("it is on {host}, {pin} is pinned")),
-            _ if missing(vm, doc).is_some() => {
-                missing(vm, doc).map(|device| format!("it is on {host}, which has no device {device}"))
-            }
-            _ if doc.security < rule.security => Some(format!("it is on {host}, whose security level is too low")),
-            _ => rule
-                .labels
-                .iter()
-                .find(|(key, value)| doc.labels.get(*key) != Some(value))
-                .map(|(key, value)| format!("it is on {host}, whose label {key} is not {value}")),
-        };
-        if let Some(wrong) = wrong {
-            let text = format!("{wrong}: VMs that exist are not moved");
-            let risk = super::types::Risk {
-                code: "R102".to_owned(),
-                subject: crate::model::Address::Vm(vm.name.clone()),
-                text: text.clone(),
-            };
-            self.risks.push(risk);
-            self.note(&vm.name, NoteKind::LeftAlone, text, vm.spec.origins.of(Field::Placement).cloned());
-        }
     }
 
     /// Which way its power goes.
@@ -374,8 +350,8 @@ impl<'a> Draft<'a> {
         if obs.power.is_active() || target.stamp.adopted.is_some() {
             return (Vec::new(), false, false);
         }
-        let there = self.world.disks.get(&target.vm.name).map(Vec::as_slice).unwrap_or_default();
-        let gone = |path: &str| !there.iter().any(|(h, d)| *h == host && d.path == path);
+        let there: Vec<&str> = self.world.disks_at(&target.vm.name, host).map(|d| d.path).collect();
+        let gone = |path: &str| !there.contains(&path);
         let mut lost = Vec::new();
         let (mut root, mut seed) = (false, false);
         for (name, shape) in obs.config.disks.iter().filter(|(_, d)| gone(&d.path)) {
@@ -503,7 +479,7 @@ impl<'a> Draft<'a> {
 
     /// The incarnation that a recreate makes: one more than any that left a disk, unless a crash left the very
     /// disk that is wanted now.
-    fn next_incarnation(&self, target: &Target<'_>, obs: &VmObs) -> u32 {
+    pub(crate) fn next_incarnation(&self, target: &Target<'_>, obs: &VmObs) -> u32 {
         let current = obs.stamp.incarnation;
         let disks = self.world.disks.get(&target.vm.name).map(Vec::as_slice).unwrap_or_default();
         let wanted = target.stamp.image.as_ref().map(crate::model::Digest::as_str);
@@ -515,7 +491,7 @@ impl<'a> Draft<'a> {
     }
 
     /// The target of the next incarnation: MACs and addresses stay, the UUID is its own.
-    fn target_next(
+    pub(crate) fn target_next(
         &mut self,
         vm: &'a Vm,
         host: &'a crate::model::Host,
@@ -531,8 +507,7 @@ impl<'a> Draft<'a> {
     }
 
     fn size_of(&self, vm: &Vm, host: &Name, path: &str) -> Option<crate::model::Bytes> {
-        let mut all = self.world.disks.get(&vm.name)?.iter();
-        all.find(|(h, d)| *h == host && d.path == path).map(|(_, d)| d.obs.size)
+        self.world.disks_at(&vm.name, host).find(|d| d.path == path).map(|d| d.obs.size)
     }
 
     /// Something stops every change of a VM that exists.
@@ -636,7 +611,7 @@ fn root_reset_effect(ops: &[Op]) -> Option<DataEffect> {
     })
 }
 
-fn protected(obs: &VmObs) -> Block {
+pub(crate) fn protected(obs: &VmObs) -> Block {
     let level = obs.stamp.protect.word();
     Block {
         by: BlockedBy::Protection,

@@ -121,7 +121,10 @@ impl Draft<'_> {
                 }
                 Some(_) => {}
                 None => {
-                    let why = self.world.faults.get(&name).cloned().unwrap_or_else(|| "declared lost".to_owned());
+                    let why = self.world.faults.get(&name).cloned().unwrap_or_else(|| {
+                        let word = self.world.losses.get(&name).map_or("is declared lost", |l| l.word);
+                        word.trim_start_matches("is ").to_owned()
+                    });
                     flag("R402", Address::Host(name), why);
                 }
             }

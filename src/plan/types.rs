@@ -47,6 +47,9 @@ pub struct Plan {
     pub limits: Vec<LimitUse>,
     /// Risks by stable code (`stablehand explain R101`).
     pub risks: Vec<Risk>,
+    /// Hosts that are emptied: what moves, what cannot, what stays.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub drains: Vec<HostDrain>,
     /// VMs of the fleet that stay as they are.
     pub unchanged: u32,
     /// The longest chain of actions, by estimated duration: ids in order.
@@ -566,6 +569,30 @@ pub struct Triple {
     pub after: u64,
     /// What there is.
     pub capacity: u64,
+}
+
+/// A host that is emptied.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HostDrain {
+    /// The host.
+    pub host: Name,
+    /// What happens to VMs that cannot move while they run.
+    pub others: crate::model::Others,
+    /// Who asked: `by its document`, `asked by ann`.
+    pub by: String,
+    /// Actions by which VMs leave it.
+    pub moves: Vec<ActionId>,
+    /// Actions that stop a VM which stays there.
+    pub stops: Vec<ActionId>,
+    /// Blocked actions: VMs that should leave and cannot.
+    pub cannot: Vec<ActionId>,
+    /// VMs that stay without an action: each has a note that says why.
+    pub stays: Vec<Name>,
+    /// Bytes that travel.
+    pub bytes: Bytes,
+    /// Milliseconds that the moves take, one after the other.
+    pub millis: u64,
 }
 
 /// How much of a limit a plan uses.

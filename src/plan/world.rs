@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Desired, DiskObs, HostObs, Layer, Name, Observation, Observed, PlacementRecord, VmObs};
+use super::places::Standing;
+use crate::model::{Desired, DiskObs, HostObs, Layer, Name, Observation, Observed, Origin, PlacementRecord, VmObs};
 
 /// What the planner may believe of a host.
 #[derive(Clone, Copy, Debug)]
@@ -13,7 +14,7 @@ pub(crate) enum HostView<'a> {
     Assumed,
     /// Not known; its VMs stay its own.
     Unknown,
-    /// Declared lost by a HostLost document: it runs nothing any more.
+    /// Declared lost by a HostLost document, or fenced: it runs nothing any more.
     Lost,
 }
 
@@ -40,7 +41,7 @@ pub(crate) struct World<'a> {
     pub(crate) hosts: BTreeMap<&'a Name, HostView<'a>>,
     /// Why a host is Unknown.
     pub(crate) faults: BTreeMap<&'a Name, String>,
-    /// Where each stamped VM was seen; more than one place is a fault of its own.
+    /// Where each stamped VM was seen: first the place that counts, then what moves and lost hosts left behind.
     pub(crate) vms: BTreeMap<&'a Name, Vec<(&'a Name, &'a VmObs)>>,
     /// Stamped disks by VM and host.
     pub(crate) disks: BTreeMap<&'a Name, Vec<(&'a Name, Disk<'a>)>>,
@@ -48,8 +49,25 @@ pub(crate) struct World<'a> {
     pub(crate) records: &'a BTreeMap<Name, PlacementRecord>,
     /// Hosts on which a VM may be that was not seen: Unknown ones, and those that records name but no document does.
     pub(crate) dark: BTreeSet<&'a Name>,
-    /// A host that is declared lost, if there is one.
-    pub(crate) lost: Option<&'a Name>,
+    /// Hosts that certainly run nothing any more, and how that is known.
+    pub(crate) losses: BTreeMap<&'a Name, Loss<'a>>,
+    /// VMs that are not simply somewhere.
+    pub(crate) standings: BTreeMap<&'a Name, Standing<'a>>,
+    /// VMs of which a move, or a host that came back, left something behind.
+    pub(crate) unsettled: BTreeSet<&'a Name>,
+    /// The host under whose name the files of a host are indexed, where several have the same storage.
+    shares: BTreeMap<&'a Name, &'a Name>,
+}
+
+/// How it is known that a host runs nothing any more.
+#[derive(Clone, Debug)]
+pub(crate) struct Loss<'a> {
+    /// `is declared lost`, `was fenced`.
+    pub(crate) word: &'static str,
+    /// The reason of the document, the command that fenced it.
+    pub(crate) reason: &'a str,
+    /// The document.
+    pub(crate) origin: Option<&'a Origin>,
 }
 
 impl<'a> World<'a> {
@@ -62,16 +80,26 @@ impl<'a> World<'a> {
             disks: BTreeMap::new(),
             records: &observed.records,
             dark: BTreeSet::new(),
-            lost: None,
+            losses: BTreeMap::new(),
+            standings: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            shares: BTreeMap::new(),
         };
         let nothing_asked = observed.fleet.is_none() && observed.hosts.is_empty();
         // A machine may have a document for virtual machines and one for containers.
         let mut by_uuid: BTreeMap<(uuid::Uuid, Layer), &Name> = BTreeMap::new();
         for (name, host) in &desired.hosts {
-            let lost = desired.lost.iter().any(|l| l.host == *name);
+            let declared = desired.lost.iter().find(|l| l.host == *name);
+            let declared =
+                declared.map(|l| Loss { word: "is declared lost", reason: &l.reason, origin: Some(&l.origin) });
+            let fenced = observed.store.fenced.get(name);
+            let fenced = fenced.map(|f| Loss { word: "was fenced", reason: &f.evidence, origin: None });
+            let lost = declared.or(fenced);
             let view = match observed.hosts.get(name) {
                 None if nothing_asked => HostView::Assumed,
-                _ if lost && !matches!(observed.hosts.get(name), Some(Observation::Known(_))) => HostView::Lost,
+                _ if lost.is_some() && !matches!(observed.hosts.get(name), Some(Observation::Known(_))) => {
+                    HostView::Lost
+                }
                 None | Some(Observation::Absent) => {
                     world.faults.insert(name, "it was not asked".to_owned());
                     HostView::Unknown
@@ -98,23 +126,46 @@ impl<'a> World<'a> {
                     }
                 },
             };
-            if matches!(view, HostView::Lost) {
-                world.lost.get_or_insert(name);
+            if let (HostView::Lost, Some(loss)) = (view, lost) {
+                world.losses.insert(name, loss);
             }
             if matches!(view, HostView::Unknown) {
                 world.dark.insert(name);
             }
             if let HostView::Known(seen) = view {
+                world.share(desired, name);
                 world.index(name, seen);
             }
             world.hosts.insert(name, view);
         }
-        for record in observed.records.values() {
-            if !desired.hosts.contains_key(&record.host) {
-                world.dark.insert(&record.host);
+        for place in observed.records.values().flat_map(PlacementRecord::places) {
+            if !desired.hosts.contains_key(place) {
+                world.dark.insert(place);
             }
         }
+        world.resolve();
         world
+    }
+
+    /// The first host of a storage speaks for it: the same file seen on two hosts is one file.
+    fn share(&mut self, desired: &'a Desired, name: &'a Name) {
+        let storage = |host: &Name| desired.hosts.get(host).and_then(|h| h.shared.as_ref());
+        let Some(mine) = storage(name) else { return };
+        let first = self.hosts.keys().find(|h| storage(h) == Some(mine) && self.hosts[*h].known().is_some());
+        self.shares.insert(name, first.copied().unwrap_or(name));
+    }
+
+    /// The host under whose name a host's files are indexed.
+    pub(crate) fn files<'n>(&self, host: &'n Name) -> &'n Name
+    where
+        'a: 'n,
+    {
+        self.shares.get(host).copied().unwrap_or(host)
+    }
+
+    /// Whether two hosts see the same files.
+    pub(crate) fn same_files(&self, a: &Name, b: &Name) -> bool {
+        self.files(a) == self.files(b)
     }
 
     fn index(&mut self, name: &'a Name, seen: &'a HostObs) {
@@ -123,6 +174,9 @@ impl<'a> World<'a> {
         }
         // Paths are sorted, and begin with the VM's name: the disks of a VM mostly follow one another.
         let mut run: Option<(&'a Name, Vec<(&'a Name, Disk<'a>)>)> = None;
+        if self.files(name) != name {
+            return;
+        }
         for (path, obs) in &seen.disks {
             let disk = (name, Disk { path, obs });
             match &mut run {
@@ -139,14 +193,32 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The valid copy of a VM's disk on a host: the one with the highest epoch, then incarnation.
+    /// The valid copy of a VM's disk on a host: the one with the highest epoch, then incarnation. What is on its way, and
+    /// what a move left behind, is no disk.
     pub(crate) fn disk(&self, vm: &Name, host: &Name, disk: &str) -> Option<Disk<'a>> {
-        let all = self.disks.get(vm)?.iter();
-        let mine = all.filter(|(h, d)| *h == host && d.obs.stamp.disk == disk).map(|(_, d)| *d);
+        let mine = self.disks_at(vm, host).filter(|d| d.obs.stamp.disk == disk && d.obs.stamp.phase.is_valid());
         mine.max_by_key(|d| (d.obs.stamp.epoch, d.obs.stamp.incarnation))
     }
 
-    /// The only place where a VM was seen.
+    /// All disks of a VM that a host sees, whatever they are worth.
+    pub(crate) fn disks_at(&self, vm: &Name, host: &Name) -> impl Iterator<Item = Disk<'a>> {
+        let all = self.disks.get(vm).map(Vec::as_slice).unwrap_or_default();
+        let files = self.files(host).clone();
+        all.iter().filter(move |(h, _)| **h == files).map(|(_, d)| *d)
+    }
+
+    /// What is believed of a host; one without a document cannot be asked.
+    pub(crate) fn view(&self, host: &Name) -> HostView<'a> {
+        self.hosts.get(host).copied().unwrap_or(HostView::Unknown)
+    }
+
+    /// Why a host is not known, for people.
+    pub(crate) fn fault(&self, host: &Name) -> String {
+        let fault = self.faults.get(host).map(|fault| format!("is Unknown ({fault})"));
+        fault.unwrap_or_else(|| "has no document any more, and cannot be asked".to_owned())
+    }
+
+    /// The place of a VM that counts.
     pub(crate) fn place(&self, vm: &Name) -> Option<(&'a Name, &'a VmObs)> {
         self.vms.get(vm).and_then(|all| all.first()).copied()
     }

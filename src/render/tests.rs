@@ -28,6 +28,7 @@ fn empty() -> Plan {
         hosts: Vec::new(),
         limits: Vec::new(),
         risks: Vec::new(),
+        drains: Vec::new(),
         unchanged: 41,
         critical_path: Vec::new(),
         critical_millis: None,
