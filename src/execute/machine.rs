@@ -398,6 +398,23 @@ mod tests {
     }
 
     #[test]
+    fn devices_of_a_host_change_hands_one_at_a_time() {
+        let attach = |vm: &str, host: &str| {
+            let mut act = start(vm, &[]);
+            let at = crate::model::DeviceAt::Usb { id: Some((1, 1)), place: None };
+            let device = crate::plan::DomainDevice { name: name("d"), device: None, at };
+            let op = Op::AttachDevice { vm: name(vm), uuid: uuid::Uuid::nil(), device };
+            act.steps = vec![Step { host: name(host), op }];
+            act
+        };
+        let plan = plan(vec![attach("a", "h1"), attach("b", "h1"), attach("c", "h2"), start("d", &[])]);
+        let mut machine = Machine::new(&plan, WIDE, None);
+        assert_eq!(machine.take_ready(), [(0, 0), (2, 0), (3, 0)], "another host, and other work, go on");
+        machine.failed(0, 0, StepError::failed("the guest does not let it go"));
+        assert_eq!(machine.take_ready(), [(1, 0)], "whoever is stubborn holds nobody up");
+    }
+
+    #[test]
     fn a_stop_ends_between_steps() {
         let plan = plan(vec![start("a", &[]), start("b", &[])]);
         let mut machine = Machine::new(&plan, WIDE, None);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::diff::{Diff, Differ};
 use super::draft::{Draft, action, on, reason};
-use super::steps::{DomainDevice, Edit, Op};
+use super::steps::{DomainDevice, Edit, Op, Step};
 use super::target::Target;
 use super::types::{Action, ActionId, Block, BlockedBy, Cause, Class, Downtime, FieldChange, Verb};
 use crate::model::{DeviceAt, Field, Host, Name, Power, RunState, Shape, Vm, VmObs};
@@ -258,8 +258,46 @@ impl<'a> Draft<'a> {
         out
     }
 
+    /// A VM that comes from another host is defined as it was there: here its devices may be elsewhere.
+    fn rehome(&mut self) {
+        for number in 0..self.actions.len() {
+            let act = &self.actions[number];
+            let come = act.steps.iter().position(|s| matches!(s.op, Op::DefineFrom { .. }));
+            let Some((at, vm)) = come.zip(self.wanted.get(act.subject.name()).copied()) else { continue };
+            let Step { host, op: Op::DefineFrom { uuid, stamp, .. } } = &act.steps[at] else { continue };
+            let (Some(doc), Some((_, obs))) = (self.input.desired.hosts.get(host), self.world.place(&vm.name)) else {
+                continue;
+            };
+            let mut edits = Vec::new();
+            for (name, device) in &vm.spec.devices {
+                let Some(here) = doc.devices.get(device) else { continue };
+                if obs.config.devices.get(name.as_str()).is_some_and(|there| here.at.fits(*there)) {
+                    continue;
+                }
+                edits.push(Edit::RemoveDevice(name.clone()));
+                let (name, device) = (name.clone(), Some(device.clone()));
+                edits.push(Edit::AddDevice(DomainDevice { name, device, at: here.at }));
+            }
+            if edits.is_empty() {
+                continue;
+            }
+            let saved = act.steps.iter().any(|s| matches!(s.op, Op::CopySave { .. }));
+            let op = Op::Edit { vm: vm.name.clone(), uuid: *uuid, edits, stamp: stamp.clone() };
+            let step = Step { host: host.clone(), op };
+            let block = saved.then(|| Block {
+                by: BlockedBy::Policy,
+                text: format!("its saved memory has devices of its host, which are elsewhere on {host}"),
+                unblock: "resume it first".to_owned(),
+            });
+            let act = &mut self.actions[number];
+            act.blocked.extend(block);
+            act.steps.insert(at + 1, step);
+        }
+    }
+
     /// Who is given a device waits for who gives it back; where nobody does, it is not given.
     pub(crate) fn hand_over(&mut self) {
+        self.rehome();
         let holders = self.holders();
         let effects: Vec<BTreeMap<Name, Effect>> = self.actions.iter().map(|act| self.effects(act)).collect();
         if effects.iter().all(BTreeMap::is_empty) {
@@ -358,6 +396,10 @@ impl<'a> Draft<'a> {
                             _ => {}
                         }
                     }
+                }
+                Op::DefineFrom { .. } => {
+                    let devices = seen.map(|(_, obs)| obs.config.devices.clone()).unwrap_or_default();
+                    defined.insert(host, devices);
                 }
                 Op::Define { domain, .. } => {
                     let devices = domain.devices.iter().map(|d| (d.name.to_string(), d.at)).collect();

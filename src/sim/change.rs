@@ -333,6 +333,11 @@ impl World {
         if !there.power.is_active() {
             return Err(StepError::Stale(format!("{vm} does not run")));
         }
+        // qemuMigrationSrcIsAllowed, which libvirt asks for a save too.
+        let pci = there.live.iter().flat_map(|l| l.devices.values()).find(|at| !at.is_usb());
+        if let Some(at) = pci {
+            return Err(StepError::failed(format!("cannot save: the domain has {at} of its host")));
+        }
         there.saved = there.live.clone();
         halt(there, Power::Suspended);
         self.guard_stop(step, vm);
