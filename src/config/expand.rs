@@ -10,7 +10,9 @@ use super::repository::{Doc, Repository};
 use super::sink::{Mark, Sink};
 use super::spec::{FleetSpec, ModuleSpec, ServiceSpec, VmPart};
 use super::vm::{Known, LEAST_MEMORY, Layer, Layers, Resolved};
-use crate::model::{App, Field, Group, Host, Module, Name, Network, Owner, RunState, Service, Vm, VmSpec};
+use crate::model::{
+    App, Field, Group, Host, Module, NEWEST_MACHINE, Name, Network, Owner, RunState, Service, Vm, VmSpec,
+};
 
 /// Most VMs of a fleet: twice what the figures in the README go up to.
 const MAX_VMS: usize = 100_000;
@@ -507,9 +509,10 @@ fn values(part: &VmPart, sink: &mut Sink) {
 fn machine_type(machine: &Loc<Arc<str>>, sink: &mut Sink) {
     let family = ["pc-q35-", "pc-i440fx-"].iter().find_map(|family| machine.value.strip_prefix(family));
     let versioned = family.is_some_and(|v| v.starts_with(|c: char| c.is_ascii_digit()) && v.contains('.'));
-    if !versioned {
+    if !versioned && *machine.value != *NEWEST_MACHINE {
         let message = format!("`{}` is not a versioned machine type", machine.value);
-        let help = "like `pc-q35-7.2`: without a version, an upgrade of QEMU changes the guest's hardware";
+        let help = "like `pc-q35-7.2`, or `newest`, which is settled when the VM is made: without a version, an upgrade of \
+                    QEMU changes the guest's hardware";
         sink.report("E0312", machine.at, message).help(help);
     }
 }

@@ -373,7 +373,8 @@ spec! {
         "nics" nics: Named<NicSpec>;
         /// Devices of its host that it is given, by the name that it calls them: it runs only where they are.
         "devices" devices: Named<VmDeviceSpec>;
-        /// Versioned machine type (default `pc-q35-7.2`).
+        /// Versioned machine type (default `pc-q35-7.2`). `newest`: the newest that all hosts have among which it moves, when
+        /// it is made; it keeps that.
         "machine" machine: Text;
         /// `bios` (default) or `uefi`.
         "firmware" firmware: Loc<Firmware>;

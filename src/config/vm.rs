@@ -12,12 +12,9 @@ use super::spec::VmPart;
 use crate::model::Layer::Lxc;
 use crate::model::{
     Bytes, CloudInit, DataDisk, Display, Field, Name, Nic, OnRemove, OnUnknown, Origins, Placement, Probe, ProbeKind,
-    Protection, RunState, Span, StopPolicy, UpdatePolicy, VmSpec,
+    Protection, RunState, Span, StopPolicy, USUAL_MACHINE, UpdatePolicy, VmSpec,
 };
 
-/// What every new VM is when nobody says: QEMU 7.2 is what Debian 12 has; versioned, so that hardware does
-/// not change under a guest when QEMU is upgraded.
-const MACHINE: &str = "pc-q35-7.2";
 /// A guest that shuts down its services in order needs less; systemd itself kills them after 90 s each.
 const STOP_DEADLINE: Span = Span::secs(60);
 /// A first program that does not listen to SIGTERM never will: what container engines wait, too.
@@ -166,7 +163,7 @@ impl Layers<'_> {
             mounts: mounts?,
             nics: nics?,
             devices: if layer == Lxc { BTreeMap::new() } else { self.devices(&mut o, sink) },
-            machine: machine.map_or_else(|| MACHINE.into(), |m| m.value.clone()),
+            machine: machine.map_or_else(|| USUAL_MACHINE.into(), |m| m.value.clone()),
             firmware: firmware.map(|f| f.value).unwrap_or_default(),
             display,
             // What the fleet's defaults say of it is meant for virtual machines.

@@ -92,6 +92,13 @@ pub struct Nic {
     pub address: Option<Ipv4Addr>,
 }
 
+/// What every new VM is when nobody says: QEMU 7.2 is what Debian 12 has; versioned, so that hardware does
+/// not change under a guest when QEMU is upgraded.
+pub const USUAL_MACHINE: &str = "pc-q35-7.2";
+
+/// The machine type that is settled when a VM is made: the newest that all hosts have among which it moves.
+pub const NEWEST_MACHINE: &str = "newest";
+
 /// Firmware of a VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -222,7 +229,7 @@ pub struct VmSpec {
     pub nics: BTreeMap<Name, Nic>,
     /// Devices of its host that it is given, by the name that it calls them: the name under which hosts have them.
     pub devices: BTreeMap<Name, Name>,
-    /// Versioned machine type, for example `pc-q35-7.2`.
+    /// Versioned machine type, for example `pc-q35-7.2`, or [`NEWEST_MACHINE`].
     pub machine: Arc<str>,
     /// BIOS or UEFI.
     pub firmware: Firmware,

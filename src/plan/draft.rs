@@ -1,9 +1,11 @@
 //! The plan while it is being made: actions with their footprints on hosts, notes, and helpers to write them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::absent::Seat;
 use super::digest;
+use super::groups::{HostGroup, host_groups};
 use super::place::{Need, Placer};
 use super::steps::{Op, Step};
 use super::target::{Addresses, Slot, Target, build};
@@ -36,6 +38,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) actions: Vec<Action>,
     /// What each action changes, by the action's number: one footprint a host, so a move has two.
     pub(crate) footprints: BTreeMap<usize, Vec<Footprint<'a>>>,
+    /// The hosts among which VMs move, by each of them.
+    groups: BTreeMap<Name, Arc<HostGroup>>,
     /// VMs that stand in for others, and why.
     pub(crate) standing_in: BTreeMap<Name, String>,
     pub(crate) notes: Vec<Note>,
@@ -54,6 +58,7 @@ impl<'a> Draft<'a> {
         let world = World::new(input.desired, input.observed);
         let placer = Placer::new(input.desired, input.demand, &world, trace);
         let addresses = Addresses::new(input.desired, &world);
+        let groups = host_groups(input.desired, input.observed).into_iter().map(Arc::new);
         let removals = &input.desired.removals;
         let gone = |vm: &Vm| removals.iter().any(|r| covers(r, &vm.name, &vm.group));
         let wanted = input.desired.vms.iter().filter(|(_, vm)| removals.is_empty() || !gone(vm)).collect();
@@ -65,6 +70,7 @@ impl<'a> Draft<'a> {
             wanted,
             actions: Vec::new(),
             footprints: BTreeMap::new(),
+            groups: groups.flat_map(|g| g.hosts.clone().into_iter().map(move |host| (host, g.clone()))).collect(),
             standing_in: BTreeMap::new(),
             notes: Vec::new(),
             risks: Vec::new(),
@@ -91,7 +97,8 @@ impl<'a> Draft<'a> {
         existing: Option<&VmObs>,
     ) -> Result<Target<'a>, String> {
         let digest = self.digest(vm);
-        let slot = Slot { vm, host, incarnation, existing };
+        let group = self.groups.get(&host.name).map(Arc::as_ref);
+        let slot = Slot { vm, host, group, incarnation, existing };
         build(self.input.desired, &self.world, &mut self.addresses, digest, slot)
     }
 

@@ -24,6 +24,7 @@ mod draft;
 mod fabric;
 mod fence;
 mod gone;
+pub mod groups;
 pub mod impact;
 mod limits;
 mod moves;

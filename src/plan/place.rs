@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::types::Triple;
 use super::world::{HostView, World};
-use crate::model::{Bytes, Demand, Desired, Group, Host, Layer, Maintenance, Name, RunState, Vm, Weights};
+use crate::model::{Bytes, Demand, Desired, Group, Host, Layer, Maintenance, NEWEST_MACHINE, Name, RunState, Vm, Weights};
 
 /// What a VM takes of its host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -291,6 +291,11 @@ impl<'a> Placer<'a> {
             if let Some(holder) = holder.filter(|who| who.strip_prefix("vm/") != Some(vm.name.as_str())) {
                 return Some(format!("{device} is given to {holder}"));
             }
+        }
+        let machines = room.view.known().map(|k| k.machines.as_slice()).unwrap_or_default();
+        let machine = &vm.spec.machine;
+        if !machines.is_empty() && **machine != *NEWEST_MACHINE && !machines.iter().any(|m| **m == **machine) {
+            return Some(format!("its QEMU has no machine type {machine}"));
         }
         let free = room.free();
         if need.slots > free.slots {

@@ -450,6 +450,9 @@ pub struct DomainSpec {
     pub machine: String,
     /// BIOS or UEFI.
     pub firmware: Firmware,
+    /// Named processor model that every host of its group has. `None`: the host's own with KVM, `qemu64` with TCG.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_model: Option<String>,
     /// KVM or TCG; `Auto` only in plans made without an observation of the host.
     pub acceleration: Acceleration,
     /// Geometry.

@@ -5,13 +5,14 @@ use std::net::Ipv4Addr;
 
 use super::container;
 use super::digest;
+use super::groups::HostGroup;
 use super::steps::{DiskFrom, DomainDevice, DomainDisk, DomainNic, DomainSpec, KernelBoot, NewDisk, Op, Seed, SeedNic};
 use super::types::{DataEffect, DiskFate};
 use super::world::{Disk, HostView, World};
 use crate::model::{
-    Acceleration, Boot, CONTAINER_ROOT, Desired, DiskStamp, Host, Identity, Image, ImageFile, Layer, Mac, Name,
-    NicStamp, OnRemove, PlacementRecord, Source, Stamp, Vm, VmObs, disk_file_name, domain_name, domain_uuid, nic_mac,
-    tap_name,
+    Acceleration, Boot, CONTAINER_ROOT, Desired, DiskStamp, Host, Identity, Image, ImageFile, Layer, Mac,
+    NEWEST_MACHINE, Name, NicStamp, OnRemove, PlacementRecord, Source, Stamp, USUAL_MACHINE, Vm, VmObs, VmSpec,
+    disk_file_name, domain_name, domain_uuid, nic_mac, tap_name,
 };
 
 /// Addresses that are taken, and the next ones to give.
@@ -63,6 +64,8 @@ pub(crate) struct Target<'a> {
 pub(crate) struct Slot<'a, 'e> {
     pub(crate) vm: &'a Vm,
     pub(crate) host: &'a Host,
+    /// The hosts among which it moves.
+    pub(crate) group: Option<&'e HostGroup>,
     pub(crate) incarnation: u32,
     pub(crate) existing: Option<&'e VmObs>,
 }
@@ -90,6 +93,15 @@ fn acceleration(host: &Host, view: HostView<'_>) -> Acceleration {
     }
 }
 
+/// The machine type of a VM: `newest` is settled once, when it is made.
+fn machine(spec: &VmSpec, existing: Option<&VmObs>, group: Option<&HostGroup>) -> String {
+    if *spec.machine != *NEWEST_MACHINE {
+        return spec.machine.as_ref().to_owned();
+    }
+    let kept = existing.map(|obs| obs.config.machine.clone());
+    kept.or_else(|| group.and_then(|g| g.machine.clone())).unwrap_or_else(|| USUAL_MACHINE.to_owned())
+}
+
 /// Builds the target of a VM.
 ///
 /// # Errors
@@ -101,7 +113,7 @@ pub(crate) fn build<'a>(
     spec_digest: String,
     slot: Slot<'a, '_>,
 ) -> Result<Target<'a>, String> {
-    let Slot { vm, host, incarnation, existing } = slot;
+    let Slot { vm, host, group, incarnation, existing } = slot;
     let fleet = &desired.fleet.name;
     let spec = &vm.spec;
     let image = spec.image.as_ref().and_then(|name| desired.images.get(name));
@@ -210,7 +222,8 @@ pub(crate) fn build<'a>(
         max_cpus: spec.max_cpus,
         memory: spec.memory,
         max_memory: spec.max_memory,
-        machine: spec.machine.as_ref().to_owned(),
+        machine: machine(spec, existing, group),
+        cpu_model: group.and_then(|g| g.cpu_for(acceleration(host, view))),
         firmware: spec.firmware,
         acceleration: acceleration(host, view),
         display: spec.display,

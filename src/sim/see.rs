@@ -48,7 +48,7 @@ impl World {
             cpu: Some(CpuObs { model: host.cpu.clone(), usable: vec![host.cpu.clone()] }),
             moving: Some(MoveObs { post_copy: true, tls: true }),
             acceleration: Some(host.acceleration),
-            machines: Vec::new(),
+            machines: host.machines.clone(),
             slots_free: host.free(),
             images_free: host.free(),
             vms: std::collections::BTreeMap::new(),

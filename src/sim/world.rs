@@ -147,6 +147,8 @@ pub struct SimHost {
     pub hidden: u32,
     /// Its processor: guests move, while they run, among hosts that have the same.
     pub cpu: String,
+    /// Machine types of its QEMU; empty: it does not say.
+    pub machines: Vec<String>,
     /// The storage that its disks and records lie on: hosts with the same name have the same files.
     pub shared: Option<Name>,
     /// How much longer everything takes on it, in thousandths (2000: twice as long).
@@ -178,6 +180,7 @@ impl SimHost {
             powered: true,
             hidden: 0,
             cpu: CPU.to_owned(),
+            machines: Vec::new(),
             shared: None,
             load_milli: 1000,
             domains: BTreeMap::new(),
@@ -439,6 +442,7 @@ fn recorded(host: &mut SimHost, seen: &crate::model::HostObs, fleet: Option<&Nam
     host.uuid = seen.uuid;
     host.size = HostSize { cpus: seen.cpus, memory: seen.memory, ..host.size };
     host.acceleration = seen.acceleration.unwrap_or(Acceleration::Kvm);
+    host.machines.clone_from(&seen.machines);
     host.lock.clone_from(&seen.lock);
     if let Some(lock) = &mut host.lock {
         lock.token = format!("foreign-{}", lock.token);

@@ -64,6 +64,7 @@ impl Guest<'_> {
             max_memory: Bytes::mib(192),
             machine: "pc-q35-7.2".to_owned(),
             firmware: Firmware::Bios,
+            cpu_model: None,
             acceleration: Acceleration::Auto,
             display: Display { width: 1024, height: 768 },
             kernel: Some(KernelBoot {

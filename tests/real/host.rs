@@ -211,6 +211,7 @@ impl World {
             max_memory: Bytes::mib(64),
             machine: "pc-q35-7.2".to_owned(),
             firmware: Firmware::Bios,
+            cpu_model: None,
             acceleration: Acceleration::Tcg,
             display: Display { width: 800, height: 600 },
             kernel: None,

@@ -90,6 +90,7 @@ pub fn spin(host: &str, vm: &str) -> Vec<Step> {
         max_memory: Bytes::gib(2),
         machine: "pc-q35-7.2".to_owned(),
         firmware: Firmware::Bios,
+        cpu_model: None,
         acceleration: Acceleration::Auto,
         display: Display { width: 800, height: 600 },
         kernel: None,

@@ -176,8 +176,10 @@ fn acceleration(root: Node<'_, '_>, out: &mut Splices<'_>, acceleration: Acceler
     let mode = cpu.attribute("mode").unwrap_or("custom");
     let ours = mode == "custom" && child(cpu, "model").and_then(|m| m.text()).map(str::trim) == Some("qemu64");
     // Emulation refuses the host's own processor; with KVM the emulated model would waste what the host has.
-    if (kvm && ours) || (!kvm && mode == "host-passthrough") {
-        out.replace(cpu.range(), write::cpu(acceleration).to_owned());
+    // So would it refuse the model that the hosts of a group have in common.
+    let shared = mode == "custom" && !ours && cpu.attribute("check") == Some("partial");
+    if (kvm && ours) || (!kvm && (mode == "host-passthrough" || shared)) {
+        out.replace(cpu.range(), write::cpu(acceleration, None));
     }
 }
 

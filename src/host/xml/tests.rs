@@ -59,6 +59,7 @@ pub(super) fn spec() -> DomainSpec {
         max_memory: Bytes::mib(192),
         machine: "pc-q35-7.2".to_owned(),
         firmware: Firmware::Bios,
+        cpu_model: None,
         acceleration: Acceleration::Tcg,
         display: Display { width: 1024, height: 768 },
         kernel: Some(KernelBoot {

@@ -66,7 +66,7 @@ pub fn domain(spec: &DomainSpec, stamp: &Stamp, agent: Option<&str>) -> String {
   <on_crash>destroy</on_crash>
   <devices>
 ",
-        cpu = cpu(spec.acceleration),
+        cpu = cpu(spec.acceleration, spec.cpu_model.as_deref()),
     );
     for d in &spec.disks {
         let _ = writeln!(x, "    {}", disk(d));
@@ -139,13 +139,17 @@ fn os(x: &mut String, spec: &DomainSpec) {
     x.push_str("    <boot dev='hd'/>\n  </os>\n");
 }
 
-/// The `<cpu>` of an acceleration. Emulation gets a named model, so that a guest can move between hosts.
-pub(super) fn cpu(acceleration: Acceleration) -> &'static str {
-    match acceleration {
-        Acceleration::Kvm => "<cpu mode='host-passthrough' check='none' migratable='on'/>",
-        Acceleration::Auto | Acceleration::Tcg => {
-            "<cpu mode='custom' match='exact' check='none'><model fallback='forbid'>qemu64</model></cpu>"
-        }
+/// The `<cpu>` of an acceleration. Emulation gets a named model, so that a guest can move between hosts; with KVM that is the
+/// one that all of them have, if there are several. libvirt looks at its start that the host has it (`check='partial'`).
+pub(super) fn cpu(acceleration: Acceleration, model: Option<&str>) -> String {
+    let named = |model: &str, check: &str| {
+        let model = escape_text(model);
+        format!("<cpu mode='custom' match='exact' check='{check}'><model fallback='forbid'>{model}</model></cpu>")
+    };
+    match (acceleration, model) {
+        (Acceleration::Kvm, Some(model)) => named(model, "partial"),
+        (Acceleration::Kvm, None) => "<cpu mode='host-passthrough' check='none' migratable='on'/>".to_owned(),
+        (Acceleration::Auto | Acceleration::Tcg, _) => named("qemu64", "none"),
     }
 }
 

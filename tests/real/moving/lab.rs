@@ -229,6 +229,7 @@ impl<'l> Guest<'l> {
             max_memory: Bytes::mib(96),
             machine: "pc-q35-7.2".to_owned(),
             firmware: Firmware::Bios,
+            cpu_model: None,
             acceleration: Acceleration::Tcg,
             display: Display { width: 1024, height: 768 },
             kernel: Some(KernelBoot {
