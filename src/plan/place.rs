@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use super::types::Triple;
 use super::world::{HostView, World};
-use crate::model::{Bytes, Demand, Desired, Group, Host, Layer, Maintenance, NEWEST_MACHINE, Name, RunState, Vm, Weights};
+use crate::model::{
+    Bytes, Demand, Desired, Group, Host, Layer, Maintenance, NEWEST_MACHINE, Name, RunState, Vm, Weights,
+};
 
 /// What a VM takes of its host.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
