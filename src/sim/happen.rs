@@ -66,6 +66,8 @@ pub enum Event {
     RestartDaemon(Name),
     /// Whether the host's power can be switched from now on.
     Fencing(Name, bool),
+    /// We end, as with `kill -9`.
+    CrashUs,
     /// The controller's own files are deleted.
     DeleteStore,
     /// Time passes, in milliseconds.
@@ -161,6 +163,7 @@ impl World {
                 self.any_host(host)?.lock = Some(lock);
             }
             Event::Unlock(host) => self.any_host(host)?.lock = None,
+            Event::CrashUs => self.crashed = true,
             Event::DeleteStore => self.memory = Memory { lost: true, ..Memory::default() },
             Event::Advance(millis) => self.pass_to(self.millis + millis),
         }

@@ -341,9 +341,17 @@ impl World {
         if busy {
             return Err(StepError::Stale(format!("a job of {vm} runs")));
         }
-        let last = there.stands_by() && !runs;
-        host.domains.remove(&uuid);
-        if last {
+        let (last, paths) = (there.stands_by() && !runs, there.writable().cloned().collect::<Vec<_>>());
+        let newest = |file: &SimDisk| {
+            let stamp = file.stamp.as_ref();
+            let key = stamp.map(|s| (s.vm.clone(), s.disk.clone(), s.incarnation));
+            key.and_then(|k| self.newest.get(&k)).is_none_or(|newest| *newest == (file.content, file.writes))
+        };
+        let there = self.hosts.get(&step.host);
+        let is_last = last && paths.iter().filter_map(|p| there?.disks.get(p)).all(newest);
+        self.host(&step.host)?.domains.remove(&uuid);
+        // Where its guest went on and ended since, what stands here is older than its disks.
+        if is_last {
             self.violate(step, &format!("{vm} is dropped, and it runs nowhere else"));
         }
         Ok(Done::Changed)

@@ -10,6 +10,7 @@
 //! kill host h2 · cut host h2 · revive host h2 · slow host h2 3
 //! cut link h1 h2 · heal link h1 h2 · slow link h1 h2 10MiB       between hosts: `cut host` is from us
 //! at hand-over of web-1 cut link h1 h2    a stage of a migration: storage, memory, hand-over or arrival
+//! at memory of web-1 crash controller     we end there, as after `apply crash after step 7`
 //! swap host h2 · swap back host h2        another machine answers there
 //! restart libvirtd on h2 · fence of h2 fails · fence of h2 works
 //! drain h2 [cold | stop] by ann · restore h2 by ann · withdraw h2 · controller two

@@ -271,6 +271,7 @@ fn event(words: &[&str]) -> Result<Option<Event>, String> {
         ["lose", "bridge", bridge, "on", host] => Event::LoseBridge(name(host)?, (*bridge).to_owned()),
         ["lock", "host", host, "by", who] => Event::Lock(name(host)?, (*who).to_owned()),
         ["unlock", "host", host] => Event::Unlock(name(host)?),
+        ["crash", "controller"] => Event::CrashUs,
         ["delete", "store"] => Event::DeleteStore,
         ["advance", span] => Event::Advance(quantity::<Span>(span)?.0),
         _ => return Ok(None),
