@@ -124,6 +124,11 @@ impl Session {
         let crashed = self.fleet.crashed();
         self.fleet.with(|world| {
             world.restart();
+            if crashed {
+                // A new process needs its time to begin; what runs without us goes on meanwhile.
+                let begins = world.millis + 1_000;
+                world.pass_to(begins);
+            }
             world.permit = Permit::default();
         });
         Ok(Applied { passed, steps: after.0 - before.0, millis: after.1 - before.1, crashed })

@@ -88,13 +88,20 @@ fn essence(world: &World) -> Vec<String> {
                 domain.power, domain.live, domain.config, domain.autostart
             ));
         }
-        for (path, disk) in &host.disks {
+        // What moves left behind for a while, and how many they were, depends on how often one was tried.
+        let stays = |disk: &&stablehand::sim::SimDisk| {
+            !disk.stamp.as_ref().is_some_and(|s| matches!(s.phase, stablehand::model::DiskPhase::Moved { .. }))
+        };
+        for (path, disk) in host.disks.iter().filter(|(_, disk)| stays(disk)) {
             let stamp = disk.stamp.as_ref().map(|s| (&s.vm, &s.disk, s.incarnation, s.expires.is_some()));
             lines.push(format!("{name} {path} {stamp:?} {}", disk.size));
         }
         lines.extend(host.bridges.iter().map(|(bridge, b)| format!("{name} {bridge} {b:?}")));
         lines.extend(host.images.keys().map(|path| format!("{name} {path}")));
-        lines.extend(host.records.iter().map(|(vm, r)| format!("{name} {vm} {r:?}")));
+        let record = |r: &stablehand::model::PlacementRecord| {
+            (r.host.clone(), r.from.clone(), r.incarnation, r.addresses.clone())
+        };
+        lines.extend(host.records.iter().map(|(vm, r)| format!("{name} {vm} {:?}", record(r))));
         lines.extend(host.lock.iter().map(|l| format!("{name} is locked by {}", l.who)));
     }
     lines
