@@ -48,7 +48,9 @@ pub(super) fn remember(cast: &Cast<'_>, desired: &Desired, observed: &mut Observ
         }
     }
     let at = |vm: &Name, host: &Name| {
-        observed.hosts.get(host).and_then(|o| o.known()).is_some_and(|seen| seen.vms.contains_key(vm))
+        // What arrives, or was left behind at a hand-over, is not there: a restore that is under way is not over.
+        let there = observed.hosts.get(host).and_then(|o| o.known()).and_then(|seen| seen.vms.get(vm));
+        there.is_some_and(|vm| !vm.transient && vm.pause != Some(PauseCause::Migration))
     };
     book.homes.retain(|vm, home| {
         let back = at(vm, home) && !is_draining(desired, &demand, home);
