@@ -2,7 +2,9 @@
 
 use super::Cast;
 use crate::execute::{Outcome, Report};
-use crate::model::{Demand, Desired, Fenced, Maintenance, Missing, Name, Observation, Observed, Timestamp, Tries};
+use crate::model::{
+    Demand, Desired, Fenced, Maintenance, Missing, Name, Observation, Observed, PauseCause, Timestamp, Tries,
+};
 use crate::plan::{Op, Plan, Verb};
 
 /// Brings the book up to date with what was seen, and tells the planner what it holds.
