@@ -2,6 +2,7 @@
 //! boot again, or run twice.
 
 mod lab;
+mod reach;
 
 use std::time::{Duration, Instant};
 
