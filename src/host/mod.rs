@@ -24,6 +24,8 @@ mod fleet;
 mod glance;
 pub mod images;
 #[cfg(feature = "libvirt")]
+mod inside;
+#[cfg(feature = "libvirt")]
 mod inspect;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;

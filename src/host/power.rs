@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::act::ours;
 use super::fleet::RealHost;
 use super::libvirt::CallError;
-use super::{ready, xml};
+use super::{inside, ready, xml};
 use crate::execute::{Done, Progress, StepError};
-use crate::model::{Bytes, Name, Power, StopPolicy};
+use crate::model::{Bytes, Layer, Name, Power, StopPolicy};
 
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(150);
@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(150);
 const GUEST: Duration = Duration::from_secs(20);
 
 /// A console file larger than this is cut at a start: a guest can fill a disk by printing.
-const CONSOLE_CAP: u64 = 4 << 20;
+pub(super) const CONSOLE_CAP: u64 = 4 << 20;
 
 /// Starts a domain, or resumes its managed save or its pause.
 pub(super) async fn start(host: &RealHost, vm: &Name, uuid: Uuid) -> Result<Done, StepError> {
@@ -33,11 +33,19 @@ pub(super) async fn start(host: &RealHost, vm: &Name, uuid: Uuid) -> Result<Done
             if let Some(console) = &reading.console {
                 trim_console(host, console).await?;
             }
+            if reading.shape.container.is_some() {
+                inside::listen(host, vm).await?;
+            }
             host.hypervisor.start(uuid).await
         }
     };
     match wait_for(host, uuid, Duration::from_secs(5), |p| p == Some(Power::Running)).await? {
-        Some(_) => Ok(Done::Changed),
+        Some(_) => {
+            if reading.shape.container.is_some() {
+                inside::begun(host, vm, uuid, reading.shape.memory).await?;
+            }
+            Ok(Done::Changed)
+        }
         None => Err(not_started(host, vm, result).await),
     }
 }
@@ -239,7 +247,10 @@ pub(super) async fn set_cpus(
     if live.shape.cpus >= cpus {
         return Ok(Done::Already);
     }
-    let result = hypervisor.set_cpus(uuid, cpus).await;
+    let result = match hypervisor.layer() {
+        Layer::Qemu => hypervisor.set_cpus(uuid, cpus).await,
+        Layer::Lxc => hypervisor.set_quota(uuid, xml::lxc::quota(cpus)).await,
+    };
     let began = Instant::now();
     loop {
         let now = xml::read(&hypervisor.live_xml(uuid).await?)?.shape.cpus;

@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use super::fleet::RealHost;
 use super::libvirt::{Agent, Hypervisor};
-use super::{probe, survey};
+use super::{inside, probe, survey};
 use crate::execute::{Done, Progress, StepError};
-use crate::model::{Name, Power, Probe, ProbeKind};
+use crate::model::{Layer, Name, Power, Probe, ProbeKind};
 
 /// Lines of the console that a failure shows.
 const CONSOLE_LINES: usize = 15;
@@ -38,6 +38,7 @@ pub(super) async fn once(
         ProbeKind::Tcp { port } => probe::tcp(there()?, *port).await,
         ProbeKind::Http { port, path, status } => probe::http(there()?, *port, path, *status).await,
         ProbeKind::AgentPing => agent(hypervisor, uuid, r#"{"execute":"guest-ping"}"#.to_owned()).await.map(drop),
+        ProbeKind::AgentExec { command } if hypervisor.layer() == Layer::Lxc => inside::exec(host, uuid, command).await,
         ProbeKind::AgentExec { command } => exec(hypervisor, uuid, command).await,
     }
 }
@@ -83,6 +84,10 @@ pub(super) async fn wait(
     address: Option<Ipv4Addr>,
     progress: &dyn Progress,
 ) -> Result<Done, StepError> {
+    if host.hypervisor.layer() == Layer::Lxc {
+        // Whoever began to write its console down may have died since.
+        inside::listen(host, vm).await?;
+    }
     let began = Instant::now();
     // Without a probe, running is ready; a start that has only just returned may still show as paused.
     let within = probe.map_or(Duration::from_secs(30), |p| p.within.duration());
@@ -127,13 +132,17 @@ async fn failure(host: &RealHost, vm: &Name, what: String) -> StepError {
     StepError::Failed { what, hint: Some(hint), detail }
 }
 
-/// The end of QEMU's log of a domain, for an embedded root (`<root>/log/qemu/<domain>.log`).
+/// The end of QEMU's log of a domain, for an embedded root (`<root>/log/qemu/<domain>.log`), and of a container's.
 pub(super) async fn qemu_log(host: &RealHost, vm: &Name, lines: usize) -> Vec<String> {
-    let Some(root) = host.hypervisor.embed_root() else { return Vec::new() };
-    let domain = crate::model::domain_name(&host.folders.fleet, vm);
-    let path = format!("{root}/log/qemu/{domain}.log");
-    let bytes = host.shell.read_end(&path, 8192).await.unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let text = match (host.hypervisor.layer(), host.hypervisor.embed_root()) {
+        (Layer::Lxc, _) => inside::log(host, vm).await,
+        (Layer::Qemu, None) => return Vec::new(),
+        (Layer::Qemu, Some(root)) => {
+            let domain = crate::model::domain_name(&host.folders.fleet, vm);
+            let path = format!("{root}/log/qemu/{domain}.log");
+            String::from_utf8_lossy(&host.shell.read_end(&path, 8192).await.unwrap_or_default()).into_owned()
+        }
+    };
     let all: Vec<&str> = text.lines().filter(|l| !l.trim().is_empty()).collect();
     all[all.len().saturating_sub(lines)..].iter().map(|l| (*l).to_owned()).collect()
 }

@@ -15,8 +15,8 @@ use super::shell::{Program, succeed};
 use super::xml::{self, Reading};
 use super::{facts, ready};
 use crate::model::{
-    Acceleration, Bytes, Desired, HostObs, JobKind, JobObs, Name, PauseCause, PlacementRecord, Power, Readiness, Shape,
-    Stamp, Unmanaged, VmObs, domain_uuid,
+    Acceleration, Bytes, Desired, HostObs, JobKind, JobObs, Layer, Name, PauseCause, PlacementRecord, Power, Readiness,
+    Shape, Stamp, Unmanaged, VmObs, domain_uuid,
 };
 use crate::observe::Look;
 
@@ -79,8 +79,8 @@ async fn examine(host: &RealHost, desired: &Desired, look: Look, glance: Glance)
         probe_all(host, &mut vms).await;
     }
     let acceleration = match host.doc.acceleration {
-        Acceleration::Auto => Some(host.acceleration().await),
-        Acceleration::Kvm | Acceleration::Tcg => None,
+        Acceleration::Auto if host.doc.layer() == Layer::Qemu => Some(host.acceleration().await),
+        _ => None,
     };
     let facts = facts::of(host, acceleration.unwrap_or(host.doc.acceleration)).await;
     let (qemu, machines) = emulator(host, &mut survey).await;

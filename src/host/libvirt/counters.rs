@@ -10,8 +10,8 @@ use virt::connect::Connect;
 use virt::error::Error;
 use virt_sys as sys;
 
-use super::{CallError, Hypervisor, raw};
-use crate::model::Bytes;
+use super::{CallError, Hypervisor, lxc, raw};
+use crate::model::{Bytes, Layer};
 use crate::model::stats::{HostCounters, VmCounters};
 
 /// How long a reading may take. It is one of many: a host that is slow loses this one.
@@ -27,10 +27,10 @@ impl Hypervisor {
             return Err(CallError::Closed("the last reading of counters has not come back".to_owned()));
         }
         // Taken back when the call has ended, also long after we have stopped to wait for it, or when it never began.
-        let done = Done(self.counting.clone());
+        let (done, layer) = (Done(self.counting.clone()), self.layer());
         let read = move |connect: &Connect| {
             let _done = done;
-            read(connect)
+            read(connect, layer)
         };
         self.call("read the counters", READING, read).await
     }
@@ -44,14 +44,14 @@ impl Drop for Done {
     }
 }
 
-fn read(connect: &Connect) -> Result<(HostCounters, BTreeMap<Uuid, VmCounters>), Error> {
+fn read(connect: &Connect, layer: Layer) -> Result<(HostCounters, BTreeMap<Uuid, VmCounters>), Error> {
     let groups = sys::VIR_DOMAIN_STATS_STATE
         | sys::VIR_DOMAIN_STATS_CPU_TOTAL
         | sys::VIR_DOMAIN_STATS_BALLOON
         | sys::VIR_DOMAIN_STATS_VCPU
         | sys::VIR_DOMAIN_STATS_INTERFACE
         | sys::VIR_DOMAIN_STATS_BLOCK;
-    let domains = raw::all_domain_stats(connect, groups)?;
+    let domains = lxc::stats(connect, layer, groups)?;
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let at = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
     let (cpu, memory) = raw::node_stats(connect);

@@ -9,7 +9,7 @@ use virt::error::Error;
 use virt_sys as sys;
 
 use super::{CALL, CallError, Hypervisor, LONG_CALL, raw};
-use crate::model::{Bytes, Power};
+use crate::model::{Bytes, Layer, Power};
 
 /// What a domain does, and whether a guest agent is there to be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,7 +179,12 @@ impl Hypervisor {
     /// # Errors
     /// [`CallError`].
     pub async fn shutdown(&self, uuid: Uuid, agent: bool) -> Result<(), CallError> {
-        let flag = if agent { sys::VIR_DOMAIN_SHUTDOWN_GUEST_AGENT } else { sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN };
+        let flag = match (self.layer(), agent) {
+            (Layer::Qemu, true) => sys::VIR_DOMAIN_SHUTDOWN_GUEST_AGENT,
+            (Layer::Qemu, false) => sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN,
+            // By /dev/initctl where the first program has one, else by SIGTERM.
+            (Layer::Lxc, _) => sys::VIR_DOMAIN_SHUTDOWN_INITCTL | sys::VIR_DOMAIN_SHUTDOWN_SIGNAL,
+        };
         // The agent may never answer: libvirt waits for its own end of patience, we do not.
         let limit = if agent { Duration::from_secs(5) } else { CALL };
         self.on("ask to shut down", limit, uuid, move |_, d| d.shutdown_flags(flag)).await
@@ -190,6 +195,7 @@ impl Hypervisor {
     /// # Errors
     /// [`CallError`].
     pub async fn power_off(&self, uuid: Uuid, gently: bool) -> Result<(), CallError> {
+        let gently = gently && self.layer() == Layer::Qemu;
         let flag = if gently { sys::VIR_DOMAIN_DESTROY_GRACEFUL } else { sys::VIR_DOMAIN_DESTROY_DEFAULT };
         self.on("power off", CALL, uuid, move |_, d| d.destroy_flags(flag)).await
     }
@@ -211,6 +217,8 @@ impl Hypervisor {
         if drop_save {
             flags |= sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE;
         }
+        // A container has none of these, and its driver knows no flags.
+        let flags = if self.layer() == Layer::Lxc { 0 } else { flags };
         self.on("undefine", CALL, uuid, move |_, d| d.undefine_flags(flags)).await
     }
 

@@ -7,6 +7,7 @@ mod capabilities;
 mod counters;
 mod domain;
 mod embed;
+mod lxc;
 mod migrate;
 mod raw;
 mod reach;

@@ -8,8 +8,8 @@ use virt::error::Error;
 use virt_sys as sys;
 
 use super::capabilities::Capabilities;
-use super::{CALL, CallError, Hypervisor, domain, migrate, raw};
-use crate::model::{Bytes, JobObs, PauseCause, Power};
+use super::{CALL, CallError, Hypervisor, domain, lxc, migrate, raw};
+use crate::model::{Bytes, JobObs, Layer, PauseCause, Power};
 
 /// What only QEMU itself knows of its domain.
 const ASKED: u32 = sys::VIR_DOMAIN_STATS_BALLOON | sys::VIR_DOMAIN_STATS_VCPU;
@@ -84,8 +84,12 @@ impl Hypervisor {
         // domains' own lookups only the one that they use: an embedded root, which begins empty, goes without.
         let capabilities = if self.embed_root().is_none() { Some(self.capabilities().await?) } else { None };
         // About 1 ms for each domain, with room to spare.
-        let mut survey = self.call("observe the host", CALL * 2, move |connect| look(connect, capabilities)).await?;
-        self.ask_emulators(&mut survey.domains).await;
+        let layer = self.layer();
+        let mut survey =
+            self.call("observe the host", CALL * 2, move |connect| look(connect, layer, capabilities)).await?;
+        if layer == Layer::Qemu {
+            self.ask_emulators(&mut survey.domains).await;
+        }
         Ok(survey)
     }
 
@@ -119,7 +123,7 @@ impl Hypervisor {
     }
 }
 
-fn look(connect: &Connect, capabilities: Option<Capabilities>) -> Result<Survey, Error> {
+fn look(connect: &Connect, layer: Layer, capabilities: Option<Capabilities>) -> Result<Survey, Error> {
     let uuids = |flags| -> Result<BTreeSet<Uuid>, Error> {
         Ok(connect.list_all_domains(flags)?.iter().filter_map(|d| d.uuid().ok()).collect())
     };
@@ -127,7 +131,7 @@ fn look(connect: &Connect, capabilities: Option<Capabilities>) -> Result<Survey,
     let autostart = uuids(sys::VIR_CONNECT_LIST_DOMAINS_AUTOSTART)?;
     let transient = uuids(sys::VIR_CONNECT_LIST_DOMAINS_TRANSIENT)?;
     // libvirt knows this without asking any QEMU.
-    let mut stats = raw::all_domain_stats(connect, sys::VIR_DOMAIN_STATS_STATE)?;
+    let mut stats = lxc::stats(connect, layer, sys::VIR_DOMAIN_STATS_STATE)?;
     let mut domains = Vec::new();
     for handle in connect.list_all_domains(0)? {
         let Ok(uuid) = handle.uuid() else { continue };
@@ -138,7 +142,7 @@ fn look(connect: &Connect, capabilities: Option<Capabilities>) -> Result<Survey,
         let Some(power) = number("state.state").map(|s| domain::power(s, reason, saved)) else { continue };
         let Ok(config) = handle.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE) else { continue };
         let live = if power.is_active() { handle.xml_desc(0).ok() } else { None };
-        let busy = live.is_some() && raw::is_busy(&handle).unwrap_or(false);
+        let busy = layer == Layer::Qemu && live.is_some() && raw::is_busy(&handle).unwrap_or(false);
         domains.push(Seen {
             uuid,
             power,
@@ -153,10 +157,10 @@ fn look(connect: &Connect, capabilities: Option<Capabilities>) -> Result<Survey,
         });
     }
     domains.sort_by_key(|d| d.uuid);
-    Ok(Survey { facts: facts(connect, capabilities)?, domains })
+    Ok(Survey { facts: facts(connect, layer, capabilities)?, domains })
 }
 
-fn facts(connect: &Connect, capabilities: Option<Capabilities>) -> Result<HostFacts, Error> {
+fn facts(connect: &Connect, layer: Layer, capabilities: Option<Capabilities>) -> Result<HostFacts, Error> {
     let node = connect.node_info()?;
     let said = capabilities.unwrap_or_default();
     let dotted = |v: u32| format!("{}.{}.{}", v / 1_000_000, v / 1_000 % 1_000, v % 1_000);
@@ -165,7 +169,8 @@ fn facts(connect: &Connect, capabilities: Option<Capabilities>) -> Result<HostFa
         cpus: node.cpus,
         memory: Bytes(node.memory.saturating_mul(1024)),
         library: format!("libvirt {}", connect.lib_version().map_or_else(|_| "?".to_owned(), dotted)),
-        qemu: said.version.map(|v| format!("QEMU {}", dotted(v))),
+        // The LXC driver gives its kernel's.
+        qemu: said.version.map(|v| format!("{} {}", if layer == Layer::Lxc { "Linux" } else { "QEMU" }, dotted(v))),
         machines: said.machines,
     })
 }
