@@ -13,8 +13,8 @@ use crate::model::{Bytes, Name};
 /// Archives take their time: 40 GiB at 50 MB/s.
 const UNPACK: Duration = Duration::from_secs(900);
 
-/// `IMAGE SIZE`: a file system without anything in it. Root needs no share of its own (`-m 0`): nobody logs in there.
-const MAKE: &str = r#"truncate -s "$2" "$1" && mke2fs -q -F -t ext4 -m 0 "$1""#;
+/// `IMAGE SIZE`: a file system without anything in it, and nobody else's to read. Root needs no share of its own (`-m 0`): nobody logs in there.
+const MAKE: &str = r#"umask 077 && truncate -s "$2" "$1" && mke2fs -q -F -t ext4 -m 0 "$1""#;
 
 /// `IMAGE ARCHIVE [HOSTNAME]`: fills a file system. tar(1) knows by itself how the archive is compressed.
 ///
@@ -80,7 +80,12 @@ pub(super) async fn create(
     {
         return Err(StepError::Stale(format!("the archive {path} is not in the host's store")));
     }
-    succeed(shell, script(MAKE, &[partial, &size.0.to_string()])).await?;
+    match succeed(shell, script(MAKE, &[partial, &size.0.to_string()])).await {
+        Err(ShellError::Failed { complaint, .. }) => {
+            return Err(StepError::failed(format!("a file system cannot be made in {partial}: {complaint}")));
+        }
+        other => drop(other?),
+    }
     let Some((path, hostname)) = archive else { return Ok(()) };
     let fill = ["unshare", "--mount", "sh", "-c", FILL, "sh", partial, path, hostname.map_or("", Name::as_str)];
     match succeed(shell, Program::new(fill).limit(UNPACK)).await {
@@ -102,7 +107,18 @@ pub(super) async fn grow(shell: &dyn Shell, path: &str, to: Bytes) -> Result<Don
     if !super::disk::grows(path, now, to)? {
         return Ok(Done::Already);
     }
-    succeed(shell, script(GROW, &[path, &now.0.to_string(), &to.0.to_string()])).await?;
+    let grown = succeed(shell, script(GROW, &[path, &now.0.to_string(), &to.0.to_string()])).await;
+    if let Err(ShellError::Failed { complaint, .. }) = grown {
+        // resize2fs(8) on a mounted file system needs CAP_SYS_RESOURCE (capabilities(7)), which a host that is itself a
+        // container may lack.
+        let hint = complaint.contains("Permission denied");
+        return Err(StepError::Failed {
+            what: format!("{path} cannot be grown to {to}: {complaint}"),
+            hint: hint.then(|| "this host may not resize what is mounted: stop the container, and it grows".to_owned()),
+            detail: Vec::new(),
+        });
+    }
+    grown?;
     match size(shell, path).await? {
         Some(now) if now == to => Ok(Done::Changed),
         other => Err(StepError::failed(format!("{path} is {other:?} after growing it to {to}"))),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use super::diff::Diff;
 use super::steps::{DiskFrom, DomainDisk, Edit, Seed};
@@ -9,7 +10,7 @@ use super::target::{Target, image_path};
 use super::types::{Block, BlockedBy, Class};
 use crate::model::{
     Boot, CONTAINER_DISK, CONTAINER_SEED, CONTAINER_SEED_AT, Container, ContainerAddress, Field, Host, Identity, Image,
-    ImageFormat, Layer, Mac, Vm, VmObs, VmSpec,
+    ImageFormat, Init, Layer, Mac, Vm, VmObs, VmSpec,
 };
 
 /// The ending of a disk's file on a host.
@@ -35,6 +36,7 @@ pub(crate) fn mounted(spec: &VmSpec, name: &str, path: String) -> DomainDisk {
 
 /// What only a container's definition has.
 pub(crate) fn part(
+    vm: &Vm,
     image: Option<&Image>,
     addresses: impl Iterator<Item = (Mac, Option<Ipv4Addr>, u8, Option<Ipv4Addr>)>,
 ) -> Option<Container> {
@@ -48,7 +50,12 @@ pub(crate) fn part(
         Identity::Host => addresses.filter_map(told).collect(),
         Identity::CloudInit | Identity::None => BTreeMap::new(),
     };
-    Some(Container { init: init.clone(), addresses })
+    let mut init = init.clone();
+    if image.identity == Identity::Host {
+        // What asks for its name at once may find that of the domain: libvirt sets that, and we set ours right afterwards.
+        init.environment.entry("HOSTNAME".into()).or_insert_with(|| vm.name.as_str().into());
+    }
+    Some(Container { init, addresses })
 }
 
 /// What the seed of a container is made from. Only its name servers are written into it, but all that its networks say
@@ -65,6 +72,19 @@ pub(crate) fn addresses(container: &Container) -> String {
     };
     let all: Vec<String> = container.addresses.values().map(one).collect();
     if all.is_empty() { "none".to_owned() } else { all.join(", ") }
+}
+
+/// What people read of first programs, before and after: the environment only as far as it differs.
+pub(crate) fn inits(has: Option<&Container>, wanted: &Container) -> (Option<String>, String) {
+    let show = |init: &Init, other: Option<&Init>| {
+        let differs =
+            |(name, value): &(&Arc<str>, &Arc<str>)| other.is_some_and(|o| o.environment.get(*name) != Some(*value));
+        let environment = init.environment.iter().filter(differs).map(|(name, value)| format!("{name}={value}"));
+        let words = std::iter::once(&init.path).chain(&init.arguments).map(ToString::to_string);
+        environment.chain(words).collect::<Vec<_>>().join(" ")
+    };
+    let has = has.map(|c| &c.init);
+    (has.map(|has| show(has, Some(&wanted.init))), show(&wanted.init, has))
 }
 
 /// Why a change of a container costs what it costs, where that is not what holds for a virtual machine.

@@ -335,11 +335,9 @@ impl Differ<'_, '_> {
             return;
         }
         self.diff.edits.push(Edit::Container(wanted.clone()));
-        let show = |c: &crate::model::Container| {
-            [&c.init.path].into_iter().chain(&c.init.arguments).map(|w| &**w).collect::<Vec<_>>().join(" ")
-        };
         if !self.diff.image && has.as_ref().is_none_or(|has| has.init != wanted.init) {
-            self.change(Field::Image, "image.boot", has.as_ref().map(show), Some(show(wanted)), false);
+            let (before, after) = container::inits(has.as_ref(), wanted);
+            self.change(Field::Image, "image.boot", before, Some(after), false);
             self.read_at_start();
         } else if !self.diff.fields.iter().any(|f| f.field == Field::Nics) && !self.diff.image {
             let before = has.as_ref().map(container::addresses);

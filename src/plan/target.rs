@@ -231,7 +231,7 @@ pub(crate) fn build<'a>(
         disks,
         nics: domain_nics,
         devices,
-        container: container::part(image, told.into_iter()),
+        container: container::part(vm, image, told.into_iter()),
         console: format!("{}/{}.console", host.slots_dir, domain_name(fleet, &vm.name)),
     };
     let moves = world.records.get(&vm.name).map_or(0, |r| r.moves);

@@ -11,8 +11,8 @@ use virt::error::Error;
 use virt_sys as sys;
 
 use super::{CallError, Hypervisor, lxc, raw};
-use crate::model::{Bytes, Layer};
 use crate::model::stats::{HostCounters, VmCounters};
+use crate::model::{Bytes, Layer};
 
 /// How long a reading may take. It is one of many: a host that is slow loses this one.
 const READING: Duration = Duration::from_secs(10);
