@@ -11,8 +11,8 @@ use virt_sys as sys;
 use super::{CallError, Hypervisor, raw};
 use crate::model::{Bytes, JobKind, JobObs, PauseCause, Power, Span};
 
-/// How long a look at a domain may take while it moves: its QEMU may wait for a dead link.
-const LOOK: Duration = Duration::from_secs(5);
+/// How long a look at a domain may take that asks libvirtd alone: where it takes longer, the connection is of no use.
+const LOOK: Duration = super::PING;
 
 /// How long libvirt may take to give a job up.
 const ABORT: Duration = Duration::from_secs(10);
@@ -176,16 +176,15 @@ impl Hypervisor {
                 let (power, reason) = super::domain::state_and_reason(domain)?;
                 let active = power.is_active();
                 let pause = (power == Power::Paused).then(|| pause_cause(reason));
-                let transient = active && !domain.is_persistent()?;
-                Ok((power, pause, transient, active && raw::is_busy(domain).unwrap_or(false)))
+                Ok((power, pause, active && !domain.is_persistent()?))
             })
             .await;
-        let (power, pause, transient, busy) = match answer {
+        let (power, pause, transient) = match answer {
             Ok(found) => found,
             Err(error) if error.is_missing() => return Ok(None),
             Err(error) => return Err(error),
         };
-        let (job, silent) = match busy {
+        let (job, silent) = match power.is_active() {
             true => self.job(uuid).await.map_or((None, true), |job| (job, false)),
             false => (None, false),
         };

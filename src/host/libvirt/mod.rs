@@ -118,7 +118,8 @@ fn code(error: &virt::error::Error) -> Code {
             return code;
         }
     }
-    Code::Other
+    // What a call is told that waits while its connection breaks ("client socket is closed") has no number of its own.
+    if error.message().contains("client socket is closed") { Code::Connection } else { Code::Other }
 }
 
 /// One host's connection, opened when first needed and again after it was lost.
@@ -160,9 +161,12 @@ impl Live {
 }
 
 impl Drop for Live {
-    /// On a thread of its own: the host is told, and may not answer.
+    /// On a thread of its own: the host is told, and may not answer. A connection of no use is not even told.
     fn drop(&mut self) {
         let connect = self.connect.take();
+        if self.ears.is_lost() {
+            return std::mem::forget(connect);
+        }
         let _ = std::thread::Builder::new().name("libvirt".to_owned()).spawn(move || drop(connect));
     }
 }
@@ -275,6 +279,7 @@ impl Hypervisor {
             return;
         }
         live.calls.close();
+        live.ears.forsake();
         let mut state = self.state.lock().await;
         if state.live.as_ref().is_some_and(|l| Arc::ptr_eq(l, live)) {
             state.live = None;

@@ -2,8 +2,7 @@
 #![expect(
     unsafe_code,
     reason = "`virt` 0.5 leaks every record of virConnectGetAllDomainStats, makes a vector of a null pointer where \
-              virDomainGetJobStats has nothing to say, and lacks virDomainAbortJob, virDomainMigrateStartPostCopy and \
-              virDomainGetControlInfo; libvirt's log is set by environment"
+              virDomainGetJobStats has nothing to say, and lacks virDomainAbortJob and virDomainMigrateStartPostCopy; libvirt's log is set by environment"
 )]
 
 use std::collections::BTreeMap;
@@ -144,20 +143,6 @@ pub(super) fn job_stats(domain: &Domain, completed: bool) -> Result<(u32, Number
     Ok((u32::try_from(kind).unwrap_or(0), out))
 }
 
-/// Whether something is done to a domain now (`virDomainGetControlInfo`): a job, or a question to its QEMU. Waits for
-/// nothing.
-///
-/// # Errors
-/// libvirt's.
-pub(super) fn is_busy(domain: &Domain) -> Result<bool, Error> {
-    let mut info = sys::virDomainControlInfo { state: 0, details: 0, stateTime: 0 };
-    // SAFETY: `domain` keeps its pointer alive for the call, and `info` is a valid place for the answer.
-    if unsafe { sys::virDomainGetControlInfo(domain.as_ptr(), &raw mut info, 0) } < 0 {
-        return Err(Error::last_error());
-    }
-    Ok([sys::VIR_DOMAIN_CONTROL_JOB, sys::VIR_DOMAIN_CONTROL_OCCUPIED].contains(&info.state))
-}
-
 /// `virDomainGetState`: the state and its reason, as numbers.
 ///
 /// # Errors
@@ -242,6 +227,15 @@ impl Ears {
     pub(super) fn is_lost(&self) -> bool {
         self.note.lost.load(Ordering::Relaxed)
     }
+
+    /// The connection is of no use any more: it is called never again.
+    ///
+    /// libvirt's client up to 10.3 keeps pointers into the stack of a call that it interrupted to ask whether the host still
+    /// lives, and uses them in the next call over the same connection (CVE-2024-4418): so even to say goodbye would be one call
+    /// too many.
+    pub(super) fn forsake(&self) {
+        self.note.lost.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Calls `stirred` whenever a domain of the connection begins, ends, is defined or moves, a job on one is over
@@ -301,6 +295,11 @@ impl Ears {
 impl Drop for Ears {
     /// On a thread of its own: libvirt tells the host, which may not answer any more.
     fn drop(&mut self) {
+        if self.is_lost() {
+            // Nor is it closed, which would be a call too: its socket is closed by libvirt's keep-alive.
+            std::mem::forget(self.connect.clone());
+            return;
+        }
         let (connect, closing) = (self.connect.clone(), self.closing);
         let callbacks = std::mem::take(&mut self.callbacks);
         let take_back = move || {

@@ -1,6 +1,7 @@
 //! All domains of a host in a few calls: three lists, one of statistics, and each domain's XML.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 use virt::connect::Connect;
@@ -94,31 +95,37 @@ impl Hypervisor {
     }
 
     /// What only QEMU knows. One that waits for a dead link does not answer, and with it nobody of this host: then the XML
-    /// must do, and no second question is put while the first one waits.
+    /// must do, and who did not answer is known.
     async fn ask_emulators(&self, domains: &mut [Seen]) {
-        if !domains.iter().any(|d| d.live.is_some()) {
+        let active: Vec<Uuid> = domains.iter().filter(|d| d.live.is_some()).map(|d| d.uuid).collect();
+        if active.is_empty() {
             return;
         }
-        let answer = self.ask_qemu(|connect| raw::all_domain_stats(connect, ASKED)).await;
-        let Some(Ok(mut stats)) = answer else {
-            // Whose QEMU is silent is known to libvirt without asking it.
-            for domain in domains.iter_mut().filter(|d| d.job.is_some()) {
-                domain.job = Some(SeenJob::Silent);
-            }
-            return;
-        };
+        // One after the other: the first without an answer is the one that gives none.
+        let jobs: Arc<Mutex<BTreeMap<Uuid, Option<JobObs>>>> = Arc::default();
+        let (asked, answers) = (active.clone(), jobs.clone());
+        let answered = self
+            .ask_qemu(move |connect| {
+                for uuid in asked {
+                    // A driver without jobs (LXC, test) says so: it has none.
+                    let job = connect.lookup_domain_by_uuid(uuid).and_then(|d| migrate::job(&d)).unwrap_or_default();
+                    answers.lock().unwrap_or_else(PoisonError::into_inner).insert(uuid, job);
+                }
+                raw::all_domain_stats(connect, ASKED)
+            })
+            .await;
+        let jobs = jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let silent = active.iter().find(|uuid| answered.is_none() && !jobs.contains_key(uuid));
+        let mut stats = answered.and_then(Result::ok).unwrap_or_default();
         for domain in domains.iter_mut().filter(|d| d.live.is_some()) {
             let numbers = stats.remove(&domain.uuid).unwrap_or_default();
             // A domain without a balloon device reports no current value; the XML's stands for it then.
             domain.balloon = numbers.get("balloon.current").map(|kib| Bytes(kib.saturating_mul(1024)));
             domain.cpus = numbers.get("vcpu.current").and_then(|n| u32::try_from(*n).ok());
-            if domain.job.is_some() {
-                let uuid = domain.uuid;
-                domain.job = match self.ask_qemu(move |c| migrate::job(&c.lookup_domain_by_uuid(uuid)?)).await {
-                    Some(job) => job.ok().flatten().map(SeenJob::Known),
-                    None => Some(SeenJob::Silent),
-                };
-            }
+            domain.job = match jobs.get(&domain.uuid) {
+                Some(job) => job.clone().map(SeenJob::Known),
+                None => (silent == Some(&domain.uuid)).then_some(SeenJob::Silent),
+            };
         }
     }
 }
@@ -142,7 +149,6 @@ fn look(connect: &Connect, layer: Layer, capabilities: Option<Capabilities>) -> 
         let Some(power) = number("state.state").map(|s| domain::power(s, reason, saved)) else { continue };
         let Ok(config) = handle.xml_desc(sys::VIR_DOMAIN_XML_INACTIVE) else { continue };
         let live = if power.is_active() { handle.xml_desc(0).ok() } else { None };
-        let busy = layer == Layer::Qemu && live.is_some() && raw::is_busy(&handle).unwrap_or(false);
         domains.push(Seen {
             uuid,
             power,
@@ -153,7 +159,7 @@ fn look(connect: &Connect, layer: Layer, capabilities: Option<Capabilities>) -> 
             cpus: None,
             transient: transient.contains(&uuid),
             pause: (power == Power::Paused).then(|| migrate::pause_cause(reason)),
-            job: busy.then_some(SeenJob::Silent),
+            job: None,
         });
     }
     domains.sort_by_key(|d| d.uuid);

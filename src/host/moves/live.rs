@@ -10,7 +10,7 @@ use super::super::fleet::RealHost;
 use super::super::libvirt::{CallError, MoveCall, Standing};
 use super::super::xml;
 use super::left::{drop_remnant, end_arrival};
-use super::{arrives, guard, handed_over, leaves, road};
+use super::{arrives, guard, handed_over, leaves, may_go_on, road};
 use crate::execute::{Done, Progress, StepError};
 use crate::model::{Bytes, DiskPhase, JobKind, Name, PastMove, Power, link_key};
 use crate::plan::MigrateHow;
@@ -140,7 +140,7 @@ impl Move<'_> {
             // No job takes it away from the source, so none brings it there.
             end_arrival(self.target, self.uuid).await?;
         }
-        if handed_over(&here) {
+        if may_go_on(&here) {
             self.resume().await?;
             here.power = Power::Running;
         }
@@ -298,7 +298,7 @@ impl Move<'_> {
                         _ => Err(stayed(vm, from, to, &why)),
                     };
                 }
-                (Ok(Some(here)), Ok(None)) if handed_over(here) => self.resume().await?,
+                (Ok(Some(here)), Ok(None)) if may_go_on(here) => self.resume().await?,
                 (Ok(Some(here)), Ok(Some(there))) if handed_over(here) && arrives(there) && late => {
                     end_arrival(self.target, self.uuid).await?;
                 }

@@ -34,6 +34,11 @@ fn leaves(standing: &Standing) -> bool {
     standing.silent || standing.job.as_ref().is_some_and(|j| j.kind == JobKind::MigrationOut)
 }
 
+/// Whether its guest may go on here, when nothing of it is at the other host: all of its memory is here.
+fn may_go_on(standing: &Standing) -> bool {
+    handed_over(standing) && standing.pause == Some(PauseCause::Migration)
+}
+
 /// Whether it was handed over, or should have been: it stands still here, and nothing is done to it any more.
 fn handed_over(standing: &Standing) -> bool {
     let cause =

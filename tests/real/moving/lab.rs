@@ -1,7 +1,7 @@
 //! A laboratory of one test, and a guest in it that counts.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -64,7 +64,7 @@ impl Lab {
         let mut words = vec!["up", "2"];
         words.extend(options);
         assert!(run(name, &net, &words), "the laboratory {name} does not come up");
-        let shared = if options.contains(&"--shared") { "\n  shared: common" } else { "" };
+        let shared = if options.contains(&"--shared") { ", shared: common" } else { "" };
         let mut text = "apiVersion: stablehand/v1alpha1\nkind: Fleet\nmetadata: {name: t}\nspec: {}\n".to_owned();
         for n in 1..=2 {
             let tool = format!("{}/tests/lab/lab", env!("CARGO_MANIFEST_DIR"));
@@ -73,8 +73,8 @@ impl Lab {
                 "---\napiVersion: stablehand/v1alpha1\nkind: Host\nmetadata: {{name: h{n}}}\nspec:\n  \
                  connection: qemu+tcp://{net}.1{n}/system\n  \
                  shell: {{command: [env, LAB={name}, LAB_NET={net}, {tool}, shell, h{n}]}}\n  slots: 4\n  \
-                 acceleration: tcg{shared}\n  \
-                 storage: {{images: /var/lib/stablehand/images, slots: /var/lib/stablehand/slots}}\n  \
+                 acceleration: tcg\n  \
+                 storage: {{images: /var/lib/stablehand/images, slots: /var/lib/stablehand/slots{shared}}}\n  \
                  migration: {migration}\n"
             );
         }
@@ -102,16 +102,19 @@ impl Lab {
         said.split_whitespace().map(str::to_owned).collect()
     }
 
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(super) fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    pub(super) fn state(&self) -> PathBuf {
-        Path::new("/var/lib").join(&self.name)
+    /// Begins to hear all that passes the cable of `h1`.
+    pub(super) fn tap(&self) -> Tap {
+        let file = self.folder.path().join("tap.pcap");
+        let _ = std::fs::remove_file(&file);
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, "tcpdump", "-i", "h1", "-s", "0", "-B", "65536", "-U", "-w"]);
+        let child = command.arg(&file).args(["-Z", "root"]).stderr(Stdio::null()).spawn().unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        while !file.exists() {
+            assert!(Instant::now() < until, "tcpdump does not begin");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Tap { child, file }
     }
 
     pub(super) fn address(&self, last: u8) -> std::net::Ipv4Addr {
@@ -139,6 +142,19 @@ impl Lab {
         self.fleet.observe(&self.desired, Look { probe: false }).await
     }
 
+    /// Waits until all hosts answer.
+    pub(super) async fn is_whole(&self) {
+        let until = Instant::now() + Duration::from_secs(60);
+        loop {
+            let unknown = self.observe().await.hosts.into_iter().find(|(_, seen)| seen.known().is_none());
+            match unknown {
+                None => return,
+                Some(unknown) => assert!(Instant::now() < until, "{unknown:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+
     /// What a host says of a VM; `None` without one.
     pub(super) async fn seen(&self, host: &str, vm: &Name) -> Option<VmObs> {
         let observed = self.observe().await;
@@ -163,6 +179,31 @@ fn tool(name: &str, net: &str) -> Command {
 
 fn run(name: &str, net: &str, words: &[&str]) -> bool {
     tool(name, net).args(words).stdout(Stdio::null()).status().unwrap().success()
+}
+
+/// A wiretap.
+pub(super) struct Tap {
+    child: std::process::Child,
+    file: PathBuf,
+}
+
+impl Tap {
+    /// How often a text passed, and how many bytes in all.
+    pub(super) fn heard(mut self, text: &str) -> (usize, usize) {
+        // What the kernel has for it comes with the next packets.
+        std::thread::sleep(Duration::from_secs(1));
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+        let all = std::fs::read(&self.file).unwrap();
+        let text = text.as_bytes();
+        (all.windows(text.len()).filter(|w| *w == text).count(), all.len())
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+    }
 }
 
 /// Hears what a move took.
@@ -331,7 +372,8 @@ impl<'l> Guest<'l> {
         // `tmp` is memory, `/data` is disk.
         let user_data = format!(
             "#cloud-config\nruncmd:\n- ln -s /data/data/counter /www/counter\n\
-             - for i in $(seq 2000); do echo {secret}; done >/tmp/secret\n- cp /tmp/secret /data/data/secret; sync\n"
+             - for i in $(seq 2000); do echo {secret}; done >/tmp/secret\n- cp /tmp/secret /data/data/secret\n\
+             - dd if=/dev/urandom of=/data/data/ballast bs=1M count=20\n- sync\n"
         );
         let seed = Seed {
             instance: self.uuid(),
@@ -469,6 +511,45 @@ impl<'l> Guest<'l> {
         let record = self.record(to, None, moves);
         lab.done(to, Op::Record { vm: vm.clone(), record }).await;
         lab.done(from, Op::Unrecord { vm: vm.clone() }).await;
+    }
+
+    /// A cold move, from the records to the end at the source: stopped, or suspended with its memory.
+    pub(super) async fn copy_over(&self, from: &str, to: &str, moves: u32, saved: bool) {
+        let (lab, vm, uuid) = (self.lab, &self.vm, self.uuid());
+        let began = Instant::now();
+        let told = Told::default();
+        let epoch = u64::from(moves) + 1;
+        for host in [to, from] {
+            lab.done(host, Op::Record { vm: vm.clone(), record: self.record(to, Some(from), moves) }).await;
+        }
+        for disk in ["root", "seed", "data"] {
+            let stamp = self.disk_stamp(disk, epoch, DiskPhase::Incoming { from: name(from) });
+            let op = Op::CopyDisk { from: name(from), path: self.slot(disk), stamp };
+            assert_eq!(lab.step_told(to, op, &told).await, Ok(Done::Changed));
+        }
+        let define = Op::DefineFrom { vm: vm.clone(), uuid, from: name(from), stamp: self.stamp() };
+        assert_eq!(lab.done(to, define.clone()).await, Done::Changed);
+        assert_eq!(lab.done(to, define).await, Done::Already);
+        if saved {
+            let copy = Op::CopySave { vm: vm.clone(), uuid, from: name(from) };
+            assert_eq!(lab.step_told(to, copy.clone(), &told).await, Ok(Done::Changed));
+            assert_eq!(lab.done(to, copy).await, Done::Already);
+        }
+        for disk in ["root", "data"] {
+            let kept = self.slot(disk).replace(".qcow2", &format!(".moved{moves}.qcow2"));
+            let stamp = self.disk_stamp(disk, epoch - 1, DiskPhase::Moved { to: name(to) });
+            lab.done(from, Op::RetireDisk { path: self.slot(disk), to: kept, stamp }).await;
+        }
+        for disk in ["root", "seed", "data"] {
+            let stamp = self.disk_stamp(disk, epoch, DiskPhase::Valid);
+            lab.done(to, Op::StampDisk { path: self.slot(disk), stamp }).await;
+        }
+        lab.done(from, Op::Undefine { vm: vm.clone(), uuid, drop_save: true }).await;
+        lab.done(from, Op::DeleteDisk { path: self.slot("seed"), vm: vm.clone() }).await;
+        lab.done(to, Op::Record { vm: vm.clone(), record: self.record(to, None, moves) }).await;
+        lab.done(from, Op::Unrecord { vm: vm.clone() }).await;
+        let bytes: u64 = told.moves.lock().unwrap().iter().map(|m| m.bytes.0).sum();
+        println!("cold, saved: {saved}: {} ms, {}", began.elapsed().as_millis(), Bytes(bytes));
     }
 
     /// It runs on this host, and nowhere else is anything of it active.
