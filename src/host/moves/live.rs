@@ -8,6 +8,7 @@ use super::super::act::ours;
 use super::super::disk;
 use super::super::fleet::RealHost;
 use super::super::libvirt::{CallError, MoveCall, Standing};
+use super::super::shell::{Program, succeed};
 use super::super::xml;
 use super::left::{drop_remnant, end_arrival};
 use super::{arrives, guard, handed_over, leaves, may_go_on, road};
@@ -161,8 +162,20 @@ impl Move<'_> {
             }
             let stamp = disk::read_stamp(shell, &disk.path).await?;
             let arriving = stamp.is_some_and(|s| s.vm == *self.vm && matches!(s.phase, DiskPhase::Incoming { .. }));
-            if !disk.readonly && !arriving {
+            if disk.readonly {
+                continue;
+            }
+            if !arriving {
                 return Err(StepError::Stale(format!("{} at {to} is no copy that waits to be filled", disk.path)));
+            }
+            // Only what is written at the source travels: what an earlier move wrote here, and the guest discarded there
+            // since, would come back from the dead.
+            let check = Program::new(["qemu-img", "check", "--output=json", "-f", "qcow2", &disk.path]);
+            if !is_fresh(&succeed(shell, check).await?) {
+                return Err(StepError::Stale(format!(
+                    "{} at {to} was filled by a move that failed: it is made anew",
+                    disk.path
+                )));
             }
         }
         Ok(())
@@ -383,6 +396,12 @@ impl Move<'_> {
         }
         sum
     }
+}
+
+/// Whether nothing was ever written to a disk, by what `qemu-img check` says of it.
+fn is_fresh(said: &[u8]) -> bool {
+    let value: serde_json::Value = serde_json::from_slice(said).unwrap_or_default();
+    value.is_object() && value.get("allocated-clusters").and_then(serde_json::Value::as_u64).unwrap_or_default() == 0
 }
 
 /// How the complaint about a move begins that was given up because of its time limit.

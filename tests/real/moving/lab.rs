@@ -96,6 +96,12 @@ impl Lab {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Waits until a domain pauses on a host: with a migration, for the hand-over.
+    pub(super) fn waits_for_pause(&self, host: &str, domain: &str) -> bool {
+        let words = ["virsh", "event", "--event", "lifecycle", "--domain", domain, "--timeout", "60"];
+        tokio::task::block_in_place(|| self.says(host, &words)).contains("Suspended")
+    }
+
     /// The numbers of the QEMU processes of a guest on a host.
     pub(super) fn emulators(&self, host: &str, vm: &str) -> Vec<String> {
         let said = self.says(host, &["pgrep", "-f", &format!("guest=t\\.{vm},")]);
