@@ -1,7 +1,7 @@
 //! A laboratory of one test, and a guest in it that counts.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -97,15 +97,38 @@ impl Lab {
     }
 
     /// Waits until a domain pauses on a host: with a migration, for the hand-over.
-    pub(super) fn waits_for_pause(&self, host: &str, domain: &str) -> bool {
-        let words = ["virsh", "event", "--event", "lifecycle", "--domain", domain, "--timeout", "60"];
-        tokio::task::block_in_place(|| self.says(host, &words)).contains("Suspended")
+    pub(super) async fn waits_for_pause(&self, host: &str, domain: &str) -> bool {
+        let mut command = tool(&self.name, &self.net);
+        command.args([
+            "console",
+            host,
+            "virsh",
+            "event",
+            "--event",
+            "lifecycle",
+            "--timeout",
+            "60",
+            "--domain",
+            domain,
+        ]);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        String::from_utf8_lossy(&output.stdout).contains("Suspended")
     }
 
     /// The numbers of the QEMU processes of a guest on a host.
     pub(super) fn emulators(&self, host: &str, vm: &str) -> Vec<String> {
         let said = self.says(host, &["pgrep", "-f", &format!("guest=t\\.{vm},")]);
         said.split_whitespace().map(str::to_owned).collect()
+    }
+
+    /// The fleet's folder.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where the laboratory keeps what is its own.
+    pub(super) fn state(&self) -> PathBuf {
+        Path::new("/var/lib").join(&self.name)
     }
 
     /// Begins to hear all that passes the cable of `h1`.

@@ -83,7 +83,7 @@ async fn wait_for(guest: &Guest<'_>, from: &str, phase: Phase, told: &Told) -> b
         let there = match phase {
             Phase::Storage => total > 0,
             Phase::Memory => total > Bytes::mib(96).0,
-            Phase::HandOver => return guest.lab.waits_for_pause(from, &format!("t.{}", guest.vm)),
+            Phase::HandOver => return guest.lab.waits_for_pause(from, &format!("t.{}", guest.vm)).await,
         };
         if there {
             return true;
