@@ -229,6 +229,8 @@ impl<'a> Draft<'a> {
         }
         let needed = self.needed_networks();
         let leaving = self.leaving();
+        let settles = self.actions.iter().filter(|a| a.verb == Verb::Settle && !a.is_blocked());
+        let settled: BTreeSet<Name> = settles.map(|a| a.subject.name().clone()).collect();
         let mut new = Vec::new();
         for (host, view) in &self.world.hosts {
             let Some(known) = view.known() else { continue };
@@ -242,7 +244,8 @@ impl<'a> Draft<'a> {
                 let mut freed = last.get(*host).cloned().unwrap_or_default();
                 let mut used_here = false;
                 for (name, vm) in &here {
-                    let gone = leaving.get(*name).is_some_and(|to| to != host);
+                    let left = self.world.place(name).is_some_and(|(at, _)| at != *host) && settled.contains(*name);
+                    let gone = left || leaving.get(*name).is_some_and(|to| to != host);
                     match self.lets_go(name, vm, bridge, gone) {
                         None => used_here = true,
                         Some(ids) => freed.extend(ids),

@@ -178,6 +178,10 @@ impl<'a> Draft<'a> {
                 // What a creation would take, or a destruction deletes, is not an orphan.
                 continue;
             }
+            if placed.is_some() && (self.world.unsettled.contains(name) || self.world.standings.contains_key(name)) {
+                // Which of its copies are worth something is settled first.
+                continue;
+            }
             let removal = self.removal(name, "");
             let delete_all = removal.is_some_and(|r| r.data == RemovalData::Delete);
             let mut by_host: BTreeMap<&'a Name, (Vec<Op>, Vec<DataEffect>)> = Default::default();

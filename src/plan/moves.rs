@@ -226,7 +226,7 @@ impl<'a> Draft<'a> {
                 };
                 wished.insert(name);
                 let reason = reason("spread", text, group.rule_origin.clone());
-                let (cause, others) = (Cause::Drift, Others::Leave);
+                let (cause, others) = (Cause::Change, Others::Leave);
                 wishes.push(Wish { vm, from, obs, cause, reason, others, only: None, rule: false, begun: None });
             };
             for (host, members) in &mut on {
@@ -448,7 +448,7 @@ impl<'a> Draft<'a> {
                 let act = self.journey(&t, to, &way);
                 self.replace(t.other, act, &t, to);
             }
-            Err(Stop::NoWay(hurdle)) if t.wish.others == Others::Stop && t.running && t.other.is_none() => {
+            Err(Stop::NoWay(hurdle)) if t.wish.others == Others::Stop && t.running => {
                 self.stop_here(&t, &hurdle);
             }
             Err(stop) => self.stays(&t, stop),
@@ -621,7 +621,10 @@ impl<'a> Draft<'a> {
         act.from = Some(from.name.clone());
         act.to = Some(from.name.clone());
         let op = Op::Stop { vm: vm.name.clone(), uuid: obs.uuid, policy: vm.spec.stop };
-        act.steps = super::draft::on(&from.name, [op]);
+        let (before, _, merged) = self.merged(t.other);
+        act.steps = before;
+        act.steps.extend(super::draft::on(&from.name, [op]));
+        act.fields = merged.map(|m| m.fields).unwrap_or_default();
         act.blocked.extend(self.pause(&vm.name, &vm.group));
         if obs.stamp.protect == Protection::All {
             act.blocked.push(super::present::protected(obs));
@@ -631,7 +634,14 @@ impl<'a> Draft<'a> {
             self.placer.release(&from.name, &vm.group, t.counted);
             self.placer.occupy(&from.name, &vm.group, after);
         }
-        self.push(act, Some(Footprint { host: &from.name, before, after }));
+        let print = Footprint { host: &from.name, before, after };
+        match t.other.filter(|_| !act.is_blocked()) {
+            Some(number) => {
+                self.actions[number] = act;
+                self.footprints.insert(number, vec![print]);
+            }
+            None => self.push(act, Some(print)),
+        }
     }
 
     /// A job of ours moves it already: it is waited for, and what is left to do is done.

@@ -18,7 +18,12 @@ pub const RISKS: &[(&str, &str, &str)] = &[
     (
         "R102",
         "a placement rule is broken",
-        "VMs that exist break a rule about spreading or separation. They are not moved for it by themselves; new ones are placed by the rule.",
+        "VMs that exist break a rule about their place, and stay so after this plan: they cannot move, or no host has room.",
+    ),
+    (
+        "R103",
+        "a cut link would lose a guest",
+        "A VM is moved by post-copy where pre-copy does not end: while the last of its memory follows, a cut link loses what it held.",
     ),
     ("R201", "data is deleted", "A disk that holds data is deleted by this plan and cannot be had back."),
     (

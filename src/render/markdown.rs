@@ -31,6 +31,7 @@ pub fn markdown(plan: &Plan, budget: usize) -> String {
     let sections = Sections::of(plan);
     page.table(&sections);
     page.drift(&sections);
+    page.drains(plan);
     if let Some(chart) = mermaid(plan) {
         page.maybe(&format!("\n{}", safe::fence("mermaid", &chart)));
     }
@@ -125,6 +126,23 @@ impl Page {
         let title = format!("\n<details><summary>Drift, not caused by this change ({n})</summary>\n\n");
         if !self.maybe(&format!("{title}{body}\n</details>\n")) {
             self.left_out += n;
+        }
+    }
+
+    /// What each drain moves, what it cannot move, and what stays.
+    fn drains(&mut self, plan: &Plan) {
+        for drain in &plan.drains {
+            let mut part = format!(
+                "\n**Drain of {}** ({}; what cannot move while it runs: {})\n\n",
+                drain.host,
+                safe::markdown(&drain.by),
+                drain.others.word()
+            );
+            for (label, text) in words::drain(plan, drain, "→") {
+                let lead = if label.is_empty() { "  - ".to_owned() } else { format!("- {label}: ") };
+                let _ = writeln!(part, "{lead}{}", safe::markdown(&text));
+            }
+            self.maybe(&part);
         }
     }
 
@@ -274,9 +292,11 @@ fn row(line: &Line<'_>) -> String {
         (_, true) => format!("**{what}**"),
         _ => what,
     };
-    let away = words::downtime(action, false).map(|d| format!(", {d}")).unwrap_or_default();
+    let moved = if line.len() == 1 { words::transfer(action) } else { None };
+    let away = moved.or_else(|| words::downtime(action, false)).map(|d| format!(", {d}")).unwrap_or_default();
     let data = if line.len() == 1 { words::data(action, false, "→") } else { None };
     let mut why = vec![safe::markdown(&action.reason.text)];
+    why.extend(action.transfer.as_ref().map(|t| safe::markdown(&t.why)));
     why.extend(action.reason.trigger.iter().map(|t| format!("for {}", safe::code(&t.0))));
     why.extend(action.reason.origins.first().map(|o| safe::code(&o.to_string())));
     if action.cause != Cause::Change {

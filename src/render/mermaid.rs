@@ -41,7 +41,8 @@ fn by_action(actions: &[&Action]) -> String {
     for (wave, members) in &waves {
         let _ = writeln!(out, "  subgraph w{wave}[wave {wave}]");
         for action in members {
-            let label = format!("{} {}", action.subject.name(), words::what(action));
+            let to = action.to.as_ref().filter(|_| action.transfer.is_some()).map(|to| format!(" to {to}"));
+            let label = format!("{} {}{}", action.subject.name(), words::what(action), to.unwrap_or_default());
             let _ = writeln!(out, "    n{}[\"{}\"]", numbers[&action.id], safe::label(&label));
         }
         out.push_str("  end\n");

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::model::{
-    Demand, Desired, Name, Observation, Observed, Owner, Power, Readiness, RunState, Unmanaged, Vm, VmObs,
+    Demand, Desired, JobKind, Name, Observation, Observed, Owner, PauseCause, Power, Readiness, RunState, Unmanaged,
+    Vm, VmObs,
 };
 
 use super::paint::{Ink, Style};
@@ -89,7 +90,13 @@ impl Status {
         for (host, observation) in &observed.hosts {
             match observation {
                 Observation::Known(obs) => {
-                    seen.extend(obs.vms.iter().map(|(vm, o)| (vm, (host, o))));
+                    for (vm, here) in &obs.vms {
+                        let counts =
+                            |host: &Name, o: &VmObs| rank(o, observed.records.get(vm).is_some_and(|r| r.host == *host));
+                        if seen.get(vm).is_none_or(|(at, o)| counts(host, here) > counts(at, o)) {
+                            seen.insert(vm, (host, here));
+                        }
+                    }
                     not_ours.extend(obs.unmanaged.iter().map(|found| foreign_row(host, found)));
                 }
                 Observation::Unknown(fault) => {
@@ -173,7 +180,7 @@ fn seen_row(desired: &Desired, demand: &Demand, host: &Name, obs: &VmObs) -> VmR
     VmRow {
         vm: name.clone(),
         host: Some(host.clone()),
-        state: obs.power.word().to_owned(),
+        state: state_word(obs),
         address: address.map(|a| a.to_string()),
         screen: obs.screen.clone(),
         image: generation(obs),
@@ -183,6 +190,30 @@ fn seen_row(desired: &Desired, demand: &Demand, host: &Name, obs: &VmObs) -> VmR
             _ => None,
         },
         remark: if remarks.is_empty() { None } else { Some(remarks.join(", ")) },
+    }
+}
+
+/// Of several hosts that show a VM, the one that counts most: where it runs, where it was handed over, where it is
+/// recorded.
+fn rank(obs: &VmObs, recorded: bool) -> (u8, bool) {
+    let arrives = obs.job.as_ref().is_some_and(|j| j.kind == JobKind::MigrationIn) || obs.transient;
+    let power = match obs.power {
+        Power::Paused if arrives => 0,
+        Power::Paused if obs.pause == Some(PauseCause::Migration) => 2,
+        power if power.is_active() => 3,
+        _ => 1,
+    };
+    (power, recorded)
+}
+
+/// `running`, `moving: 45 %, 1.3 of 2.9 GiB`, `handed over`, `arriving`.
+fn state_word(obs: &VmObs) -> String {
+    match (&obs.job, obs.power, obs.pause) {
+        (Some(job), ..) if job.kind == JobKind::MigrationOut => format!("moving: {}", job.progress()),
+        (Some(job), Power::Paused, _) if job.kind == JobKind::MigrationIn => "arriving".to_owned(),
+        (_, Power::Paused, Some(PauseCause::Migration)) => "stranded at the hand-over".to_owned(),
+        (_, Power::Paused, Some(PauseCause::PostCopyFailed)) => "stranded: a part of its memory is lost".to_owned(),
+        (_, power, _) => power.word().to_owned(),
     }
 }
 

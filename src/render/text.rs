@@ -117,9 +117,10 @@ impl Page<'_> {
         let lead = format!("{subject:w1$}  {what:w2$}  {hosts:w3$}");
         let mut effects: Vec<String> = Vec::new();
         if line.len() == 1 {
+            effects.extend(words::transfer(action));
             effects.extend(words::data(action, self.style.show_all, arrow));
         }
-        effects.extend(words::downtime(action, self.style.stable));
+        effects.extend(words::downtime(action, self.style.stable).filter(|_| action.transfer.is_none()));
         if action.cause != Cause::Change {
             effects.push(format!("[{}]", action.cause.word()));
         }
@@ -146,6 +147,9 @@ impl Page<'_> {
         }
         if let Some(trigger) = &action.reason.trigger {
             self.labelled(INDENT, "for", 7, Ink::Plain, &trigger.to_string());
+        }
+        if let Some(way) = words::way(action) {
+            self.labelled(INDENT, "how", 7, Ink::Plain, &way);
         }
         for field in &action.fields {
             self.field(action, field);
@@ -197,8 +201,27 @@ impl Page<'_> {
         }
     }
 
+    /// What a drain moves, what it cannot move, and what stays.
+    fn drains(&mut self, plan: &Plan) {
+        for drain in &plan.drains {
+            self.text.push('\n');
+            let title = format!(
+                "DRAIN OF {}  ({}; what cannot move while it runs: {})",
+                drain.host,
+                drain.by,
+                drain.others.word()
+            );
+            let title = self.style.clean(&title);
+            self.line(Ink::Bold, &title);
+            for (label, text) in words::drain(plan, drain, self.style.arrow()) {
+                self.labelled(1, label, 8, Ink::Plain, &text);
+            }
+        }
+    }
+
     /// Hosts, waves, risks, and why nothing happened elsewhere.
     fn tail(&mut self, plan: &Plan) {
+        self.drains(plan);
         if !plan.hosts.is_empty() {
             self.text.push('\n');
             self.line(Ink::Bold, "HOSTS");

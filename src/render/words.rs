@@ -1,7 +1,9 @@
 //! Words for the parts of a plan, shared by text and Markdown.
 
 use crate::model::{Field, Name, Span, Timestamp};
-use crate::plan::{Action, Cause, Class, DataEffect, DiskFate, Downtime, FieldChange, Verb};
+use crate::plan::{
+    Action, ActionId, Cause, Class, DataEffect, DiskFate, Downtime, FieldChange, HostDrain, MoveMode, Plan, Verb,
+};
 
 /// `2026-10-20 10:00 UTC`.
 pub fn moment(at: Timestamp) -> String {
@@ -102,6 +104,96 @@ pub(super) fn downtime(action: &Action, stable: bool) -> Option<String> {
             Some(format!("{away} ~{} (median of {samples} boots)", duration(millis)))
         }
     }
+}
+
+/// `0.3s`, `12s`, `4m10s`: about how long.
+fn about(millis: u64) -> String {
+    if millis < 10_000 { format!("{}.{}s", millis / 1_000, millis % 1_000 / 100) } else { duration(millis) }
+}
+
+/// How a VM is moved, in figures: `live, with its disks, 1.1GiB, about 11s, pause about 0.3s`.
+pub(super) fn transfer(action: &Action) -> Option<String> {
+    let t = action.transfer.as_ref()?;
+    let mut parts = vec![t.mode.word().to_owned()];
+    if t.bytes.0 > 0 {
+        parts.push(rounded(t.bytes));
+        parts.push(format!("about {}", about(t.millis)));
+    }
+    match t.mode {
+        MoveMode::Live | MoveMode::LiveStorage => parts.push(format!("pause about {}", about(t.pause_millis))),
+        MoveMode::StopCopyStart => parts.push(format!("away about {}", about(t.pause_millis))),
+        MoveMode::Saved | MoveMode::Cold => {}
+    }
+    Some(parts.join(", "))
+}
+
+/// How sure the figures of a move are, and how its data travels.
+pub(super) fn way(action: &Action) -> Option<String> {
+    let t = action.transfer.as_ref()?;
+    let sure = match t.samples {
+        0 => "at an assumed 100 MB/s".to_owned(),
+        1 => "as one move before".to_owned(),
+        n => format!("median of {n} moves"),
+    };
+    Some(format!(
+        "{}; {sure}; {} by {}",
+        t.why,
+        if t.mode.is_live() { "memory travels" } else { "data travels" },
+        t.transport.word()
+    ))
+}
+
+/// Bytes for people: `112MiB`, `3.1GiB`.
+pub(super) fn rounded(bytes: crate::model::Bytes) -> String {
+    let (unit, word) = if bytes.0 >= 1 << 30 { (1u64 << 30, "GiB") } else { (1 << 20, "MiB") };
+    let tenths = u128::from(bytes.0) * 10 / u128::from(unit);
+    if tenths % 10 == 0 || tenths >= 1_000 {
+        format!("{}{word}", tenths / 10)
+    } else {
+        format!("{}.{}{word}", tenths / 10, tenths % 10)
+    }
+}
+
+/// What a drain does, line by line: a word and what it is about.
+pub(super) fn drain(plan: &Plan, drain: &HostDrain, arrow: &str) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    let vms = |n: usize| count(n, "VM", "VMs");
+    let found = |id: &ActionId| plan.action(id);
+    if !drain.moves.is_empty() {
+        let time = if drain.millis > 0 {
+            format!(", {}, about {} one after the other", rounded(drain.bytes), about(drain.millis))
+        } else {
+            String::new()
+        };
+        lines.push(("moves", format!("{}{time}", vms(drain.moves.len()))));
+        for action in drain.moves.iter().filter_map(found).take(20) {
+            let how = transfer(action).unwrap_or_else(|| what(action));
+            let to = action.to.as_ref().map(|to| format!(" {arrow} {to}")).unwrap_or_default();
+            lines.push(("", format!("{}{to}  {how}", action.subject.name())));
+        }
+        let more = drain.moves.len().saturating_sub(20);
+        if more > 0 {
+            lines.push(("", format!("and {more} more")));
+        }
+    }
+    for action in drain.stops.iter().filter_map(found) {
+        lines.push(("stops", format!("{}: {}", action.subject.name(), action.reason.text)));
+    }
+    for action in drain.cannot.iter().filter_map(found) {
+        if let Some(block) = action.blocked.first() {
+            lines.push(("cannot", format!("{}: {}; to do: {}", action.subject.name(), block.text, block.unblock)));
+        }
+    }
+    let names: Vec<&str> = drain.stays.iter().take(8).map(Name::as_str).collect();
+    let more = drain.stays.len().saturating_sub(names.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let stays = match (drain.stays.is_empty(), drain.cannot.is_empty() && drain.stops.is_empty()) {
+        (false, _) => format!("{}{more}: see the notes", names.join(", ")),
+        (true, true) => "nothing: the host is empty then".to_owned(),
+        (true, false) => "nothing else".to_owned(),
+    };
+    lines.push(("stays", stays));
+    lines
 }
 
 /// What happens to one disk.
