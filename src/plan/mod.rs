@@ -17,6 +17,7 @@ mod carry;
 pub mod check;
 mod clear;
 mod container;
+mod detour;
 mod devices;
 mod diff;
 pub mod digest;

@@ -514,7 +514,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Median milliseconds of a boot, and of how many: of its image, else the worst that its probe allows.
-    fn boot_millis(&self, vm: &Vm, obs: &VmObs) -> (u64, u32) {
+    pub(crate) fn boot_millis(&self, vm: &Vm, obs: &VmObs) -> (u64, u32) {
         let past = obs.stamp.image.as_ref().and_then(|d| self.input.observed.store.boot_millis.get(d.as_str()));
         match past.filter(|p| !p.is_empty()) {
             Some(past) => {

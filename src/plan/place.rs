@@ -396,6 +396,16 @@ impl<'a> Placer<'a> {
         self.reject(number, vm, group, None, Need::default()).is_none()
     }
 
+    /// Whether a VM may stand on a host on its way to the one that it is pinned to: every rule but the pin holds there too.
+    pub(crate) fn would_pass(&self, host: &Name, vm: &Vm, group: &Group) -> bool {
+        if vm.spec.placement.host.is_none() {
+            return self.would_fit(host, vm, group);
+        }
+        let mut spec = vm.spec.as_ref().clone();
+        spec.placement.host = None;
+        self.would_fit(host, &Vm { spec: Arc::new(spec), ..vm.clone() }, group)
+    }
+
     /// How many of a group each host has, hosts in order of name.
     pub(crate) fn spread(&self, key: &Arc<str>) -> Vec<(&'a Name, u32)> {
         let hosts = self.groups.get(key).into_iter().flatten();

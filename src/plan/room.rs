@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::draft::Draft;
+use super::draft::{Draft, Footprint};
 use super::place::Need;
-use super::sequence::{Detour, Print, Sequence, Stuck, Task, Ways, sequence};
-use super::types::{ActionId, Block, BlockedBy, Verb};
+use super::sequence::{Print, Sequence, Stuck, Task, sequence};
+use super::types::{Action, ActionId, Block, BlockedBy, Verb};
 use crate::model::{Bytes, Name};
 
 impl Draft<'_> {
@@ -18,27 +18,33 @@ impl Draft<'_> {
         let tasks = self.tasks();
         let rooms = self.placer.rooms.iter().map(|room| (room.capacity, self.used_now(&room.host.name))).collect();
         let rooms: Vec<(Need, Need)> = rooms;
-        let found = sequence(tasks, &rooms, &mut Around);
+        let found = sequence(tasks, &rooms, &mut super::detour::Around(self));
         self.follow(&found);
     }
 
     fn tasks(&self) -> Vec<Task> {
-        let hosts: BTreeMap<&Name, usize> =
-            self.placer.rooms.iter().enumerate().map(|(number, room)| (&room.host.name, number)).collect();
+        let hosts = self.host_numbers();
         let numbers: BTreeMap<&ActionId, usize> = self.actions.iter().enumerate().map(|(n, a)| (&a.id, n)).collect();
-        let task = |(number, act): (usize, &super::types::Action)| Task {
-            prints: self
-                .footprints
-                .get(&number)
-                .into_iter()
-                .flatten()
-                .filter_map(|p| hosts.get(p.host).map(|host| Print { host: *host, before: p.before, after: p.after }))
-                .collect(),
-            after: act.after.iter().filter_map(|id| numbers.get(id).copied()).collect(),
+        let after = |act: &Action| act.after.iter().filter_map(|id| numbers.get(id).copied()).collect();
+        (0..self.actions.len()).map(|n| Task { after: after(&self.actions[n]), ..self.task(n, &hosts) }).collect()
+    }
+
+    pub(crate) fn host_numbers(&self) -> BTreeMap<&Name, usize> {
+        self.placer.rooms.iter().enumerate().map(|(number, room)| (&room.host.name, number)).collect()
+    }
+
+    /// An action as far as room goes, without what it waits for.
+    pub(crate) fn task(&self, number: usize, hosts: &BTreeMap<&Name, usize>) -> Task {
+        let act = &self.actions[number];
+        let prints = self.footprints.get(&number).into_iter().flatten();
+        let print =
+            |p: &Footprint<'_>| hosts.get(p.host).map(|host| Print { host: *host, before: p.before, after: p.after });
+        Task {
+            prints: prints.filter_map(print).collect(),
+            after: Vec::new(),
             moves: matches!(act.verb, Verb::Migrate | Verb::Move),
             blocked: act.is_blocked(),
-        };
-        self.actions.iter().enumerate().map(task).collect()
+        }
     }
 
     fn follow(&mut self, found: &Sequence) {
@@ -84,21 +90,9 @@ impl Draft<'_> {
         }
     }
 
-    /// `web-1 → web-2 → web-1`.
-    fn circle(&self, moves: &[usize]) -> String {
+    /// `web-1 -> web-2 -> web-1`.
+    pub(crate) fn circle(&self, moves: &[usize]) -> String {
         let names = moves.iter().chain(moves.first()).map(|n| self.actions[*n].subject.name().as_str());
-        names.collect::<Vec<_>>().join(" → ")
-    }
-}
-
-/// Ways around, as the plan in the making knows them.
-struct Around;
-
-impl Ways for Around {
-    fn through(&mut self, _: usize, _: &[usize], _: &dyn Fn(usize, Need) -> bool) -> Option<Detour> {
-        None
-    }
-    fn suspended(&mut self, _: usize, _: &[usize]) -> Option<Detour> {
-        None
+        names.collect::<Vec<_>>().join(" -> ")
     }
 }

@@ -180,7 +180,7 @@ impl<'a> Draft<'a> {
     }
 
     /// What memory needs: it was made for a processor.
-    fn same_processor(&self, trip: &Trip<'a>) -> Result<(), Hurdle> {
+    pub(crate) fn same_processor(&self, trip: &Trip<'a>) -> Result<(), Hurdle> {
         let Trip { obs, to, .. } = *trip;
         let usable = self.world.view(&to.name).known().and_then(|k| k.cpu.as_ref()).map(|cpu| &cpu.usable);
         match (&obs.cpu_model, usable) {
