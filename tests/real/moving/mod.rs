@@ -384,3 +384,37 @@ fn a_move_is_given_up_taken_over_and_survives_what_is_killed() {
         guest.goes_on(&before);
     });
 }
+
+#[test]
+fn memory_and_disks_go_through_ssh() {
+    or_skip!("a live move through ssh");
+    if !std::path::Path::new("/usr/sbin/sshd").exists() {
+        println!("SKIPPED: a live move through ssh (`sshd` is not installed)");
+        return;
+    }
+    const MARKER: &str = "through-the-tunnel-alone-77aa";
+    let lab = Lab::up("shmvh", 107, &[], CLEAR);
+    let sshd = reach::Sshd::start(&lab, "h2", 12);
+    run(async {
+        let guest = Guest::new(&lab, "a");
+        guest.make("h1", MARKER).await;
+        guest.fetch("h2").await;
+        let before = guest.counts();
+        guest.prepare("h1", "h2", 1).await;
+        let uri =
+            format!("qemu+ssh://root@{}:2222/system?keyfile={}", sshd.address, sshd.folder.join("user").display());
+        let how = stablehand::plan::MigrateHow { uri, ..guest.how("h2", Transport::Tunnel, true) };
+        let (tap, told) = (lab.tap(), Told::default());
+        assert_eq!(guest.migrate("h1", "h2", &how, &told).await, Ok(Done::Changed));
+        let (heard, bytes) = tap.heard(MARKER);
+        figures("live with disks, tunnel", &told);
+        println!("tunnel: {heard} times the marker in {bytes} bytes on the cable");
+        assert!(bytes > 40 << 20 && heard == 0, "{heard} times in {bytes}");
+        guest.finish("h1", "h2", 1).await;
+        guest.is_at("h2").await;
+        guest.goes_on(&before);
+        for host in ["h1", "h2"] {
+            assert_eq!(lab.says(host, &["sh", "-c", "ls -d /run/stablehand-*"]), "", "nothing stays at {host}");
+        }
+    });
+}

@@ -95,13 +95,13 @@ fn a_host_that_is_cut_off_is_unknown_and_comes_back() {
 }
 
 /// An sshd on a host of the laboratory; what it took on this machine is given back when this is dropped.
-struct Sshd {
-    address: String,
-    folder: PathBuf,
+pub(super) struct Sshd {
+    pub(super) address: String,
+    pub(super) folder: PathBuf,
 }
 
 impl Sshd {
-    fn start(lab: &Lab, host: &str, last: u8) -> Self {
+    pub(super) fn start(lab: &Lab, host: &str, last: u8) -> Self {
         let folder = lab.state().join("ssh");
         std::fs::create_dir_all(&folder).unwrap();
         let at = |file: &str| folder.join(file).to_str().unwrap().to_owned();
