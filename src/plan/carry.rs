@@ -48,7 +48,8 @@ pub(crate) fn promoted(old: &DiskStamp, epoch: u64) -> DiskStamp {
 /// The step that puts a disk aside which a move, or a lost host, left behind.
 pub(crate) fn retire(disk: Disk<'_>, slots: &str, to: &Name, moves: u32, until: Timestamp) -> Op {
     let old = &disk.obs.stamp;
-    let name = disk_file_name(&old.fleet, &old.vm, old.incarnation, &old.disk, &format!("moved{moves}.qcow2"));
+    let ending = disk.path.rsplit('.').next().unwrap_or("qcow2");
+    let name = disk_file_name(&old.fleet, &old.vm, old.incarnation, &old.disk, &format!("moved{moves}.{ending}"));
     Op::RetireDisk {
         path: disk.path.to_owned(),
         to: format!("{slots}/{name}"),

@@ -195,6 +195,9 @@ impl<'a> Draft<'a> {
     /// What a guest that runs on needs.
     fn live(&self, trip: &Trip<'a>, cargo: &Cargo<'a>, shared: bool) -> Result<Way, Hurdle> {
         let Trip { vm, obs, from, to } = *trip;
+        if trip.from.layer() == crate::model::Layer::Lxc {
+            return hurdle("it is a container", "containers move stopped: write `relocatable: cold`");
+        }
         if vm.spec.relocatable == Relocatable::Cold {
             return hurdle("its document says `relocatable: cold`", "write `relocatable: live`, or stop it");
         }
