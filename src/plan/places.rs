@@ -4,6 +4,7 @@
 //!  runs on two ─────────────────────────────▶ Doubled: never resolved by us
 //!  runs on one ─────────────────────────────▶ that one; what others show of it is left over
 //!  runs nowhere, handed over by S ─ T known ─▶ S, resumed there
+//!                                  ├ T has it, shut off ▶ T: it ran there last
 //!                                  └ T Unknown ▶ Stranded: it may run there
 //!  shut off ─ S's disks left for T ─────────▶ T
 //!           └ still S's disks ──────────────▶ S
@@ -147,6 +148,11 @@ impl<'a> World<'a> {
             return (*only, waits);
         }
         if let Some(source) = find(is_handed_over) {
+            // What is defined at the target was given its definition when it went on there: it ran, and was cut short.
+            let ended = |n: &usize| Some(places[*n].0) == target_of(source) && !places[*n].1.power.is_active();
+            if let Some(target) = (0..places.len()).find(ended) {
+                return (target, None);
+            }
             return (source, self.handed_over(places, source, target_of(source)));
         }
         if let Some(target) = find(arrives) {
