@@ -176,7 +176,8 @@ impl<'a> Draft<'a> {
             let incoming = |d: &Disk<'_>| matches!(d.obs.stamp.phase, DiskPhase::Incoming { .. });
             let disks = self.world.disks_at(vm, host).filter(incoming);
             ops.extend(disks.map(|d| Op::DeleteDisk { path: d.path.to_owned(), vm: vm.clone() }));
-            if !ops.is_empty() {
+            let flight = super::places::flight(self.world.records.get(vm));
+            if !ops.is_empty() || flight.is_some_and(|(_, to)| to == *host) {
                 ops.push(Op::Unrecord { vm: vm.clone() });
             }
             steps.extend(super::draft::on(host, ops));

@@ -306,7 +306,8 @@ impl<'a> Draft<'a> {
             }
         }
         let is_source = flight(self.world.records.get(name)).is_some_and(|(from, _)| from == other);
-        if (!ops.is_empty() || last.is_some()) && !shared && !is_source {
+        let is_target = flight(self.world.records.get(name)).is_some_and(|(from, to)| from == host && to == other);
+        if (!ops.is_empty() || last.is_some() || is_target) && !shared && !is_source {
             ops.push(Op::Unrecord { vm: name.clone() });
         }
         ops.extend(last);
