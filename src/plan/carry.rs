@@ -178,7 +178,7 @@ impl<'a> Draft<'a> {
             ops.extend(disks.map(|d| Op::DeleteDisk { path: d.path.to_owned(), vm: vm.clone() }));
             let flight = super::places::flight(self.world.records.get(vm));
             if !ops.is_empty() || flight.is_some_and(|(_, to)| to == *host) {
-                ops.push(Op::Unrecord { vm: vm.clone() });
+                ops.insert(0, Op::Unrecord { vm: vm.clone() });
             }
             steps.extend(super::draft::on(host, ops));
         }

@@ -308,7 +308,8 @@ impl<'a> Draft<'a> {
         let is_source = flight(self.world.records.get(name)).is_some_and(|(from, _)| from == other);
         let is_target = flight(self.world.records.get(name)).is_some_and(|(from, to)| from == host && to == other);
         if (!ops.is_empty() || last.is_some() || is_target) && !shared && !is_source {
-            ops.push(Op::Unrecord { vm: name.clone() });
+            // First: what else is left there is seen by the next pass, a record that is older than another is not.
+            ops.insert(0, Op::Unrecord { vm: name.clone() });
         }
         ops.extend(last);
         work.add(other, ops);
