@@ -113,6 +113,10 @@ pub struct PlacementRecord {
     /// Counts its moves: of two records the higher count holds.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub moves: u32,
+    /// It moves while it does not run: until its old disks are put aside, what lies at the target is a copy of them. Of a
+    /// move while it runs, what lies at the target is the newer one as soon as it was handed over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cold: bool,
     /// The incarnation that was put there.
     pub incarnation: u32,
     /// The addresses that it was given, by interface.

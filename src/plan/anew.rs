@@ -1,6 +1,6 @@
 //! A VM that is made anew anyway is made at the host that it should be on: nothing of it has to travel.
 
-use super::carry::record_of;
+use super::carry::{flight_of, record_of};
 use super::draft::{Draft, Footprint, need_now, on};
 use super::moves::Traveller;
 use super::place::Need;
@@ -25,7 +25,7 @@ impl<'a> Draft<'a> {
         let (want, _) = self.effective_run(vm);
         let moves = self.world.records.get(&vm.name).map_or(0, |r| r.moves) + 1;
         let shared = self.shares_files(from, to);
-        let flight = record_of(&fresh.stamp, &to.name, Some(&from.name), moves);
+        let flight = flight_of(&fresh.stamp, (&from.name, &to.name), moves, true);
         let mut steps = on(&to.name, [flight.clone()]);
         if !shared {
             steps.extend(on(&from.name, [flight]));
@@ -52,7 +52,7 @@ impl<'a> Draft<'a> {
         if !shared {
             steps.extend(on(&from.name, [Op::Unrecord { vm: name }]));
         }
-        steps.extend(on(&to.name, [record_of(&fresh.stamp, &to.name, None, moves)]));
+        steps.extend(on(&to.name, [record_of(&fresh.stamp, &to.name, moves)]));
         let act = &mut self.actions[number];
         act.steps = steps;
         act.to = Some(to.name.clone());

@@ -2,6 +2,7 @@
 //! where it is: [`places`](super::places) reads them after a crash.
 
 use super::draft::Draft;
+use super::places::flight;
 use super::steps::{DiskFrom, MigrateHow, NewDisk, Op, Step};
 use super::types::{DataEffect, DiskFate, MoveMode};
 use super::way::{Cargo, Way};
@@ -19,6 +20,8 @@ pub(crate) struct Carriage<'a> {
     pub(crate) to: &'a Host,
     /// The count of its moves with this one.
     pub(crate) moves: u32,
+    /// It does not run on its way.
+    pub(crate) cold: bool,
     pub(crate) cargo: Cargo<'a>,
     /// Its stamp after what else the action changes.
     pub(crate) stamp: Stamp,
@@ -33,11 +36,20 @@ pub(crate) struct Carriage<'a> {
 }
 
 /// A placement record of a VM that is seen.
-pub(crate) fn record_of(stamp: &Stamp, host: &Name, from: Option<&Name>, moves: u32) -> Op {
-    let addresses = stamp.nics.iter().filter_map(|(n, s)| s.address.map(|a| (n.clone(), a))).collect();
-    let record =
-        PlacementRecord { host: host.clone(), from: from.cloned(), moves, incarnation: stamp.incarnation, addresses };
+pub(crate) fn record_of(stamp: &Stamp, host: &Name, moves: u32) -> Op {
+    Op::Record { vm: stamp.vm.clone(), record: record(stamp, host, moves) }
+}
+
+/// The record of a VM that is on its way. `cold`: it does not run meanwhile.
+pub(crate) fn flight_of(stamp: &Stamp, (from, to): (&Name, &Name), moves: u32, cold: bool) -> Op {
+    let record = PlacementRecord { from: Some(from.clone()), cold, ..record(stamp, to, moves) };
     Op::Record { vm: stamp.vm.clone(), record }
+}
+
+fn record(stamp: &Stamp, host: &Name, moves: u32) -> PlacementRecord {
+    let addresses = stamp.nics.iter().filter_map(|(n, s)| s.address.map(|a| (n.clone(), a))).collect();
+    let incarnation = stamp.incarnation;
+    PlacementRecord { host: host.clone(), from: None, moves, cold: false, incarnation, addresses }
 }
 
 /// The stamp of a copy that became the disk.
@@ -65,10 +77,11 @@ impl<'a> Draft<'a> {
         obs: &'a VmObs,
         (from, to): (&'a Host, &'a Host),
         cargo: Cargo<'a>,
-        starts: bool,
+        (cold, starts): (bool, bool),
     ) -> Carriage<'a> {
         let record = self.world.records.get(&vm.name);
-        let again = record.is_some_and(|r| r.host == to.name && r.from.as_ref() == Some(&from.name));
+        let same = |r: &PlacementRecord| r.host == to.name && r.from.as_ref() == Some(&from.name) && r.cold == cold;
+        let again = record.is_some_and(same);
         let moves = record.map_or(0, |r| r.moves) + u32::from(!again);
         let announce = vm
             .spec
@@ -77,7 +90,7 @@ impl<'a> Draft<'a> {
             .any(|nic| self.input.desired.networks.get(&nic.network).is_some_and(|network| network.create_bridge));
         let until = Timestamp(self.input.now.0 + from.migration.keep_source.as_secs());
         let shared = self.shares_files(from, to);
-        Carriage { vm, obs, from, to, moves, cargo, stamp: obs.stamp.clone(), shared, starts, until, announce }
+        Carriage { vm, obs, from, to, moves, cold, cargo, stamp: obs.stamp.clone(), shared, starts, until, announce }
     }
 
     /// The steps of a live move. `begun`: a job of ours runs already, and everything before it was done.
@@ -168,6 +181,10 @@ impl<'a> Draft<'a> {
             if except.iter().any(|e| self.world.same_files(e, host)) || view.known().is_none() {
                 continue;
             }
+            // What may have been written there is put aside, when the VM is settled.
+            if self.world.may_have_run(vm, host) {
+                continue;
+            }
             let mut ops = Vec::new();
             let shown = self.world.vms.get(vm).into_iter().flatten().find(|(h, _)| h == host);
             if let Some((_, obs)) = shown.filter(|(_, o)| !o.power.is_active() || super::places::arrives(o)) {
@@ -176,8 +193,8 @@ impl<'a> Draft<'a> {
             let incoming = |d: &Disk<'_>| matches!(d.obs.stamp.phase, DiskPhase::Incoming { .. });
             let disks = self.world.disks_at(vm, host).filter(incoming);
             ops.extend(disks.map(|d| Op::DeleteDisk { path: d.path.to_owned(), vm: vm.clone() }));
-            let flight = super::places::flight(self.world.records.get(vm));
-            if !ops.is_empty() || flight.is_some_and(|(_, to)| to == *host) {
+            let is_target = flight(self.world.records.get(vm)).is_some_and(|(_, to)| to == *host);
+            if !ops.is_empty() || is_target {
                 ops.insert(0, Op::Unrecord { vm: vm.clone() });
             }
             steps.extend(super::draft::on(host, ops));
@@ -225,9 +242,10 @@ impl<'c, 'a> Steps<'c, 'a> {
     }
     /// Both hosts say that it is under way: whoever sees only one of them looks for the other.
     fn depart(&mut self) {
-        let record = record_of(&self.c.stamp, &self.c.to.name, Some(&self.c.from.name), self.c.moves);
+        let c = self.c;
+        let record = flight_of(&c.stamp, (&c.from.name, &c.to.name), c.moves, c.cold);
         self.to(record.clone());
-        if !self.c.shared {
+        if !c.shared {
             self.from(record);
         }
     }
@@ -255,6 +273,6 @@ impl<'c, 'a> Steps<'c, 'a> {
         if !self.c.shared {
             self.from(Op::Unrecord { vm: self.c.vm.name.clone() });
         }
-        self.to(record_of(&self.c.stamp, &self.c.to.name, None, self.c.moves));
+        self.to(record_of(&self.c.stamp, &self.c.to.name, self.c.moves));
     }
 }

@@ -307,7 +307,10 @@ impl<'a> Draft<'a> {
     /// Whether a VM is at the source of its move.
     fn is_half_way(&self, vm: &Name, host: &Name) -> bool {
         match flight(self.world.records.get(vm)) {
-            Some((from, _)) => from == host,
+            Some((from, _)) => {
+                let places = self.world.vms.get(vm).into_iter().flatten();
+                from == host && !places.into_iter().any(|(h, _)| *h != host && self.world.may_have_run(vm, h))
+            }
             None => self.world.vms.get(vm).is_none_or(|all| all.len() == 1),
         }
     }
@@ -461,7 +464,7 @@ impl<'a> Draft<'a> {
         let (before, after, merged) = self.merged(t.other);
         let cargo = t.cargo.clone().unwrap_or(Cargo { disks: Vec::new(), bases: Vec::new() });
         let starts = way.mode == MoveMode::StopCopyStart || !after.is_empty();
-        let mut carriage = self.carriage(vm, obs, (from, to), cargo, starts);
+        let mut carriage = self.carriage(vm, obs, (from, to), cargo, (!way.mode.is_live(), starts));
         for step in &before {
             if let Op::Edit { stamp, .. } = &step.op {
                 carriage.stamp.clone_from(stamp);

@@ -3,12 +3,18 @@
 //! ```text
 //!  runs on two ─────────────────────────────▶ Doubled: never resolved by us
 //!  runs on one ─────────────────────────────▶ that one; what others show of it is left over
-//!  runs nowhere, handed over by S ─ T known ─▶ S, resumed there
-//!                                  ├ T has it, shut off ▶ T: it ran there last
-//!                                  └ T Unknown ▶ Stranded: it may run there
-//!  shut off ─ S's disks left for T ─────────▶ T
-//!           └ still S's disks ──────────────▶ S
+//!  runs nowhere, handed over by S ─ T has it ───────▶ T: it may have run there since
+//!                                  ├ T known, has not ▶ S, resumed there
+//!                                  └ T Unknown ───────▶ Stranded: it may run there
+//!  shut off ─ T's copies became the disks ──▶ T
+//!           ├ moved cold, or T has it not ──▶ S
+//!           └ T has it, and so has S ───────▶ Stranded: nobody can say which is the newer one
 //! ```
+//!
+//! A live move defines the domain at the target only when all its memory and its disks are there, just before the guest
+//! goes on (`qemuMigrationDstFinish`); until then it is transient there, and goes with the power. So a target that has
+//! the definition has disks that are not older than those of a source whose guest has stood still since. Of a source
+//! whose guest does not stand still any more, nobody knows whether it went on when the target failed to.
 
 use super::world::{HostView, World};
 use crate::model::{DiskPhase, JobKind, JobObs, Name, PauseCause, PlacementRecord, Power, VmObs};
@@ -148,9 +154,10 @@ impl<'a> World<'a> {
             return (*only, waits);
         }
         if let Some(source) = find(is_handed_over) {
-            // What is defined at the target was given its definition when it went on there: it ran, and was cut short.
-            let ended = |n: &usize| Some(places[*n].0) == target_of(source) && !places[*n].1.power.is_active();
-            if let Some(target) = (0..places.len()).find(ended) {
+            let dark = |from: &Name| matches!(self.view(from), HostView::Unknown);
+            let live = flight.filter(|(from, _)| !dark(from) && record.is_some_and(|r| !r.cold));
+            let over = live.and_then(|(_, to)| at(to)).filter(|n| !places[*n].1.transient && !arrives(places[*n].1));
+            if let Some(target) = over {
                 return (target, None);
             }
             return (source, self.handed_over(places, source, target_of(source)));
@@ -217,10 +224,26 @@ impl<'a> World<'a> {
                 (at(or).unwrap_or(0), Some(stranded(text, host)))
             };
             let left = self.left(vm, from, moves);
+            let cold = record.is_some_and(|r| r.cold);
             match (at(from), at(to)) {
-                (_, Some(target)) if left => return (target, None),
+                (_, Some(target)) if left || self.took_over(vm, from, places[target]) => return (target, None),
                 (_, None) if left && dark(to) => return there("it was moved to", to, from),
+                // It is started there when it was given away, not before.
+                (Some(source), _) if !left && cold => return (source, None),
                 (Some(_), _) if !left && dark(to) => return there("it was on its way to", to, from),
+                (Some(source), Some(_))
+                    if !self.same_files(from, to) && self.may_have_run(vm, to) && !self.left(vm, to, moves) =>
+                {
+                    let text = format!(
+                        "shut off on {from} and on {to}, and its move from one to the other was cut at the hand-over: \
+                         nobody can say which has the newer disks"
+                    );
+                    let unblock = format!(
+                        "start it with `virsh start` on the host that ran it last, {to} if in doubt: what the other \
+                         has is put aside then"
+                    );
+                    return (source, Some(Standing::Stranded { text, unblock }));
+                }
                 (Some(source), _) => return (source, None),
                 (None, Some(_)) if dark(from) => return there("it was on its way from", from, to),
                 (None, Some(target)) => return (target, None),
@@ -245,6 +268,20 @@ impl<'a> World<'a> {
             return (0, Some(Standing::Doubled(places.iter().map(|(h, _)| *h).collect())));
         }
         (0, None)
+    }
+
+    /// Whether copies that a domain has at the target of its move became the disks: they do when it is handed over.
+    fn took_over(&self, vm: &Name, from: &Name, (to, obs): Place<'_>) -> bool {
+        let has = |path: &str| obs.config.disks.values().any(|shape| shape.path == path);
+        let disk = |d: &super::world::Disk<'_>| d.obs.stamp.disk != "seed" && d.obs.stamp.phase.is_valid();
+        !self.same_files(from, to) && self.disks_at(vm, to).any(|d| disk(&d) && has(d.path))
+    }
+
+    /// Whether a VM's guest may have run on a host whose copies of its disks were never made its disks.
+    pub(crate) fn may_have_run(&self, vm: &Name, host: &Name) -> bool {
+        let shown = self.vms.get(vm).into_iter().flatten().find(|(h, _)| *h == host).map(|(_, obs)| *obs);
+        let defined = shown.is_some_and(|obs| !obs.transient && !arrives(obs));
+        defined && self.records.get(vm).is_none_or(|r| !r.cold)
     }
 
     /// Whether a host gave a VM's disks away in its last move: then the target's copies are the disks.

@@ -88,7 +88,7 @@ impl<'a> Draft<'a> {
         let mut steps = on(host, [Op::AbortJob { vm: name.clone(), uuid: obs.uuid, to: other }]);
         steps.extend(self.tidy(name, &[host]));
         let moves = self.world.records.get(name).map_or(0, |r| r.moves);
-        steps.extend(on(host, [record_of(&obs.stamp, host, None, moves + 1)]));
+        steps.extend(on(host, [record_of(&obs.stamp, host, moves + 1)]));
         act.steps = steps;
         self.push(act, None);
     }
@@ -208,7 +208,7 @@ impl<'a> Draft<'a> {
             }
             // A record that was in flight to here is the same move, at its end; anything else is newer than it.
             let moves = if came_from.is_some() { moves } else { moves + 1 };
-            work.add(host, [record_of(&obs.stamp, host, None, moves)]);
+            work.add(host, [record_of(&obs.stamp, host, moves)]);
         }
     }
 
@@ -252,7 +252,7 @@ impl<'a> Draft<'a> {
         }
         work.add(host, [Op::Undefine { vm: vm.clone(), uuid, drop_save: true }]);
         work.add(host, [Op::Unrecord { vm }]);
-        work.add(to, [record_of(&obs.stamp, to, None, moves)]);
+        work.add(to, [record_of(&obs.stamp, to, moves)]);
     }
 
     /// What another host has of a VM that is here.
@@ -280,11 +280,13 @@ impl<'a> Draft<'a> {
             }
         }
         let mine = |path: &str| here.config.disks.values().any(|shape| shape.path == path);
+        // What its guest may have written there is nowhere else.
+        let ran = self.world.may_have_run(name, other);
         for disk in self.world.disks_at(name, other).filter(|_| !shared) {
             let stamp = &disk.obs.stamp;
             let path = disk.path.to_owned();
             match &stamp.phase {
-                DiskPhase::Incoming { .. } => {
+                DiskPhase::Incoming { .. } if !ran || stamp.disk == "seed" => {
                     ops.push(Op::DeleteDisk { path, vm: name.clone() });
                     if work.why.is_empty() {
                         work.why.push(format!("copies that a cut move left on {other} are worth nothing"));
@@ -293,11 +295,12 @@ impl<'a> Draft<'a> {
                 DiskPhase::Valid if stamp.disk == "seed" && (shown.is_some() || mine(&path)) => {
                     ops.push(Op::DeleteDisk { path, vm: name.clone() });
                 }
-                DiskPhase::Valid
+                DiskPhase::Valid | DiskPhase::Incoming { .. }
                     if stamp.disk != "seed" && stamp.expires.is_none() && (shown.is_some() || mine(&path)) =>
                 {
                     let Some(doc) = self.input.desired.hosts.get(other) else { continue };
-                    let until = self.kept_until(doc, stamp.on_remove, shown.is_some() && !mine(&path));
+                    let own = shown.is_some() && (!mine(&path) || !stamp.phase.is_valid());
+                    let until = self.kept_until(doc, stamp.on_remove, own);
                     ops.push(retire(disk, &doc.slots_dir, host, moves, until));
                     let effect = DiskFate::RetainUntil(until);
                     work.data.push(DataEffect { disk: stamp.disk.clone(), effect, bytes: disk.obs.size });
@@ -305,10 +308,11 @@ impl<'a> Draft<'a> {
                 _ => {}
             }
         }
-        let is_source = flight(self.world.records.get(name)).is_some_and(|(from, _)| from == other);
-        let is_target = flight(self.world.records.get(name)).is_some_and(|(from, to)| from == host && to == other);
+        let moved = flight(self.world.records.get(name));
+        let is_source = moved.is_some_and(|(from, _)| from == other);
+        let is_target = moved.is_some_and(|(_, to)| to == other);
         if (!ops.is_empty() || last.is_some() || is_target) && !shared && !is_source {
-            // First: what else is left there is seen by the next pass, a record that is older than another is not.
+            // First: a record that is left alone is not seen beside the newer one.
             ops.insert(0, Op::Unrecord { vm: name.clone() });
         }
         ops.extend(last);

@@ -320,6 +320,7 @@ impl Target<'_> {
             host: self.host.name.clone(),
             from: None,
             moves: self.moves,
+            cold: false,
             incarnation: self.stamp.incarnation,
             addresses,
         };

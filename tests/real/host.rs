@@ -263,8 +263,14 @@ fn shape_of(spec: &DomainSpec) -> Shape {
 /// Everything that brings the VM up, to before its start.
 fn makings(world: &World) -> Vec<Op> {
     let (vm, uuid, spec, stamp) = (name("a"), world.uuid(), world.spec(), world.stamp());
-    let record =
-        PlacementRecord { host: name("here"), from: None, moves: 0, incarnation: 1, addresses: BTreeMap::new() };
+    let record = PlacementRecord {
+        host: name("here"),
+        from: None,
+        moves: 0,
+        cold: false,
+        incarnation: 1,
+        addresses: BTreeMap::new(),
+    };
     let from = DiskFrom::Image { path: world.image_path(), format: ImageFormat::Raw, method: CloneMethod::Overlay };
     let [root, seed_path, data] = [0, 1, 2].map(|n| spec.disks[n].path.clone());
     let (address, gateway) = (Some("10.250.9.10/24".to_owned()), None);

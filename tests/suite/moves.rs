@@ -49,6 +49,7 @@ fn record(from: Option<&str>) -> Op {
         host: name("h2"),
         from: from.map(name),
         moves: 1,
+        cold: false,
         incarnation: 1,
         addresses: Default::default(),
     };

@@ -423,6 +423,7 @@ impl<'l> Guest<'l> {
             host: name(host),
             from: from.map(name),
             moves,
+            cold: false,
             incarnation: 1,
             addresses: BTreeMap::from([(name("lan"), self.address)]),
         }
