@@ -336,10 +336,12 @@ fn approved(
                 let class = classes.entry(act.subject.clone()).or_insert(act.impact.class);
                 *class = act.impact.class.min(*class);
             }
-            // To fence a host is to let its VMs be made elsewhere: they stood there as blocked by it.
+            // To fence a host is to let its VMs be made elsewhere, or go on where they came from: they stood there as
+            // blocked by it.
             let fences = first.actions.iter().any(|a| a.verb == Verb::Fence && !a.is_blocked());
             let unknown = |a: &&plan::Action| a.blocked.iter().any(|b| b.by == plan::BlockedBy::UnknownState);
-            let freed = first.actions.iter().filter(|a| fences && a.verb == Verb::Create).filter(unknown);
+            let made = |a: &&plan::Action| matches!(a.verb, Verb::Create | Verb::Settle);
+            let freed = first.actions.iter().filter(|a| fences && made(a)).filter(unknown);
             classes.extend(freed.map(|a| (a.subject.clone(), plan::Class::Create)));
             let ok = |a: &&plan::Action| {
                 let harmless = !(a.impact.class.is_destructive() || a.impact.class.is_disruptive());
