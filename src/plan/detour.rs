@@ -47,8 +47,8 @@ impl<'a> Around<'_, 'a> {
         self.0.way(trip, &Ok(cargo.clone()), true, false).ok().filter(|way| way.mode.is_live())
     }
 
-    fn carriage(&self, trip: &Trip<'a>, cargo: &Cargo<'a>, starts: bool, edits: &[Step]) -> Carriage<'a> {
-        let mut carriage = self.0.carriage(trip.vm, trip.obs, (trip.from, trip.to), cargo.clone(), starts);
+    fn carriage(&self, trip: &Trip<'a>, cargo: &Cargo<'a>, cold: bool, edits: &[Step]) -> Carriage<'a> {
+        let mut carriage = self.0.carriage(trip.vm, trip.obs, (trip.from, trip.to), cargo.clone(), (cold, cold));
         for step in edits {
             if let Op::Edit { stamp, .. } = &step.op {
                 carriage.stamp.clone_from(stamp);

@@ -199,10 +199,6 @@ impl<'a> Draft<'a> {
                 if taken || used.contains(&(host, disk.path)) {
                     continue;
                 }
-                if placed.is_some() && self.world.unsettled.contains(name) && !is_kept(disk.obs) {
-                    // Its move decides what this is: that is settled first.
-                    continue;
-                }
                 match self.fate_of_copy(name, disk.obs, placed.is_some()) {
                     Copy::Disk => {}
                     Copy::Kept => continue,
@@ -294,9 +290,7 @@ impl<'a> Draft<'a> {
             DiskPhase::Incoming { .. } => Copy::Kept,
             DiskPhase::Moved { to } => {
                 let due = stamp.expires.is_none_or(|until| until <= self.input.now);
-                // While it moves, copies are what says how far it came.
-                let flies = self.world.records.get(name).is_some_and(|r| r.from.is_some());
-                if due && (gone || (placed && !flies)) {
+                if due && (placed || gone) {
                     return Copy::Over;
                 }
                 let until = stamp.expires.filter(|_| !due);
@@ -354,11 +348,6 @@ impl<'a> Draft<'a> {
         }
         used
     }
-}
-
-/// Whether a disk is kept for a time that is told.
-fn is_kept(disk: &crate::model::DiskObs) -> bool {
-    disk.stamp.expires.is_some()
 }
 
 /// What a disk is, as far as moves go.
