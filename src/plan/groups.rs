@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::way::{Hurdle, between, encrypted, landing};
 use crate::model::{Acceleration, Desired, Host, HostObs, Layer, Name, Observed};
 
 /// Named processor models of libvirt (its `cpu_map/index.xml`), worse ones first: by age within a maker; AMD's newer ones
@@ -88,12 +89,8 @@ pub fn host_groups(desired: &Desired, observed: &Observed) -> Vec<HostGroup> {
         let key = (host.site.as_ref(), host.layer(), &host.slots_dir, &host.images_dir);
         members.entry(key).or_default().push(host);
     }
-    let known = |host: &&Host| {
-        let seen: &HostObs = observed.hosts.get(&host.name)?.known()?;
-        host.uuid.is_none_or(|pinned| pinned == seen.uuid).then_some(seen)
-    };
     let group = |hosts: Vec<&Host>| {
-        let seen: Vec<&HostObs> = hosts.iter().filter_map(known).collect();
+        let seen: Vec<&HostObs> = hosts.iter().filter_map(|host| known(host, observed)).collect();
         let cpus = seen.iter().filter_map(|h| h.cpu.as_ref()).map(|cpu| cpu.usable.as_slice());
         let machines = seen.iter().map(|h| h.machines.as_slice());
         HostGroup {
@@ -113,6 +110,72 @@ pub fn host_groups(desired: &Desired, observed: &Observed) -> Vec<HostGroup> {
     let mut groups: Vec<HostGroup> = members.into_values().map(group).collect();
     groups.sort_by(|a, b| a.hosts.cmp(&b.hosts));
     groups
+}
+
+/// A host among the others: the group that it is in, and what keeps VMs from moving between it and each other host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Membership {
+    /// Its group, itself included.
+    #[serde(flatten)]
+    pub group: HostGroup,
+    /// Hosts of the group that did not answer: what they have is not counted.
+    pub silent: Vec<Name>,
+    /// Hosts of the group to which no VM that runs can move now, it itself first. Those that are stopped can.
+    pub closed: Vec<Apart>,
+    /// Hosts that are not in the group.
+    pub apart: Vec<Apart>,
+}
+
+/// Hosts that one thing keeps apart.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Apart {
+    /// These hosts.
+    pub hosts: Vec<Name>,
+    /// What it is.
+    pub why: String,
+    /// What would take it away.
+    pub unblock: String,
+}
+
+/// The group of a host, and what keeps others out of it; `None` when there is no such host.
+pub fn membership(desired: &Desired, observed: &Observed, name: &Name) -> Option<Membership> {
+    let host = desired.hosts.get(name)?;
+    let (own, others): (Vec<_>, Vec<_>) =
+        host_groups(desired, observed).into_iter().partition(|g| g.hosts.contains(name));
+    let group = own.into_iter().next()?;
+    let silent = |n: &&Name| desired.hosts.get(*n).is_some_and(|h| known(h, observed).is_none());
+    let silent = group.hosts.iter().filter(silent).cloned().collect();
+    let mut closed = Vec::new();
+    // Containers move stopped, wherever they go.
+    if group.hosts.len() > 1 && host.layer() == Layer::Qemu {
+        let members = group.hosts.iter().filter(|n| *n != name).filter_map(|n| desired.hosts.get(n));
+        for to in std::iter::once(host).chain(members) {
+            let looked = known(to, observed).and_then(|seen| seen.moving);
+            let hurdle = landing(to).and_then(|transport| encrypted(to, transport, looked)).err();
+            closed.extend(hurdle.map(|hurdle| Apart::of(vec![to.name.clone()], hurdle)));
+        }
+    }
+    let apart = |other: HostGroup| {
+        // What keeps one of them out keeps all of them out: they are alike in it.
+        let first = desired.hosts.get(other.hosts.first()?)?;
+        Some(Apart::of(other.hosts, between(host, first).err()?))
+    };
+    let apart = others.into_iter().filter_map(apart).collect();
+    Some(Membership { group, silent, closed, apart })
+}
+
+impl Apart {
+    fn of(hosts: Vec<Name>, hurdle: Hurdle) -> Self {
+        Self { hosts, why: hurdle.text, unblock: hurdle.unblock }
+    }
+}
+
+/// What was seen of a host, if it is the machine that its document means.
+fn known<'o>(host: &Host, observed: &'o Observed) -> Option<&'o HostObs> {
+    let seen = observed.hosts.get(&host.name)?.known()?;
+    host.uuid.is_none_or(|pinned| pinned == seen.uuid).then_some(seen)
 }
 
 impl HostGroup {

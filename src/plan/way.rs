@@ -3,7 +3,9 @@
 use super::draft::Draft;
 use super::types::{MoveMode, Transfer};
 use super::world::{Disk, HostView};
-use crate::model::{Acceleration, Bytes, Digest, Host, ImageFormat, Name, Relocatable, Transport, Vm, VmObs, link_key};
+use crate::model::{
+    Acceleration, Bytes, Digest, Host, ImageFormat, MoveObs, Name, Relocatable, Transport, Vm, VmObs, link_key,
+};
 
 /// Bytes a second over a link that nobody measured: a gigabit network.
 const USUAL_RATE: u64 = 100_000_000;
@@ -35,6 +37,69 @@ pub(crate) struct Hurdle {
 
 fn hurdle<T>(text: impl Into<String>, unblock: impl Into<String>) -> Result<T, Hurdle> {
     Err(Hurdle { text: text.into(), unblock: unblock.into() })
+}
+
+/// What keeps two hosts out of one group, whatever VM it is about.
+///
+/// # Errors
+/// That.
+pub(crate) fn between(from: &Host, to: &Host) -> Result<(), Hurdle> {
+    if from.layer() != to.layer() {
+        return hurdle(
+            format!("{} runs {}, {} runs {}", from.name, from.layer().word(), to.name, to.layer().word()),
+            "a VM moves between hosts of one kind",
+        );
+    }
+    if from.site != to.site {
+        return hurdle(format!("{} is at another site than {}", to.name, from.name), "VMs move within one site");
+    }
+    for (what, here, there) in [("slots", &from.slots_dir, &to.slots_dir), ("images", &from.images_dir, &to.images_dir)]
+    {
+        if here != there {
+            return hurdle(
+                format!("the folder of {what} is {here} on {} and {there} on {}", from.name, to.name),
+                "give both Host documents the same folders",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// How the memory of a VM that runs may travel to a host.
+///
+/// # Errors
+/// Its document does not say where or how.
+pub(crate) fn landing(to: &Host) -> Result<Transport, Hurdle> {
+    if to.migration.uri.is_none() {
+        return hurdle(
+            format!("no other host reaches {} (no `migration.uri`)", to.name),
+            format!("write `migration.uri` in the document of host/{}", to.name),
+        );
+    }
+    let Some(transport) = to.migration.transport else {
+        return hurdle(
+            format!("nothing says how its memory may travel to {} (no `migration.transport`)", to.name),
+            format!(
+                "write `migration.transport` in the document of host/{}: tls, tunnel, or clear with its network",
+                to.name
+            ),
+        );
+    };
+    Ok(transport)
+}
+
+/// What a host needs at either end of a transport, as far as it was looked at.
+///
+/// # Errors
+/// It has it not.
+pub(crate) fn encrypted(host: &Host, transport: Transport, seen: Option<MoveObs>) -> Result<(), Hurdle> {
+    if transport == Transport::Tls && seen.is_some_and(|m| !m.tls) {
+        return hurdle(
+            format!("{} has no certificates for migration, and `transport` is `tls`", host.name),
+            format!("put libvirt's certificates on {}, or declare another `transport`", host.name),
+        );
+    }
+    Ok(())
 }
 
 /// A file behind a disk that a VM reads through: its image, its kernel.
@@ -131,25 +196,7 @@ impl<'a> Draft<'a> {
         if vm.spec.relocatable == Relocatable::Never {
             return hurdle("its document says `relocatable: never`", "write `relocatable: live` or `cold`");
         }
-        if from.layer() != to.layer() {
-            return hurdle(
-                format!("{} runs {}, {} runs {}", from.name, from.layer().word(), to.name, to.layer().word()),
-                "a VM moves between hosts of one kind",
-            );
-        }
-        if from.site != to.site {
-            return hurdle(format!("{} is at another site than {}", to.name, from.name), "VMs move within one site");
-        }
-        for (what, here, there) in
-            [("slots", &from.slots_dir, &to.slots_dir), ("images", &from.images_dir, &to.images_dir)]
-        {
-            if here != there {
-                return hurdle(
-                    format!("the folder of {what} is {here} on {} and {there} on {}", from.name, to.name),
-                    "give both Host documents the same folders",
-                );
-            }
-        }
+        between(from, to)?;
         let shape = obs.live.as_ref().unwrap_or(&obs.config);
         if let Some((name, _)) = shape.given().chain(obs.config.given()).next() {
             return hurdle(
@@ -201,31 +248,10 @@ impl<'a> Draft<'a> {
         if vm.spec.relocatable == Relocatable::Cold {
             return hurdle("its document says `relocatable: cold`", "write `relocatable: live`, or stop it");
         }
-        if to.migration.uri.is_none() {
-            return hurdle(
-                format!("no other host reaches {} (no `migration.uri`)", to.name),
-                format!("write `migration.uri` in the document of host/{}", to.name),
-            );
-        }
-        let Some(transport) = to.migration.transport else {
-            return hurdle(
-                format!("nothing says how its memory may travel to {} (no `migration.transport`)", to.name),
-                format!(
-                    "write `migration.transport` in the document of host/{}: tls, tunnel, or clear with its network",
-                    to.name
-                ),
-            );
-        };
+        let transport = landing(to)?;
         let moving = |host: &Host| self.world.view(&host.name).known().and_then(|k| k.moving);
-        if transport == Transport::Tls {
-            for host in [from, to] {
-                if moving(host).is_some_and(|m| !m.tls) {
-                    return hurdle(
-                        format!("{} has no certificates for migration, and `transport` is `tls`", host.name),
-                        format!("put libvirt's certificates on {}, or declare another `transport`", host.name),
-                    );
-                }
-            }
+        for host in [from, to] {
+            encrypted(host, transport, moving(host))?;
         }
         self.same_processor(trip)?;
         if let Some(live) = &obs.live {

@@ -141,6 +141,84 @@ fn recorded_state_that_is_missing_foreign_or_too_old_is_4() {
     assert!(unknown.out.contains("h1 UNKNOWN") && unknown.out.contains("recorded in recorded"), "{unknown:?}");
 }
 
+/// Three racks at one site, of which one has its slots elsewhere, and a host at another site.
+const RACKS: &str = "\
+apiVersion: stablehand/v1alpha1
+kind: Fleet
+metadata: {name: lab}
+spec: {}
+---
+apiVersion: stablehand/v1alpha1
+kind: Host
+metadata: {name: h1}
+spec: {connection: 'qemu+tls://h1/system', slots: 8, shell: {ssh: {user: root}}, site: east}
+---
+apiVersion: stablehand/v1alpha1
+kind: Host
+metadata: {name: h2}
+spec: {connection: 'qemu+tcp://h2/system', slots: 8, shell: {ssh: {user: root}}, site: east}
+---
+apiVersion: stablehand/v1alpha1
+kind: Host
+metadata: {name: h3}
+spec: {connection: 'qemu+tls://h3/system', slots: 8, shell: {ssh: {user: root}}, site: east, storage: {slots: /other}}
+---
+apiVersion: stablehand/v1alpha1
+kind: Host
+metadata: {name: h4}
+spec: {connection: 'qemu+tls://h4/system', slots: 8, shell: {ssh: {user: root}}, site: west}
+---
+apiVersion: stablehand/v1alpha1
+kind: Host
+metadata: {name: h5}
+spec: {connection: 'qemu+tls://h5/system', slots: 8, shell: {ssh: {user: root}}, site: east}
+";
+
+#[test]
+fn a_host_is_described_with_its_group_and_what_keeps_others_out() {
+    use stablehand::model::{Name, Observation, Snapshot};
+    let lab = Lab::new();
+    lab.write("fleet/fleet.yaml", RACKS);
+    let desired = stablehand::config::load(&Snapshot::of_texts([("fleet.yaml", RACKS)])).unwrap().desired;
+    let mut world = stablehand::sim::World::default();
+    world.add_missing_hosts(&desired);
+    world.hosts.get_mut(&Name::new("h5").unwrap()).unwrap().away = Some("no route".to_owned());
+    let mut seen = world.see(&desired, stablehand::observe::Look::default());
+    for (host, models, machines) in [
+        ("h1", ["Haswell", "Nehalem"].as_slice(), ["pc-q35-9.1", "pc-q35-7.2"].as_slice()),
+        ("h2", &["EPYC", "Nehalem"], &["pc-q35-7.2"]),
+    ] {
+        let host = Name::new(host).unwrap();
+        let Some(Observation::Known(obs)) = seen.hosts.get_mut(&host) else { panic!("{host} is known") };
+        obs.cpu.as_mut().unwrap().usable = models.iter().map(|m| (*m).to_owned()).collect();
+        obs.machines = machines.iter().map(|m| (*m).to_owned()).collect();
+    }
+    lab.write("seen/observed.json", &serde_json::to_string(&seen).unwrap());
+    let told = lab.run(&["describe", "host/h1", "--observed", "seen"]);
+    assert_eq!(told.code, 0, "{told:?}");
+    let group = " group VMs move to and from h2, h5
+       in common: CPU baseline Nehalem, newest machine type pc-q35-7.2
+       not asked, because they do not answer: h5
+       only stopped VMs move to h2: nothing says how its memory may travel to h2 (no `migration.transport`)
+         fix: write `migration.transport` in the document of host/h2: tls, tunnel, or clear with its network
+ apart h3: the folder of slots is /var/lib/stablehand/slots on h1 and /other on h3
+         fix: give both Host documents the same folders
+ apart h4: h4 is at another site than h1
+         fix: VMs move within one site
+";
+    assert!(told.out.contains(group), "{}", told.out);
+    let alone = lab.run(&["describe", "host/h4", "--observed", "seen"]);
+    assert!(alone.out.contains(" group alone: ") && alone.out.contains(" apart h1, h2, h5: "), "{}", alone.out);
+    let json = lab.run(&["describe", "host/h1", "--observed", "seen", "--output", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(json["group"]["hosts"], serde_json::json!(["h1", "h2", "h5"]));
+    assert_eq!((&json["group"]["cpu"], &json["group"]["machine"]), (&"Nehalem".into(), &"pc-q35-7.2".into()));
+    assert_eq!(json["group"]["closed"][0]["hosts"], serde_json::json!(["h2"]));
+    assert_eq!(json["group"]["apart"][1]["hosts"], serde_json::json!(["h4"]));
+    assert!(json["observed"]["known"]["cpus"].is_u64() && json["plan"].is_array(), "{json}");
+    assert_eq!(lab.run(&["describe", "host/h9", "--observed", "seen", "--output", "json"]).code, 1);
+}
+
 #[test]
 fn the_quickstart_is_as_its_recorded_state_says() {
     let lab = Lab::new();

@@ -4,13 +4,14 @@ use std::fmt::Write as _;
 
 use crate::model::{Acceleration, Address, Desired, Field, HostObs, Name, Observed, Vm, VmObs};
 use crate::observe::Look;
-use crate::plan::Policy;
+use crate::plan::groups::{Membership, membership};
+use crate::plan::{Plan, Policy};
 use crate::render::{self, Status, Table, status_text};
 
 use super::super::args::{self, Form, Kind};
 use super::super::context::Context;
 use super::super::failure::{Exit, Failure, Outcome};
-use super::plan::{happens, make, unknown, vms_of};
+use super::plan::{concerning, happens, make, unknown, vms_of};
 
 /// `status`
 pub(crate) async fn status(context: &Context, args: &args::Status) -> Outcome {
@@ -122,6 +123,12 @@ pub(crate) async fn describe(context: &Context, args: &args::Describe) -> Outcom
     let plan = make(&fleet, None, &seen, Policy::default());
     let vms = vms_of(&fleet, &args.address);
     let mut out = format!("{}\n", args.address);
+    if context.global.output == Form::Json {
+        let all = object(&fleet.desired, &seen.observed, &args.address, &vms, &plan);
+        let Some(all) = all else { return Err(unknown(&args.address)) };
+        context.console.out(&format!("{}\n", serde_json::to_string_pretty(&all).unwrap_or_default()));
+        return Ok(Exit::Ok);
+    }
     let known = match &args.address {
         Address::Vm(name) => {
             let obs = find(&seen.observed, name);
@@ -152,6 +159,49 @@ pub(crate) async fn describe(context: &Context, args: &args::Describe) -> Outcom
     happens.lines().for_each(|line| out.push_str(&format!("   {line}\n")));
     context.console.out(&out);
     Ok(Exit::Ok)
+}
+
+/// The same for programs: the document's place, what was seen, a host's group, and the plan's actions about it. `None` when
+/// there is nothing of that name.
+fn object(
+    desired: &Desired,
+    observed: &Observed,
+    address: &Address,
+    vms: &[Name],
+    plan: &Plan,
+) -> Option<serde_json::Value> {
+    let mut all = serde_json::json!({"address": address.to_string()});
+    match address {
+        Address::Host(name) => {
+            let host = desired.hosts.get(name)?;
+            all["origin"] = host.origin.to_string().into();
+            all["connection"] = host.connection.as_ref().into();
+            all["group"] = serde_json::to_value(membership(desired, observed, name)?).ok()?;
+            all["observed"] = serde_json::to_value(observed.hosts.get(name)).ok()?;
+        }
+        Address::Vm(name) => {
+            let (vm, seen) = (desired.vms.get(name), find(observed, name));
+            if vm.is_none() && seen.is_none() {
+                return None;
+            }
+            all["origin"] = serde_json::to_value(vm.map(|vm| vm.origin.to_string())).ok()?;
+            all["host"] = serde_json::to_value(seen.map(|(host, _)| host)).ok()?;
+            all["observed"] = serde_json::to_value(seen.map(|(_, vm)| vm)).ok()?;
+        }
+        Address::Image(name) => all["origin"] = desired.images.get(name)?.origin.to_string().into(),
+        Address::Network(name) => all["origin"] = desired.networks.get(name)?.origin.to_string().into(),
+        Address::Service(name) => all["origin"] = desired.services.get(name)?.origin.to_string().into(),
+        Address::Module(name) => all["origin"] = desired.modules.get(name)?.origin.to_string().into(),
+        Address::Fleet(name) if *name == desired.fleet.name => {
+            all["origin"] = desired.fleet.origin.to_string().into();
+        }
+        Address::Fleet(_) => return None,
+    }
+    if !matches!(address, Address::Vm(_)) {
+        all["vms"] = serde_json::to_value(vms).ok()?;
+    }
+    all["plan"] = serde_json::to_value(concerning(plan, address, vms)).ok()?;
+    Some(all)
 }
 
 /// Where a VM was seen.
@@ -221,6 +271,7 @@ fn document(desired: &Desired, observed: &Observed, address: &Address) -> Option
                 }
                 _ => {}
             }
+            out.push_str(&membership(desired, observed, name).map(|m| group(name, &m)).unwrap_or_default());
             Some(out)
         }
         Address::Image(name) => {
@@ -257,6 +308,40 @@ fn host_facts(obs: &HostObs) -> String {
         let _ = writeln!(out, " moves post-copy possible: {post_copy}; certificates for TLS: {tls}");
     }
     out
+}
+
+/// The hosts among which VMs of a host move, what those have in common, and what keeps others out.
+fn group(host: &Name, member: &Membership) -> String {
+    let mut out = String::new();
+    let mates: Vec<&Name> = member.group.hosts.iter().filter(|n| *n != host).collect();
+    if mates.is_empty() {
+        out.push_str(" group alone: VMs of it move to no other host\n");
+    } else {
+        let _ = writeln!(out, " group VMs move to and from {}", some(mates));
+        let or_none = |found: &Option<String>| render::clean(found.as_deref().unwrap_or("none known"));
+        let (cpu, machine) = (or_none(&member.group.cpu), or_none(&member.group.machine));
+        let _ = writeln!(out, "       in common: CPU baseline {cpu}, newest machine type {machine}");
+    }
+    if !member.silent.is_empty() {
+        let _ = writeln!(out, "       not asked, because they do not answer: {}", some(&member.silent));
+    }
+    for closed in &member.closed {
+        let (why, fix) = (render::clean(&closed.why), render::clean(&closed.unblock));
+        let _ = writeln!(out, "       only stopped VMs move to {}: {why}\n         fix: {fix}", some(&closed.hosts));
+    }
+    for apart in &member.apart {
+        let (why, fix) = (render::clean(&apart.why), render::clean(&apart.unblock));
+        let _ = writeln!(out, " apart {}: {why}\n         fix: {fix}", some(&apart.hosts));
+    }
+    out
+}
+
+/// Names, but not hundreds of them.
+fn some<'a>(names: impl IntoIterator<Item = &'a Name>) -> String {
+    const SHOWN: usize = 8;
+    let names: Vec<&Name> = names.into_iter().collect();
+    let shown = join(names.iter().take(SHOWN).copied());
+    if names.len() > SHOWN { format!("{shown} and {} more", names.len() - SHOWN) } else { shown }
 }
 
 /// `console`: where the screen is.

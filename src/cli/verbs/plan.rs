@@ -181,13 +181,20 @@ fn about(plan: &Plan, address: &Address, vms: &[Name]) -> bool {
     !happens(plan, address, vms).is_empty()
 }
 
+/// The actions about an address. Of a host, everything that happens on it.
+pub(crate) fn concerning<'p>(plan: &'p Plan, address: &Address, vms: &[Name]) -> Vec<&'p plan::Action> {
+    let there = |a: &plan::Action| matches!(address, Address::Host(h) if a.to.as_ref().or(a.from.as_ref()) == Some(h));
+    plan.actions.iter().filter(|a| concerns(&a.subject, address, vms) || there(a)).collect()
+}
+
+fn concerns(subject: &Address, address: &Address, vms: &[Name]) -> bool {
+    subject == address || matches!(subject, Address::Vm(n) if vms.contains(n))
+}
+
 /// What the plan does to it, and why it does nothing.
 pub(crate) fn happens(plan: &Plan, address: &Address, vms: &[Name]) -> String {
-    let concerns = |subject: &Address| subject == address || matches!(subject, Address::Vm(n) if vms.contains(n));
     let mut out = String::new();
-    // Of a host, everything that happens on it.
-    let there = |a: &plan::Action| matches!(address, Address::Host(h) if a.to.as_ref().or(a.from.as_ref()) == Some(h));
-    for action in plan.actions.iter().filter(|a| concerns(&a.subject) || there(a)) {
+    for action in concerning(plan, address, vms) {
         let origin = action.reason.origins.first().map(|o| format!("   {o}")).unwrap_or_default();
         out.push_str(&format!(
             "{}: {} ({}), because {}{origin}\n",
@@ -201,7 +208,7 @@ pub(crate) fn happens(plan: &Plan, address: &Address, vms: &[Name]) -> String {
             out.push_str(&format!("  stopped by {}: {text}\n  fix: {fix}\n", block.by.word()));
         }
     }
-    for note in plan.notes.iter().filter(|n| concerns(&n.subject)) {
+    for note in plan.notes.iter().filter(|n| concerns(&n.subject, address, vms)) {
         out.push_str(&format!("{}: {}\n", note.subject, render::clean(&note.text)));
     }
     out
