@@ -7,14 +7,17 @@ mod capabilities;
 mod counters;
 mod domain;
 mod embed;
+mod line;
 mod lxc;
 mod migrate;
 mod raw;
 mod reach;
+#[cfg(test)]
+mod storm;
 mod survey;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
@@ -24,14 +27,18 @@ pub use capabilities::Capabilities;
 pub(super) use capabilities::FRESH;
 pub use domain::{Agent, DomainPower, has_domain};
 pub use embed::{EmbedError, Opener, root_of};
+use line::Line;
 pub use migrate::{Figures, MoveCall, Standing};
 pub use survey::{HostFacts, Seen, SeenJob, Survey};
 
-/// Calls at once on one connection: a libvirtd serves five (`max_client_requests`), one is kept for looking.
+/// Calls at once at one host, each over a line of its own.
 const CALLS: usize = 4;
 
-/// Questions to QEMUs at once on one connection. Each of them may wait for a disk or a link that is dead, and with it the place
-/// that it has at the libvirtd: there have to be others left.
+/// Lines that are kept open while nobody uses them.
+const SPARE: usize = 2;
+
+/// Questions to QEMUs at once at one host. Each of them may wait for a disk or a link that is dead, and a thread of the libvirtd
+/// with it: there have to be others left.
 const ASKING: usize = 2;
 
 /// How long a QEMU may take to answer: some milliseconds, where it does not wait for something dead.
@@ -122,7 +129,7 @@ fn code(error: &virt::error::Error) -> Code {
     if error.message().contains("client socket is closed") { Code::Connection } else { Code::Other }
 }
 
-/// One host's connection, opened when first needed and again after it was lost.
+/// One host's connection, opened when first needed and again after it was lost: to its users one, in truth some [`line`]s.
 pub struct Hypervisor {
     uri: String,
     who: String,
@@ -143,31 +150,46 @@ struct State {
     patience: reach::Patience,
 }
 
-/// An open connection.
+/// A host that is connected to: the lines to it that nobody uses now.
 struct Live {
-    connect: Option<Connect>,
-    calls: Semaphore,
-    embedded: bool,
-    ears: raw::Ears,
+    /// The connection that all share, of a driver inside this process.
+    inside: Option<Connect>,
+    idle: Mutex<Vec<Line>>,
+    calls: Arc<Semaphore>,
+    note: Arc<raw::Note>,
     capabilities: tokio::sync::Mutex<Option<(std::time::Instant, Capabilities)>>,
 }
 
 impl Live {
-    /// Another count of the connection.
-    #[expect(clippy::unwrap_used, reason = "it is taken by `drop` alone")]
-    fn connect(&self) -> Connect {
-        self.connect.clone().unwrap()
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Line>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Drop for Live {
-    /// On a thread of its own: the host is told, and may not answer. A connection of no use is not even told.
-    fn drop(&mut self) {
-        let connect = self.connect.take();
-        if self.ears.is_lost() {
-            return std::mem::forget(connect);
+    /// A line that nobody uses, if there is one.
+    fn take(&self) -> Option<Line> {
+        match &self.inside {
+            Some(connect) => Some(Line::shared(connect.clone())),
+            None => self.idle().pop(),
         }
-        let _ = std::thread::Builder::new().name("libvirt".to_owned()).spawn(move || drop(connect));
+    }
+
+    /// A call over a line is over. Lines that nobody will need are closed.
+    fn give_back(&self, line: Line) {
+        let mut idle = self.idle();
+        let kept = line.hears() || idle.len() < SPARE;
+        if self.inside.is_none() && kept && !self.note.is_lost() {
+            idle.push(line);
+        }
+    }
+
+    /// Nothing more is begun here, and those who wait for a place go elsewhere.
+    fn close(&self) {
+        self.note.lose();
+        self.calls.close();
+        if self.inside.is_none() {
+            let idle = std::mem::take(&mut *self.idle());
+            drop(idle);
+        }
     }
 }
 
@@ -227,9 +249,16 @@ impl Hypervisor {
         loop {
             let live = self.open().await?;
             // Closed while we waited: somebody has seen that this connection is of no use. Nothing was done over it yet.
-            let Ok(_place) = live.calls.acquire().await else { continue };
-            let connect = live.connect();
-            let answer = on_thread(what, limit, move || f(&connect)).await;
+            let Ok(place) = live.calls.clone().acquire_owned().await else { continue };
+            let line = self.line(&live).await?;
+            let back = live.clone();
+            let call = move || {
+                let answer = f(line.connect());
+                back.give_back(line);
+                drop(place);
+                answer
+            };
+            let answer = on_thread(what, limit, call).await;
             if answer.is_err() && limit >= PING {
                 self.leave(&live).await;
             }
@@ -246,9 +275,11 @@ impl Hypervisor {
         f: impl FnOnce(&Connect) -> Result<T, virt::error::Error> + Send + 'static,
     ) -> Option<Result<T, virt::error::Error>> {
         let place = tokio::time::timeout(PATIENCE, self.asking.clone().acquire_owned()).await.ok()?.ok()?;
-        let connect = self.open().await.ok()?.connect();
+        let live = self.open().await.ok()?;
+        let line = self.line(&live).await.ok()?;
         let ask = move || {
-            let answer = f(&connect);
+            let answer = f(line.connect());
+            live.give_back(line);
             // Given back when it was answered, however late.
             drop(place);
             answer
@@ -275,15 +306,26 @@ impl Hypervisor {
     /// Gives a connection up: the next call opens another, and those that wait for a place on this one go there. What is
     /// under way over it comes to its own end. An embedded root has one connection for good.
     async fn leave(&self, live: &Arc<Live>) {
-        if live.embedded {
+        if live.inside.is_some() {
             return;
         }
-        live.calls.close();
-        live.ears.forsake();
+        live.close();
         let mut state = self.state.lock().await;
         if state.live.as_ref().is_some_and(|l| Arc::ptr_eq(l, live)) {
             state.live = None;
         }
+    }
+
+    /// A line for one call: one that is there, or another one.
+    async fn line(&self, live: &Arc<Live>) -> Result<Line, CallError> {
+        if let Some(line) = live.take() {
+            return Ok(line);
+        }
+        let opened = self.open_line(live.note.clone(), false).await;
+        if opened.is_err() {
+            self.leave(live).await;
+        }
+        opened
     }
 
     /// Opens the connection if it is not open.
@@ -293,11 +335,11 @@ impl Hypervisor {
     /// libvirt's own.
     async fn open(&self) -> Result<Arc<Live>, CallError> {
         let mut state = self.state.lock().await;
-        if let Some(live) = state.live.as_ref().filter(|live| live.embedded || !live.ears.is_lost()) {
+        if let Some(live) = state.live.as_ref().filter(|live| live.inside.is_some() || !live.note.is_lost()) {
             return Ok(live.clone());
         }
         if let Some(lost) = state.live.take() {
-            lost.calls.close();
+            lost.close();
         }
         reach::is_served(&self.uri)?;
         state.patience.check()?;
@@ -315,28 +357,33 @@ impl Hypervisor {
     }
 
     async fn open_now(&self) -> Result<Arc<Live>, CallError> {
+        let note = Arc::new(raw::Note::new(self.stirred.clone()));
+        let line = self.open_line(note.clone(), true).await?;
+        let inside = self.embed_root().map(|_| line.connect().clone());
+        let (idle, calls) = (Mutex::new(vec![line]), Arc::new(Semaphore::new(CALLS)));
+        Ok(Arc::new(Live { inside, idle, calls, note, capabilities: Default::default() }))
+    }
+
+    /// Opens a line, to hear of domains over it too when `hears`.
+    async fn open_line(&self, note: Arc<raw::Note>, hears: bool) -> Result<Line, CallError> {
         prepare_library()?;
         let (uri, who) = (self.uri.clone(), self.who.clone());
-        let (embedded, remote) = (root_of(&uri).is_some(), reach::is_remote(&uri));
-        let what = format!("open {uri}");
+        let remote = reach::is_remote(&uri);
         let limit = if remote { reach::OPEN } else { CALL };
-        let opened = on_thread(&what, limit, move || match root_of(&uri) {
-            Some(root) => embed::open(&uri, root, &who).map_err(|e| CallError::Closed(e.to_string())),
-            None => Connect::open(Some(&uri)).map_err(|e| library_error("open", &e)),
-        })
-        .await?;
-        let connect = opened?;
-        let (opened, stirred) = (connect.clone(), self.stirred.clone());
-        let listen = move || {
+        let what = format!("open {uri}");
+        let open = move || {
+            let connect = match root_of(&uri) {
+                Some(root) => embed::open(&uri, root, &who).map_err(|e| CallError::Closed(e.to_string()))?,
+                None => Connect::open(Some(&uri)).map_err(|e| library_error("open", &e))?,
+            };
             if remote {
                 // A driver that cannot do it has no connection that could break.
-                let _ = opened.set_keep_alive(reach::KEEP_ALIVE.0, reach::KEEP_ALIVE.1);
+                let _ = connect.set_keep_alive(reach::KEEP_ALIVE.0, reach::KEEP_ALIVE.1);
             }
-            raw::listen(&opened, stirred)
+            let ears = raw::listen(&connect, &note, hears);
+            Ok(Line::new(connect, ears))
         };
-        let ears = on_thread("listen for events", limit, listen).await?;
-        let calls = Semaphore::new(CALLS);
-        Ok(Arc::new(Live { connect: Some(connect), calls, embedded, ears, capabilities: Default::default() }))
+        on_thread(&what, limit, open).await?
     }
 }
 

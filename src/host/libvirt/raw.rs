@@ -209,53 +209,50 @@ fn numbers(params: sys::virTypedParameterPtr, count: std::ffi::c_int) -> Numbers
 }
 
 /// What libvirt's callbacks are given: they run on the thread of its event loop, so they only leave a note.
-struct Note {
+pub(super) struct Note {
     stirred: Arc<dyn Fn() + Send + Sync>,
     lost: AtomicBool,
 }
 
-/// Callbacks registered with a connection; taken back when this is dropped.
+impl Note {
+    pub(super) fn new(stirred: Arc<dyn Fn() + Send + Sync>) -> Self {
+        Self { stirred, lost: AtomicBool::new(false) }
+    }
+
+    /// Whether a connection with this note was lost, or given up.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// It is lost or given up: that it ends is no news any more. Whether it was so before.
+    pub(super) fn lose(&self) -> bool {
+        self.lost.swap(true, Ordering::Relaxed)
+    }
+}
+
+/// Callbacks registered with a connection. Each holds its own count of the note until libvirt lets go of it: one that is not
+/// taken back leaks, and is never freed too early.
 pub(super) struct Ears {
-    connect: Connect,
-    note: Arc<Note>,
     callbacks: Vec<c_int>,
     closing: bool,
 }
 
-impl Ears {
-    /// Whether the connection was lost.
-    pub(super) fn is_lost(&self) -> bool {
-        self.note.lost.load(Ordering::Relaxed)
-    }
-
-    /// The connection is of no use any more: it is called never again.
-    ///
-    /// libvirt's client up to 10.3 keeps pointers into the stack of a call that it interrupted to ask whether the host still
-    /// lives, and uses them in the next call over the same connection (CVE-2024-4418): so even to say goodbye would be one call
-    /// too many.
-    pub(super) fn forsake(&self) {
-        self.note.lost.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Calls `stirred` whenever a domain of the connection begins, ends, is defined or moves, a job on one is over
-/// (`virConnectDomainEventRegisterAny`), or the connection is lost (`virConnectRegisterCloseCallback`). A driver without
-/// events, or without some of them, is none the worse: whoever listens has a timer.
+/// (`virConnectDomainEventRegisterAny`; if `domains`), or the connection is lost (`virConnectRegisterCloseCallback`). A driver
+/// without events, or without some of them, is none the worse: whoever listens has a timer.
 ///
 /// `virt` 0.5 has no events of domains. The library's event loop must be registered before the connection was opened.
-pub(super) fn listen(connect: &Connect, stirred: Arc<dyn Fn() + Send + Sync>) -> Ears {
-    let note = Arc::new(Note { stirred, lost: AtomicBool::new(false) });
-    let mut ears = Ears { connect: connect.clone(), note, callbacks: Vec::new(), closing: false };
+pub(super) fn listen(connect: &Connect, note: &Arc<Note>, domains: bool) -> Ears {
+    let mut ears = Ears { callbacks: Vec::new(), closing: false };
     type Generic = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *mut c_void);
     // SAFETY: libvirt calls what is registered for an event with that event's own signature, and takes it through this
     // generic type (libvirt-domain.h, VIR_DOMAIN_EVENT_CALLBACK); a function pointer has one size, whatever it points to.
     let (lifecycle, job) = unsafe {
         (std::mem::transmute::<Lifecycle, Generic>(on_lifecycle), std::mem::transmute::<Job, Generic>(on_job))
     };
-    for (event, callback) in
-        [(sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle), (sys::VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, job)]
-    {
-        let opaque = ears.opaque();
+    let events = [(sys::VIR_DOMAIN_EVENT_ID_LIFECYCLE, lifecycle), (sys::VIR_DOMAIN_EVENT_ID_JOB_COMPLETED, job)];
+    for (event, callback) in events.into_iter().filter(|_| domains) {
+        let opaque = opaque(note);
         let event = c_int::try_from(event).unwrap_or(0);
         // SAFETY: a null domain means all of them; `opaque` is one count of `note`, which `forget` gives back when
         // libvirt lets go of the callback.
@@ -271,7 +268,7 @@ pub(super) fn listen(connect: &Connect, stirred: Arc<dyn Fn() + Send + Sync>) ->
             ears.callbacks.push(id);
         }
     }
-    let opaque = ears.opaque();
+    let opaque = opaque(note);
     // SAFETY: as above.
     let done = unsafe { sys::virConnectRegisterCloseCallback(connect.as_ptr(), Some(on_close), opaque, Some(forget)) };
     ears.closing = done == 0;
@@ -285,34 +282,27 @@ pub(super) fn listen(connect: &Connect, stirred: Arc<dyn Fn() + Send + Sync>) ->
 type Lifecycle = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, c_int, c_int, *mut c_void) -> c_int;
 type Job = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, sys::virTypedParameterPtr, c_int, *mut c_void);
 
-impl Ears {
-    /// One count of the note, for libvirt to keep.
-    fn opaque(&self) -> *mut c_void {
-        Arc::into_raw(self.note.clone()).cast_mut().cast()
-    }
+/// One count of the note, for libvirt to keep.
+fn opaque(note: &Arc<Note>) -> *mut c_void {
+    Arc::into_raw(note.clone()).cast_mut().cast()
 }
 
-impl Drop for Ears {
-    /// On a thread of its own: libvirt tells the host, which may not answer any more.
-    fn drop(&mut self) {
-        if self.is_lost() {
-            // Nor is it closed, which would be a call too: its socket is closed by libvirt's keep-alive.
-            std::mem::forget(self.connect.clone());
-            return;
+impl Ears {
+    /// Whether domains are heard of.
+    pub(super) const fn hears(&self) -> bool {
+        !self.callbacks.is_empty()
+    }
+
+    /// Takes the callbacks back from the connection with which they were registered. The host is told.
+    pub(super) fn take_back(self, connect: &Connect) {
+        for id in self.callbacks {
+            // SAFETY: `id` was given for this connection, which `connect` keeps alive.
+            unsafe { sys::virConnectDomainEventDeregisterAny(connect.as_ptr(), id) };
         }
-        let (connect, closing) = (self.connect.clone(), self.closing);
-        let callbacks = std::mem::take(&mut self.callbacks);
-        let take_back = move || {
-            for id in callbacks {
-                // SAFETY: `id` was given for this connection, which `connect` keeps alive.
-                unsafe { sys::virConnectDomainEventDeregisterAny(connect.as_ptr(), id) };
-            }
-            if closing {
-                // SAFETY: this callback was registered with this connection.
-                unsafe { sys::virConnectUnregisterCloseCallback(connect.as_ptr(), Some(on_close)) };
-            }
-        };
-        let _ = std::thread::Builder::new().name("libvirt".to_owned()).spawn(take_back);
+        if self.closing {
+            // SAFETY: this callback was registered with this connection.
+            unsafe { sys::virConnectUnregisterCloseCallback(connect.as_ptr(), Some(on_close)) };
+        }
     }
 }
 
@@ -342,8 +332,9 @@ unsafe extern "C" fn on_job(
 unsafe extern "C" fn on_close(_: sys::virConnectPtr, _: c_int, opaque: *mut c_void) {
     // SAFETY: as in `on_lifecycle`.
     let note = unsafe { &*opaque.cast::<Note>() };
-    note.lost.store(true, Ordering::Relaxed);
-    (note.stirred)();
+    if !note.lose() {
+        (note.stirred)();
+    }
 }
 
 unsafe extern "C" fn forget(opaque: *mut c_void) {

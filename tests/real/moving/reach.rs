@@ -144,7 +144,6 @@ fn a_host_over_ssh_is_as_good() {
 }
 
 #[test]
-#[ignore = "known fault: some seconds after a connection over ssh was cut the process ended with SIGSEGV, once of two runs"]
 fn a_host_over_ssh_that_is_cut_off_loses_its_lock_and_comes_back() {
     over_ssh(true);
 }
