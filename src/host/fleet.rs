@@ -12,6 +12,7 @@ use futures_util::stream;
 use ipnet::Ipv4Net;
 use uuid::Uuid;
 
+use super::contact::Doors;
 use super::disk::Folders;
 use super::libvirt::{FRESH, Hypervisor, Opener};
 use super::shell::Shell;
@@ -38,8 +39,10 @@ pub struct RealFleet {
 pub(super) struct RealHost {
     pub(super) doc: Host,
     pub(super) folders: Folders,
-    pub(super) hypervisor: Hypervisor,
+    pub(super) hypervisor: Arc<Hypervisor>,
     pub(super) shell: Arc<dyn Shell>,
+    /// Whether its libvirt and its shell answer.
+    pub(super) doors: Doors,
     /// Base of relative image paths.
     pub(super) base: PathBuf,
     /// QEMU's version and machine types, when it was asked itself.
@@ -110,6 +113,9 @@ impl RealFleet {
 
     fn host_of(&self, doc: &Host) -> RealHost {
         let stirred = self.stirred.clone();
+        let stirred: Arc<dyn Fn() + Send + Sync> = Arc::new(move || stirred.notify_one());
+        let hypervisor = Hypervisor::new(&address(doc, &self.base), &self.who).heard_by(stirred.clone());
+        let (hypervisor, shell) = (Arc::new(hypervisor), shell::of(&doc.shell, &self.base));
         let trimmed = |path: &str| path.trim_end_matches('/').to_owned();
         RealHost {
             doc: doc.clone(),
@@ -118,9 +124,9 @@ impl RealFleet {
                 slots: trimmed(&doc.slots_dir),
                 images: trimmed(&doc.images_dir),
             },
-            hypervisor: Hypervisor::new(&address(doc, &self.base), &self.who)
-                .heard_by(Arc::new(move || stirred.notify_one())),
-            shell: shell::of(&doc.shell, &self.base),
+            doors: Doors::of(&hypervisor, &shell, &stirred),
+            hypervisor,
+            shell,
             base: self.base.clone(),
             emulator: tokio::sync::OnceCell::new(),
             fetching: tokio::sync::Mutex::new(()),
@@ -202,7 +208,8 @@ impl Observer for RealFleet {
     fn statistics<'a>(&'a self, desired: &'a Desired) -> Boxed<'a, BTreeMap<Name, HostCounters>> {
         Box::pin(async move {
             let asked: Vec<Arc<RealHost>> = desired.hosts.keys().filter_map(|name| self.host(name)).collect();
-            let readings = asked.into_iter().map(|host| async move {
+            // One that is away would keep the others waiting.
+            let readings = asked.into_iter().filter(|host| !host.doors.libvirt.is_shut()).map(|host| async move {
                 let (mut counters, domains) = host.hypervisor.counters().await.ok()?;
                 let names = host.names();
                 counters.vms = domains.into_iter().filter_map(|(u, c)| Some((names.get(&u)?.clone(), c))).collect();

@@ -11,6 +11,8 @@ pub mod accel;
 #[cfg(feature = "libvirt")]
 mod act;
 pub mod bridge;
+#[cfg(feature = "libvirt")]
+mod contact;
 mod container;
 #[cfg(feature = "libvirt")]
 mod device;

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
 use uuid::Uuid;
 
+use super::contact::{self, CONTACT};
 use super::fleet::{RealHost, now};
 use super::glance::{self, Glance};
 use super::libvirt::{Seen, SeenJob, Survey};
@@ -23,9 +23,6 @@ use crate::observe::Look;
 /// Probes run at once.
 const AT_ONCE: usize = 32;
 
-/// How long another machine may take to answer at all.
-const CONTACT: Duration = Duration::from_secs(15);
-
 /// Placement records, by VM.
 pub(super) type Records = BTreeMap<Name, PlacementRecord>;
 
@@ -35,6 +32,9 @@ pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> (
     let (there, glance) = contact(host).await;
     let records = glance.as_ref().map(|g| g.records.clone()).unwrap_or_default();
     let seen = match (there, glance) {
+        (Ok(()), Ok(glance)) if host.hypervisor.is_remote() => {
+            contact::while_it_answers(&host.doors.libvirt, examine(host, desired, look, glance)).await
+        }
         (Ok(()), Ok(glance)) => examine(host, desired, look, glance).await,
         (Err(text), _) => Err(text),
         (Ok(()), Err(text)) if host.shell.is_remote() => Err(format!("libvirt answers, its shell does not: {text}")),
@@ -45,22 +45,21 @@ pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> (
 
 /// Asks both ways to a host at once whether it is there: one that is not must not keep the others waiting.
 async fn contact(host: &RealHost) -> (Result<(), String>, Result<Glance, String>) {
+    let silent = |what: &str| format!("{what} of {} does not answer within {} s", host.doc.name, CONTACT.as_secs());
     let lock = host.lock_path();
-    let glance = async { glance::at(host.shell.as_ref(), &host.folders, &lock).await.map_err(|e| e.to_string()) };
+    let glance = async {
+        let glance = glance::at(host.shell.as_ref(), &host.folders, &lock);
+        if !host.shell.is_remote() {
+            return glance.await.map_err(|e| e.to_string());
+        }
+        contact::by_shell(&host.doors.shell, || silent("the shell"), glance).await
+    };
     let ping = async {
         if !host.hypervisor.is_remote() {
             return Ok(());
         }
-        host.hypervisor.ping().await.map_err(|e| e.to_string())
+        host.doors.libvirt.pass(|| silent("the hypervisor")).await
     };
-    let silent = |what: &str| format!("{what} of {} does not answer within {} s", host.doc.name, CONTACT.as_secs());
-    let glance = async {
-        if !host.shell.is_remote() {
-            return glance.await;
-        }
-        tokio::time::timeout(CONTACT, glance).await.unwrap_or_else(|_| Err(silent("the shell")))
-    };
-    let ping = async { tokio::time::timeout(CONTACT, ping).await.unwrap_or_else(|_| Err(silent("the hypervisor"))) };
     tokio::join!(ping, glance)
 }
 
