@@ -302,6 +302,7 @@ impl Work for Watching {
                     let outcome = match (stop.is_raised(), failed || passed.held.is_some()) {
                         (true, _) => Ended::Stopped,
                         (_, true) => Ended::Failed,
+                        _ if passed.left.under_way() > 0 => Ended::GoesOn,
                         _ => Ended::Settled,
                     };
                     let did = failed || render::tally(&passed.rounds).done > 0;

@@ -36,13 +36,13 @@ impl<'a> Draft<'a> {
         self.touched_by_name(name);
         match standing {
             Standing::Doubled(hosts) => self.doubled(name, &hosts),
-            Standing::Waits(text) => self.note(name, NoteKind::Waiting, text, None),
+            Standing::Waits(text) => self.note(name, NoteKind::UnderWay, text, None),
             Standing::Stranded { text, unblock } => {
                 self.stuck(name, host, "stranded", "it is not known where it is", text, unblock);
             }
             Standing::Split { from, to } => self.split(name, vm, obs, from, to),
             Standing::Moving { to, job } => {
-                self.note(name, NoteKind::Waiting, under_way(to, job), None);
+                self.note(name, NoteKind::UnderWay, under_way(to, job), None);
                 if !self.is_ours(name, host) {
                     let text = "somebody moves it by hand: nothing is done to it before that ended";
                     self.note(name, NoteKind::LeftAlone, text, None);

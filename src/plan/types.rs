@@ -528,6 +528,8 @@ pub struct Note {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum NoteKind {
+    /// A move goes on by itself: what is left to do is planned when it ended.
+    UnderWay,
     /// Waiting for something.
     Waiting,
     /// Left alone on purpose: a hold, a pause, something unmanaged.
@@ -622,6 +624,10 @@ pub struct Risk {
 }
 
 impl Plan {
+    /// Moves that go on by themselves: there is something to do when they ended, without any action now.
+    pub fn under_way(&self) -> usize {
+        self.notes.iter().filter(|n| n.kind == NoteKind::UnderWay).count()
+    }
     /// No action at all, not even a blocked one.
     pub fn is_empty(&self) -> bool {
         self.actions.is_empty()

@@ -201,7 +201,11 @@ fn head(plan: &Plan) -> String {
     ];
     let mut verdict: Vec<String> = parts.iter().filter(|(n, _)| *n > 0).map(|(n, w)| format!("{n} {w}")).collect();
     if verdict.is_empty() {
-        verdict.push("no changes".to_owned());
+        verdict.push(match plan.under_way() {
+            0 => "no changes".to_owned(),
+            1 => "1 move goes on".to_owned(),
+            moves => format!("{moves} moves go on"),
+        });
     }
     let ages: Vec<String> = plan
         .inputs

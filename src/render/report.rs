@@ -87,6 +87,11 @@ pub fn report_text(rounds: &[(Plan, Report)], left: Option<&Plan>, style: &Style
     }
     match left.map(|plan| plan.actions.len()) {
         None => {}
+        Some(0) if left.is_some_and(|plan| plan.under_way() > 0) => {
+            let moves = count(left.map_or(0, Plan::under_way), "move that goes", "moves that go");
+            let text = format!("{moves} on without us: apply again when it ended (stablehand status shows it)");
+            labelled(&mut out, style, Ink::Yellow, "left", &text);
+        }
         Some(0) if words.iter().any(|(_, o)| matches!(o, Outcome::Failed { .. })) => {
             let text = "nothing to change: what failed is as the YAML says by now (stablehand status: is it ready?)";
             labelled(&mut out, style, Ink::Yellow, "left", text);

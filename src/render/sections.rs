@@ -109,5 +109,9 @@ pub(super) fn no_changes(plan: &Plan, with_age: bool) -> String {
     let quiet = if quiet.is_empty() { String::new() } else { format!(" ({})", quiet.join(", ")) };
     let vms = count(usize::try_from(plan.unchanged).unwrap_or(usize::MAX), "VM is", "VMs are");
     let head = super::short_revision(&plan.head);
-    format!("no changes: {vms} as {head} says, fleet {}{quiet}", plan.fleet)
+    let lead = match plan.under_way() {
+        0 => "no changes".to_owned(),
+        moves => format!("nothing to begin, {} on", count(moves, "move goes", "moves go")),
+    };
+    format!("{lead}: {vms} as {head} says, fleet {}{quiet}", plan.fleet)
 }

@@ -11,15 +11,14 @@ use super::{diff, words};
 /// Columns before the parts of an action that explain it.
 const INDENT: usize = 7;
 
-/// The whole plan as text, with a line end. A plan without actions is exactly one line, unless `show_all` asks for
-/// its notes.
+/// The whole plan as text, with a line end. A plan without actions is exactly one line, and one more for each move that
+/// goes on by itself, unless `show_all` asks for its notes.
 pub fn text(plan: &Plan, style: &Style) -> String {
     let mut out = Page { style, text: String::new() };
     if plan.is_empty() {
-        out.line(Ink::Green, &no_changes(plan, !style.stable));
-        if style.show_all {
-            out.notes(plan);
-        }
+        let ink = if plan.under_way() == 0 { Ink::Green } else { Ink::Yellow };
+        out.line(ink, &no_changes(plan, !style.stable));
+        out.notes(plan, |kind| style.show_all || kind == NoteKind::UnderWay);
         return out.text;
     }
     out.head(plan);
@@ -253,15 +252,17 @@ impl Page<'_> {
         if !plan.notes.is_empty() {
             self.text.push('\n');
             self.line(Ink::Bold, "NOT CHANGED, AND WHY");
-            self.notes(plan);
+            self.notes(plan, |_| true);
         }
     }
 
     /// Why nothing happens. Long lists are cut unless all is asked for.
-    fn notes(&mut self, plan: &Plan) {
+    fn notes(&mut self, plan: &Plan, shown: impl Fn(NoteKind) -> bool) {
         let most = if self.style.show_all { usize::MAX } else { 12 };
-        for note in plan.notes.iter().take(most) {
+        let notes: Vec<_> = plan.notes.iter().filter(|note| shown(note.kind)).collect();
+        for note in notes.iter().take(most) {
             let kind = match note.kind {
+                NoteKind::UnderWay => "goes on",
                 NoteKind::Waiting => "waits",
                 NoteKind::LeftAlone => "left",
                 NoteKind::RestartPending => "restart",
@@ -270,7 +271,7 @@ impl Page<'_> {
             let origin = note.origin.as_ref().map(|o| format!("   {o}")).unwrap_or_default();
             self.labelled(1, kind, 9, Ink::Plain, &format!("{}: {}{origin}", note.subject, note.text));
         }
-        let more = plan.notes.len().saturating_sub(most);
+        let more = notes.len().saturating_sub(most);
         if more > 0 {
             self.line(Ink::Dim, &format!(" and {more} more (--show-all)"));
         }

@@ -22,6 +22,9 @@ const BACKOFF_MOST: Millis = 300_000;
 const MENDED_MOST: Millis = 60_000;
 /// The same mended twice within this time is a thing that breaks over and over.
 const MENDED_SOON: Millis = 600_000;
+/// A move that goes on by itself is looked at again after this long: its guest runs meanwhile, and what is left to do is not
+/// urgent, but a host that is drained waits for it.
+const SOON: Millis = 5_000;
 /// Hints that keep coming delay a read this long at most.
 const DEBOUNCE_MOST: Millis = 3_000;
 
@@ -75,6 +78,8 @@ pub struct PassEnd {
 pub enum Outcome {
     /// Nothing to do, or all was done, or what is left waits for a person.
     Settled,
+    /// A move goes on by itself, and something is to be done when it ended: look again soon.
+    GoesOn,
     /// Something failed: try again later.
     Failed,
     /// It was asked to stop between steps.
@@ -313,7 +318,8 @@ impl Machine {
             self.due = now;
             return self.go(now).into_iter().collect();
         }
-        self.due = now + self.resync;
+        let wait = if end.outcome == Outcome::GoesOn { SOON.min(self.resync) } else { self.resync };
+        self.due = now + wait;
         if end.outcome != Outcome::Failed {
             self.failures = None;
             return self.mended(now, end).into_iter().collect();
@@ -413,6 +419,16 @@ mod tests {
         assert_eq!(machine.wake(), Some(30_000));
         assert_eq!(machine.on(30_000, Event::Tick), [Command::Read]);
         assert_eq!(machine.on(30_000, good("a")), [start("a")], "the timer looks again all the same");
+    }
+
+    #[test]
+    fn a_move_that_goes_on_is_looked_at_soon() {
+        let mut machine = settled();
+        assert_eq!(machine.on(30_000, Event::Tick), [Command::Read]);
+        assert_eq!(machine.on(30_000, good("a")), [start("a")]);
+        let goes_on = PassEnd { revision: "a".into(), effects: String::new(), outcome: Outcome::GoesOn };
+        assert_eq!(machine.on(31_000, Event::PassEnded(goes_on)), []);
+        assert_eq!(machine.wake(), Some(36_000));
     }
 
     #[test]

@@ -163,6 +163,10 @@ impl Script {
                 self.say(&outcome_line(plan, id, outcome));
             }
         }
+        let goes_on = |n: &&crate::plan::Note| n.kind == crate::plan::NoteKind::UnderWay && !applied.crashed;
+        for note in applied.passed.left.notes.iter().filter(goes_on) {
+            self.say(&format!("{:11} {}: {}", "goes on", note.subject, note.text));
+        }
         let end = if applied.crashed { "; and then we crashed" } else { "" };
         let tenths = applied.millis / 100;
         self.say(&format!("{} steps in {}.{}s{end}", applied.steps, tenths / 10, tenths % 10));
@@ -170,7 +174,7 @@ impl Script {
 
     fn expect(&mut self, expect: &Expect) -> Result<(), String> {
         match expect {
-            Expect::NoChanges => self.expect_count(|p| p.actions.len(), 0, "no changes"),
+            Expect::NoChanges => self.expect_count(|p| p.actions.len() + p.under_way(), 0, "no changes"),
             Expect::Changes(n) => {
                 self.expect_count(|p| p.actions.iter().filter(|a| !a.is_blocked()).count(), *n, "changes")
             }
