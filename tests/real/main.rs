@@ -13,6 +13,7 @@ mod guest;
 mod host;
 mod killed;
 mod moving;
+mod rack;
 
 /// Whether real guests can run here; in words, what is missing.
 pub(crate) fn can_run() -> Result<(), String> {
