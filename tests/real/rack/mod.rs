@@ -1,6 +1,7 @@
 //! `examples/fleet` on real libvirt hosts in a laboratory: drains, cables, power cuts, a second controller. All the while
 //! every guest counts to its disk and to the network, and somebody looks on that each ran at one place at most.
 
+mod faults;
 mod lost;
 mod moves;
 mod witness;
@@ -155,13 +156,7 @@ impl Rack {
     pub(crate) fn running(&self) -> Vec<(String, Vec<String>)> {
         let mut all = Vec::new();
         for host in ["h1", "h2", "h3"] {
-            let output = Command::new(top().join("tests/lab/lab"))
-                .args(["console", host, "virsh", "-q", "list", "--state-running", "--name"])
-                .env("LAB", &self.lab)
-                .env("LAB_NET", &self.net)
-                .output()
-                .unwrap();
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let text = self.console(host, &["virsh", "-q", "list", "--state-running", "--name"]);
             let names = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(|l| l.replace("rack.", "")).collect();
             all.push((host.to_owned(), names));
         }
@@ -174,6 +169,48 @@ impl Rack {
             self.running().into_iter().filter(|(_, vms)| vms.iter().any(|v| v == vm)).map(|(h, _)| h).collect();
         assert_eq!(places.len(), 1, "{vm} runs on {places:?}");
         places[0].clone()
+    }
+
+    /// The same, once it runs somewhere.
+    pub(crate) fn place_within(&self, vm: &str, seconds: u64) -> String {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        while !self.running().iter().any(|(_, vms)| vms.iter().any(|v| v == vm)) {
+            assert!(Instant::now() < end, "{vm} runs nowhere");
+            std::thread::sleep(Duration::from_millis(500));
+        }
+        self.place(vm)
+    }
+
+    /// Waits until a VM arrives at a host, paused until it is handed over; gives the host.
+    pub(crate) fn arriving(&self, vm: &str, seconds: u64) -> String {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            for host in ["h1", "h2", "h3"] {
+                let said = self.console(host, &["virsh", "-q", "list", "--state-paused", "--name"]);
+                if said.lines().any(|l| l.trim() == format!("rack.{vm}")) {
+                    return host.to_owned();
+                }
+            }
+            assert!(Instant::now() < end, "{vm} arrives nowhere");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// A command by a host's own keyboard.
+    pub(crate) fn console(&self, host: &str, words: &[&str]) -> String {
+        let output = Command::new(top().join("tests/lab/lab"))
+            .args(["console", host])
+            .args(words)
+            .env("LAB", &self.lab)
+            .env("LAB_NET", &self.net)
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// `kill -9` of a VM's QEMU on a host.
+    pub(crate) fn kill_qemu(&self, host: &str, vm: &str) {
+        self.console(host, &["pkill", "-9", "-f", &format!("guest=rack\\.{vm},")]);
     }
 
     /// VMs that run on a host.
