@@ -93,6 +93,16 @@ impl Rack {
                         "          write_files:\n            - path: /etc/beacon\n              content: \"{}.1:5514\"\n",
                         self.net
                     ),
+                )
+                // The database has no user data in the example: it counts to the network here, too.
+                .replace(
+                    "        tcp: {port: 80}\n        within: 90s\n",
+                    &format!(
+                        "        tcp: {{port: 80}}\n        within: 90s\n      cloudInit:\n        userData: |\n          \
+                         #cloud-config\n          write_files:\n            - path: /etc/beacon\n              content: \
+                         \"{}.1:5514\"\n",
+                        self.net
+                    ),
                 );
             std::fs::write(self.folder.join(path.file_name().unwrap()), text).unwrap();
         }
