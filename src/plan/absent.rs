@@ -303,7 +303,19 @@ impl<'a> Draft<'a> {
 
     /// A creation that is stopped, shown all the same.
     pub(crate) fn blocked_create(&mut self, vm: &'a Vm, block: Block) {
-        let why = reason("new", self.new_text(vm, false), Some(vm.origin.clone()));
+        let unseen = |host: &Name| !self.world.hosts.get(host).is_some_and(|view| view.known().is_some());
+        let recorded =
+            self.world.records.get(&vm.name).filter(|r| block.by == BlockedBy::UnknownState && unseen(&r.host));
+        let why = match recorded {
+            Some(record) => {
+                let text = format!(
+                    "it is on host/{}, as far as anybody knows: only if that is lost is it made anew",
+                    record.host
+                );
+                reason("unseen", text, Some(vm.origin.clone()))
+            }
+            None => reason("new", self.new_text(vm, false), Some(vm.origin.clone())),
+        };
         let mut act = action(&vm.name, Verb::Create, Cause::Change, why, Class::Create, Downtime::None);
         act.blocked.push(block);
         self.push(act, []);

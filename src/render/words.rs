@@ -1,6 +1,6 @@
 //! Words for the parts of a plan, shared by text and Markdown.
 
-use crate::model::{Field, Name, Span, Timestamp};
+use crate::model::{Field, Name, Span, Timestamp, Transport};
 use crate::plan::{
     Action, ActionId, Cause, Class, DataEffect, DiskFate, Downtime, FieldChange, HostDrain, MoveMode, Plan, Verb,
 };
@@ -136,10 +136,14 @@ pub(super) fn way(action: &Action) -> Option<String> {
         n => format!("median of {n} moves"),
     };
     Some(format!(
-        "{}; {sure}; {} by {}",
+        "{}; {sure}; {} {}",
         t.why,
         if t.mode.is_live() { "memory travels" } else { "data travels" },
-        t.transport.word()
+        match t.transport {
+            Transport::Tls => "encrypted, by TLS",
+            Transport::Tunnel => "encrypted, by SSH",
+            Transport::Clear => "in clear text",
+        }
     ))
 }
 
