@@ -275,7 +275,7 @@ async fn grow(host: &RealHost, vm: &Name, uuid: Uuid, path: &str, to: Bytes) -> 
     }
 }
 
-/// Sees that no domain has a file, whoever's domain it is; but for the one of `own`, when it is shut off.
+/// Sees that no domain has a file, whoever's domain it is; but for the one of `own`, when it is not active.
 async fn unused(host: &RealHost, path: &str, own: Option<&Name>) -> Result<(), StepError> {
     for text in host.hypervisor.all_config_xml().await? {
         if !xml::sources(&text)?.iter().any(|s| s == path) {
@@ -284,7 +284,7 @@ async fn unused(host: &RealHost, path: &str, own: Option<&Name>) -> Result<(), S
         let reading = xml::read(&text)?;
         let stamp = reading.stamp.as_ref().and_then(|s| s.as_ref().ok());
         let mine = stamp.is_some_and(|s| s.fleet == host.folders.fleet && Some(&s.vm) == own);
-        let off = |power| matches!(power, Some(Power::Stopped | Power::Crashed));
+        let off = |power: Option<Power>| power.is_some_and(|power| !power.is_active());
         if !(mine && off(host.hypervisor.power(reading.uuid).await?)) {
             return Err(StepError::Stale(format!("{} has {path}", reading.name)));
         }

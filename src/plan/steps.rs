@@ -105,7 +105,7 @@ pub enum Op {
         until: Timestamp,
     },
     /// Deletes a disk and its stamp file. Fails when its stamp names another VM, or a domain has it that is another
-    /// VM's or is not shut off: a VM whose root returns to its image keeps its definition meanwhile.
+    /// VM's or is active: a VM whose root returns to its image, or that moves, keeps its definition meanwhile.
     DeleteDisk {
         /// Its path.
         path: String,

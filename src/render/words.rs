@@ -141,6 +141,8 @@ pub(super) fn way(action: &Action) -> Option<String> {
         if t.mode.is_live() { "memory travels" } else { "data travels" },
         match t.transport {
             Transport::Tls => "encrypted, by TLS",
+            // What stands still goes from shell to shell.
+            Transport::Tunnel if !t.mode.is_live() => "through the hosts' shells",
             Transport::Tunnel => "encrypted, by SSH",
             Transport::Clear => "in clear text",
         }

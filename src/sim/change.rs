@@ -225,8 +225,9 @@ impl World {
             return Err(StepError::failed(format!("the stamp of {path} does not name {vm}")));
         };
         let has = |s: &Shape| s.disks.values().any(|d| d.path == path);
-        let off = |d: &SimDomain| matches!(d.power, Power::Stopped | Power::Crashed);
-        let resets = |d: &SimDomain| off(d) && d.stamp.as_ref().is_some_and(|s| s.fleet == stamp.fleet && s.vm == *vm);
+        let resets = |d: &SimDomain| {
+            !d.power.is_active() && d.stamp.as_ref().is_some_and(|s| s.fleet == stamp.fleet && s.vm == *vm)
+        };
         let users = host.domains.values().filter(|d| has(&d.config) || d.live.as_ref().is_some_and(has));
         let in_use = users.into_iter().find(|d| !resets(d));
         if let Some(domain) = in_use {
