@@ -428,8 +428,14 @@ impl Book {
     /// Moves that are remembered of a link: an odd number, so that the median is one of them.
     pub const MOVES: usize = 9;
 
-    /// Adds a move and forgets the oldest one of its link.
+    /// What is smaller tells of calls, not of the link: a seed takes as long as ten times its bytes.
+    pub const SMALLEST: Bytes = Bytes::mib(8);
+
+    /// Adds a move, unless it was too small to tell anything, and forgets the oldest one of its link.
     pub fn moved(&mut self, past: PastMove) {
+        if past.bytes < Self::SMALLEST {
+            return;
+        }
         let of_link = |m: &&PastMove| m.link == past.link;
         if self.moves.iter().filter(of_link).count() >= Self::MOVES
             && let Some(oldest) = self.moves.iter().position(|m| m.link == past.link)

@@ -18,7 +18,7 @@ fn whoever_is_killed_in_the_middle_of_a_move_nothing_is_lost() {
     let boot = rack.fact("shop-db-1", "boot_id");
     for victim in ["us", "libvirtd of the source", "libvirtd of the target", "QEMU of the target"] {
         let source = rack.place("shop-db-1");
-        rack.lab(&["slow", &source, "30mbit"]);
+        rack.lab(&["slow", &source, "80mbit"]);
         let mut drain = rack.command(&["drain", &source, "--yes"]).spawn().unwrap();
         // Until its memory travels: the target has its domain, arriving.
         let target = rack.arriving("shop-db-1", 60);

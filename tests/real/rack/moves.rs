@@ -17,7 +17,7 @@ fn a_host_is_drained_and_restored_while_its_guests_run() {
 
     // Shown first, and nothing done.
     let shown = rack.must(&["drain", &db, "--dry-run"]);
-    assert!(shown.contains("migrate"), "{shown}");
+    assert!(shown.contains("live, with its disks"), "{shown}");
     assert_eq!(rack.vms_on(&db), before);
 
     let began = Instant::now();
