@@ -107,6 +107,7 @@ async fn silence(guest: &Guest<'_>, over: &std::sync::atomic::AtomicBool) -> u12
 }
 
 #[test]
+#[ignore = "eight minutes; `rack` pulls cables in every run: cargo test --test real -- --ignored --nocapture a_cable_cut"]
 fn a_cable_cut_at_any_moment_leaves_the_guest_at_one_place() {
     or_skip!("cables cut during moves");
     let lab = Lab::up("shmvc", 102, &[], CLEAR);
