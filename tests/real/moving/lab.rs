@@ -90,6 +90,15 @@ impl Lab {
         assert!(run(&self.name, &self.net, words), "lab {words:?}");
     }
 
+    /// The same beside the test, some time later.
+    pub(super) fn later(&self, after: Duration, words: &'static [&'static str]) -> std::thread::JoinHandle<()> {
+        let (name, net) = (self.name.clone(), self.net.clone());
+        std::thread::spawn(move || {
+            std::thread::sleep(after);
+            assert!(run(&name, &net, words), "lab {words:?}");
+        })
+    }
+
     /// What a program on a host prints, by its keyboard: also when it is cut off.
     pub(super) fn says(&self, host: &str, words: &[&str]) -> String {
         let output = tool(&self.name, &self.net).args(["console", host]).args(words).output().unwrap();

@@ -102,6 +102,21 @@ fn a_host_that_is_cut_off_is_unknown_and_comes_back() {
         assert_eq!(seen.vms[&guest.vm].power, Power::Running);
         guest.goes_on(&before);
 
+        for after in [5, 15, 25, 35] {
+            // In the middle of a look, which ends all the same.
+            let cut = lab.later(Duration::from_millis(after), &["cut", "h1"]);
+            let (seen, took) = look(&lab, "h1").await;
+            println!(
+                "cut off {after} ms after a look began: {} ms, known: {}",
+                took.as_millis(),
+                seen.known().is_some()
+            );
+            assert!(took < Duration::from_secs(16), "{took:?}");
+            cut.join().unwrap();
+            lab.must(&["heal", "h1"]);
+            known_again(&lab, "h1", "healed").await;
+        }
+
         lab.must(&["restart-libvirtd", "h1"]);
         let seen = known_again(&lab, "h1", "libvirtd killed").await;
         assert_eq!(seen.vms[&guest.vm].power, Power::Running);
