@@ -185,16 +185,13 @@ impl Observer for RealFleet {
                 at: now(),
                 hosts: BTreeMap::new(),
                 records: BTreeMap::new(),
+                strays: BTreeMap::new(),
                 store: StoreState::default(),
             };
-            for (host, (answer, records)) in asked.iter().zip(answers) {
-                for (vm, record) in records {
-                    let held = match observed.records.remove(&vm) {
-                        Some(other) => other.newer(record),
-                        None => record,
-                    };
-                    observed.records.insert(vm, held);
-                }
+            let records: Vec<_> =
+                asked.iter().zip(&answers).map(|(host, (_, records))| (&host.doc.name, records)).collect();
+            observed.take_records(&records);
+            for (host, (answer, _)) in asked.iter().zip(answers) {
                 let answer = match answer {
                     Ok(seen) => Observation::Known(seen),
                     Err(text) => Observation::Unknown(Fault { text, since: None }),

@@ -3,7 +3,7 @@
 //! A part is Known, Absent or Unknown. "Not seen on the hosts we reached" is not Absent.
 //! Its JSON form is the recorded observed state of `observe --out DIR` and `plan --observed DIR`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -62,9 +62,33 @@ pub struct Observed {
     /// Placement records by VM: where each was last put, written before its first define.
     #[serde(default)]
     pub records: BTreeMap<Name, PlacementRecord>,
+    /// Hosts that have an older record of a VM than [`Self::records`] has: they were not seen when it moved on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub strays: BTreeMap<Name, BTreeSet<Name>>,
     /// Whether the store (limits, holds, approvals) was there. When it was lost, disruptive effects wait.
     #[serde(default)]
     pub store: StoreState,
+}
+
+impl Observed {
+    /// Takes records as hosts have them, by host: of several of one VM, the newest holds.
+    pub fn take_records(&mut self, seen: &[(&Name, &BTreeMap<Name, PlacementRecord>)]) {
+        for (vm, record) in seen.iter().flat_map(|(_, records)| records.iter()) {
+            let newest = match self.records.remove(vm) {
+                Some(other) => other.newer(record.clone()),
+                None => record.clone(),
+            };
+            self.records.insert(vm.clone(), newest);
+        }
+        for (host, records) in seen {
+            let old = |(vm, record): &(&Name, &PlacementRecord)| {
+                self.records.get(*vm).is_some_and(|newest| record.rank() < newest.rank())
+            };
+            for (vm, _) in records.iter().filter(old) {
+                self.strays.entry(vm.clone()).or_default().insert((*host).clone());
+            }
+        }
+    }
 }
 
 /// What the store knew.
@@ -133,8 +157,11 @@ impl PlacementRecord {
     /// Of two records of one VM, the one that holds: the later move, and of one move its end.
     #[must_use]
     pub fn newer(self, other: Self) -> Self {
-        let rank = |r: &Self| (r.moves, r.incarnation, r.from.is_none());
-        if rank(&other) > rank(&self) { other } else { self }
+        if other.rank() > self.rank() { other } else { self }
+    }
+    /// What makes one record newer than another.
+    const fn rank(&self) -> (u32, u32, bool) {
+        (self.moves, self.incarnation, self.from.is_none())
     }
     /// The hosts on which the VM may be.
     pub fn places(&self) -> impl Iterator<Item = &Name> {

@@ -119,6 +119,10 @@ impl<'a> Draft<'a> {
             let mut act = action(name, Verb::Expire, Cause::Drift, why, Class::None, Downtime::None);
             act.from = Some(record.host.clone());
             act.steps = on(&record.host, [Op::Unrecord { vm: name.clone() }]);
+            let strays = self.world.strays.get(name).into_iter().flatten();
+            for host in strays.filter(|host| self.world.view(host).known().is_some()) {
+                act.steps.extend(on(host, [Op::Unrecord { vm: name.clone() }]));
+            }
             self.push(act, []);
         }
     }

@@ -111,6 +111,17 @@ impl<'a> World<'a> {
         }
         let in_flight = self.records.iter().filter(|(_, r)| r.from.is_some()).map(|(name, _)| name);
         self.unsettled.extend(in_flight);
+        // A record of an earlier move is taken away where the VM is not, and nothing of it goes on.
+        let stray = |name: &Name, hosts: &std::collections::BTreeSet<Name>| {
+            let from = flight(self.records.get(name)).map(|(from, _)| from);
+            let other = |host: &&Name| {
+                self.place(name).is_some_and(|(at, _)| !self.same_files(at, host)) && from != Some(*host)
+            };
+            hosts.iter().any(|host| other(&host) && self.view(host).known().is_some())
+        };
+        let strays: Vec<&'a Name> =
+            self.strays.iter().filter(|(name, hosts)| stray(name, hosts)).map(|(name, _)| name).collect();
+        self.unsettled.extend(strays);
         let incoming =
             |(_, d): &(&Name, super::world::Disk<'_>)| matches!(d.obs.stamp.phase, DiskPhase::Incoming { .. });
         self.unsettled.extend(self.disks.iter().filter(|(_, all)| all.iter().any(incoming)).map(|(name, _)| *name));

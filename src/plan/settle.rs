@@ -311,11 +311,16 @@ impl<'a> Draft<'a> {
         let moved = flight(self.world.records.get(name));
         let is_source = moved.is_some_and(|(from, _)| from == other);
         let is_target = moved.is_some_and(|(_, to)| to == other);
-        if (!ops.is_empty() || last.is_some() || is_target) && !shared && !is_source {
-            // First: a record that is left alone is not seen beside the newer one.
-            ops.insert(0, Op::Unrecord { vm: name.clone() });
+        let is_stray = self.world.strays.get(name).is_some_and(|hosts| hosts.contains(other));
+        if is_stray && !is_source && work.why.is_empty() {
+            work.why.push(format!("{other} was not seen when it moved on: what is left of it there is put aside"));
         }
+        let any = !ops.is_empty() || last.is_some() || is_target || is_stray;
         ops.extend(last);
+        if any && !shared && !is_source {
+            // Last: while it is there, what else is left is known to be old.
+            ops.push(Op::Unrecord { vm: name.clone() });
+        }
         work.add(other, ops);
     }
 

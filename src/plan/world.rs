@@ -47,6 +47,8 @@ pub(crate) struct World<'a> {
     pub(crate) disks: BTreeMap<&'a Name, Vec<(&'a Name, Disk<'a>)>>,
     /// Placement records.
     pub(crate) records: &'a BTreeMap<Name, PlacementRecord>,
+    /// Hosts that have a record of an earlier move of a VM.
+    pub(crate) strays: &'a BTreeMap<Name, BTreeSet<Name>>,
     /// Hosts on which a VM may be that was not seen: Unknown ones, and those that records name but no document does.
     pub(crate) dark: BTreeSet<&'a Name>,
     /// Hosts that certainly run nothing any more, and how that is known.
@@ -79,6 +81,7 @@ impl<'a> World<'a> {
             vms: BTreeMap::new(),
             disks: BTreeMap::new(),
             records: &observed.records,
+            strays: &observed.strays,
             dark: BTreeSet::new(),
             losses: BTreeMap::new(),
             standings: BTreeMap::new(),

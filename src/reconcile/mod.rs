@@ -138,9 +138,15 @@ pub async fn observe(cast: &Cast<'_>, desired: &Desired, look: Look) -> Result<O
 pub fn recall(observed: &mut Observed, remembered: &BTreeMap<Name, PlacementRecord>) {
     for (vm, record) in remembered {
         let asked = observed.hosts.get(&record.host).is_some_and(|h| h.known().is_some());
-        if !asked && !observed.records.contains_key(vm) {
-            observed.records.insert(vm.clone(), record.clone());
+        if asked {
+            continue;
         }
+        // What a host says that was not there when the VM moved on is older than what is remembered.
+        let newest = match observed.records.remove(vm) {
+            Some(seen) => seen.newer(record.clone()),
+            None => record.clone(),
+        };
+        observed.records.insert(vm.clone(), newest);
     }
 }
 

@@ -348,7 +348,11 @@ impl World {
             key.and_then(|k| self.newest.get(&k)).is_none_or(|newest| *newest == (file.content, file.writes))
         };
         let there = self.hosts.get(&step.host);
-        let is_last = last && paths.iter().filter_map(|p| there?.disks.get(p)).all(newest);
+        // On storage that hosts share the file is the same: there it went on where it has been given its definition.
+        let shares = |name: &Name| self.same_storage(&step.host, name);
+        let mut others = self.hosts.iter().filter(|(name, _)| **name != step.host && shares(name));
+        let went_on = others.any(|(_, h)| h.domains.get(&uuid).is_some_and(|d| !d.transient));
+        let is_last = last && !went_on && paths.iter().filter_map(|p| there?.disks.get(p)).all(newest);
         self.host(&step.host)?.domains.remove(&uuid);
         // Where its guest went on and ended since, what stands here is older than its disks.
         if is_last {

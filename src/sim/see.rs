@@ -2,8 +2,8 @@
 
 use super::world::{SimDomain, SimHost, World};
 use crate::model::{
-    BridgeObs, CpuObs, Desired, DiskObs, Fault, HostObs, ImageObs, MoveObs, Name, Observation, Observed,
-    PlacementRecord, Power, Readiness, Timestamp, Unmanaged, VmObs,
+    BridgeObs, CpuObs, Desired, DiskObs, Fault, HostObs, ImageObs, MoveObs, Name, Observation, Observed, Power,
+    Readiness, Timestamp, Unmanaged, VmObs,
 };
 use crate::observe::Look;
 
@@ -18,6 +18,7 @@ impl World {
             store: self.memory.state(self.millis),
             ..Observed::default()
         };
+        let mut records = Vec::new();
         for name in desired.hosts.keys() {
             let seen = match self.hosts.get(name) {
                 None => unknown("no such machine in the simulation"),
@@ -27,13 +28,14 @@ impl World {
                     unknown(&format!("another machine answers there: its host UUID is {}", host.uuid))
                 }
                 Some(host) => {
-                    see_records(host, &mut observed);
+                    records.push((name, &host.records));
                     let layer = desired.hosts.get(name).map(crate::model::Host::layer).unwrap_or_default();
                     Observation::Known(HostObs { layer, ..self.see_host(fleet, name, host, look) })
                 }
             };
             observed.hosts.insert(name.clone(), seen);
         }
+        observed.take_records(&records);
         observed
     }
 
@@ -113,17 +115,6 @@ impl World {
             ready,
             screen: domain.live.as_ref().map(|_| format!("/run/sim/{}.vnc", domain.name)),
         }
-    }
-}
-
-/// Of several records of one VM, the newest holds.
-fn see_records(host: &SimHost, observed: &mut Observed) {
-    for (vm, record) in &host.records {
-        let newest = match observed.records.remove(vm) {
-            Some(other) => PlacementRecord::newer(other, record.clone()),
-            None => record.clone(),
-        };
-        observed.records.insert(vm.clone(), newest);
     }
 }
 

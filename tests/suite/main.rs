@@ -18,5 +18,6 @@ mod lab;
 mod moves;
 mod plan;
 mod props;
+mod roams;
 mod rooms;
 mod sim;
