@@ -43,8 +43,15 @@ pub fn alias(fleet: &Name) -> String {
 /// # Errors
 /// [`ShellError`].
 pub async fn observe(shell: &dyn Shell, fleet: &Name) -> Result<Bridges, ShellError> {
-    let text = succeed(shell, Program::new(["ip", "-json", "-details", "address", "show"])).await?;
-    read(&text, fleet)
+    read(&ask(shell).await?, fleet)
+}
+
+/// Asks for every interface; [`read`] reads the answer.
+///
+/// # Errors
+/// [`ShellError`].
+pub async fn ask(shell: &dyn Shell) -> Result<Vec<u8>, ShellError> {
+    succeed(shell, Program::new(["ip", "-json", "-details", "address", "show"])).await
 }
 
 /// Reads what `ip -json -details address show` prints.

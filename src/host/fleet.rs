@@ -16,7 +16,7 @@ use super::contact::Doors;
 use super::disk::Folders;
 use super::libvirt::{FRESH, Hypervisor, Opener};
 use super::shell::Shell;
-use super::{accel, act, fence, lock, shell, survey};
+use super::{accel, act, fence, glance, lock, shell, survey};
 use crate::execute::{Actuator, Done, LockError, Progress, StepError};
 use crate::model::stats::HostCounters;
 use crate::model::{
@@ -31,6 +31,8 @@ pub struct RealFleet {
     base: PathBuf,
     who: String,
     hosts: Mutex<BTreeMap<Name, Arc<RealHost>>>,
+    /// What the acceleration probe found on this machine.
+    machine: Arc<tokio::sync::Mutex<Option<Found>>>,
     /// Holds one note at most: whoever waits learns that something happened, not how often.
     stirred: Arc<tokio::sync::Notify>,
 }
@@ -50,14 +52,22 @@ pub(super) struct RealHost {
     /// One file at a time comes into the store: two fetches of one path would write one partial file.
     pub(super) fetching: tokio::sync::Mutex<()>,
     lock: Mutex<Option<lock::Held>>,
-    /// What the acceleration probe found, over which connection and when.
-    accelerated: tokio::sync::Mutex<Option<(u64, Instant, Acceleration)>>,
+    /// What the acceleration probe found. Hosts that are this machine have it in common.
+    accelerated: Arc<tokio::sync::Mutex<Option<Found>>>,
     /// Subnets behind bridges that are the host's own.
     inside: Mutex<Vec<Ipv4Net>>,
     /// What it is, as last found out.
     pub(super) facts: tokio::sync::Mutex<Option<super::facts::Kept>>,
     /// The fleet's domains as last seen here.
     names: Mutex<BTreeMap<Uuid, Name>>,
+}
+
+/// What an acceleration probe found, over which connection and when.
+#[derive(Clone, Copy)]
+struct Found {
+    connection: u64,
+    at: Instant,
+    acceleration: Acceleration,
 }
 
 /// Hosts whose counters are read at once: each takes a thread while it is asked.
@@ -74,6 +84,7 @@ impl RealFleet {
             base: base.into(),
             who: who.into(),
             hosts: Mutex::new(BTreeMap::new()),
+            machine: Arc::default(),
             stirred: Arc::default(),
         };
         fleet.adopt(desired);
@@ -126,12 +137,12 @@ impl RealFleet {
             },
             doors: Doors::of(&hypervisor, &shell, &stirred),
             hypervisor,
-            shell,
             base: self.base.clone(),
             emulator: tokio::sync::OnceCell::new(),
             fetching: tokio::sync::Mutex::new(()),
             lock: Mutex::new(None),
-            accelerated: tokio::sync::Mutex::new(None),
+            accelerated: if shell.is_remote() { Arc::default() } else { self.machine.clone() },
+            shell,
             inside: Mutex::default(),
             facts: tokio::sync::Mutex::new(None),
             names: Mutex::default(),
@@ -178,7 +189,8 @@ impl Observer for RealFleet {
         Box::pin(async move {
             self.adopt(desired);
             let asked: Vec<Arc<RealHost>> = desired.hosts.keys().filter_map(|name| self.host(name)).collect();
-            let answers = join_all(asked.iter().map(|host| survey::observe(host, desired, look))).await;
+            let here = glance::Interfaces::new();
+            let answers = join_all(asked.iter().map(|host| survey::observe(host, desired, look, &here))).await;
             let mut observed = Observed {
                 format: 1,
                 fleet: Some(self.fleet.clone()),
@@ -293,20 +305,18 @@ impl RealHost {
         let inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
         inside.iter().any(|net| net.contains(&address))
     }
-    /// What guests run with where the document leaves it to a probe. Of another machine it is asked once a connection and
-    /// every ten minutes: it takes some calls, and changes with a kernel or a QEMU.
+    /// What guests run with where the document leaves it to a probe. It is asked every ten minutes, of another machine also
+    /// when the connection is new: it takes some calls, and changes with a kernel or a QEMU.
     pub(super) async fn acceleration(&self) -> Acceleration {
-        if !self.shell.is_remote() {
-            return accel::probe(self.shell.as_ref(), &self.folders.slots).await;
-        }
         let mut kept = self.accelerated.lock().await;
-        let over = self.hypervisor.opened();
-        if let Some((_, _, found)) = kept.filter(|(of, at, _)| *of == over && at.elapsed() < FRESH) {
-            return found;
+        let connection = if self.shell.is_remote() { self.hypervisor.opened() } else { 0 };
+        let fresh = |f: &Found| f.connection == connection && f.at.elapsed() < FRESH;
+        if let Some(found) = kept.filter(fresh) {
+            return found.acceleration;
         }
-        let found = accel::probe(self.shell.as_ref(), &self.folders.slots).await;
-        *kept = Some((over, Instant::now(), found));
-        found
+        let acceleration = accel::probe(self.shell.as_ref(), &self.folders.slots).await;
+        *kept = Some(Found { connection, at: Instant::now(), acceleration });
+        acceleration
     }
     fn lock_slot(&self) -> MutexGuard<'_, Option<lock::Held>> {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)

@@ -1,24 +1,20 @@
 //! What lies in a host's folders, in one look: disks with their stamps and headers, images, placement records, the lock, free
 //! room, bridges.
 //!
-//! On this machine file by file. On another one a script looks at all of them in one call: with fifty VMs there are some
+//! On this machine on one thread. On another one a script looks at all of them in one call: with fifty VMs there are some
 //! hundred files, and a call for each would take longer than the look may. It is one answer or none: a connection that breaks
 //! half-way is no folder that is half empty.
+
+mod here;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream;
-
 use super::bridge::{self, Bridges};
 use super::disk::{self, Folders};
 use super::shell::{LIBRARY, Program, Shell, ShellError, succeed};
-use super::{container, images, lock};
+use super::{container, lock};
 use crate::model::{Bytes, CONTAINER_DISK, Digest, DiskObs, DiskStamp, ImageObs, LockHolder, Name, PlacementRecord};
-
-/// Files looked at at once.
-const AT_ONCE: usize = 32;
 
 /// How long another machine may take to look.
 const LOOK: Duration = Duration::from_secs(15);
@@ -88,12 +84,29 @@ pub(super) struct Glance {
     pub(super) bridges: Bridges,
 }
 
-/// Looks into the folders of a host.
+/// The interfaces of this machine, asked for once however many hosts of one look are on it.
+pub(super) type Interfaces = tokio::sync::OnceCell<Result<Vec<u8>, ShellError>>;
+
+/// Looks into the folders of a host. `here` is what one look has in common on this machine.
 ///
 /// # Errors
 /// [`ShellError`].
-pub(super) async fn at(shell: &dyn Shell, folders: &Folders, lock: &str) -> Result<Glance, ShellError> {
-    if shell.is_remote() { there(shell, folders, lock).await } else { here(shell, folders, lock).await }
+pub(super) async fn at(
+    shell: &dyn Shell,
+    folders: &Folders,
+    lock: &str,
+    here: &Interfaces,
+) -> Result<Glance, ShellError> {
+    let raw = if shell.is_remote() {
+        let raw = ask(shell, [&folders.slots, &folders.images, lock, folders.fleet.as_str()], &[]).await?;
+        let held = raw.held.then(|| lock::read(raw.texts.get(lock).map_or(b"", Vec::as_slice)));
+        Raw { lock: held, ..raw }
+    } else {
+        let interfaces = here.get_or_init(|| bridge::ask(shell));
+        let (raw, interfaces) = tokio::join!(here::folders(folders, lock), interfaces);
+        Raw { ip: Some(interfaces.clone()?), ..raw? }
+    };
+    raw.glance(shell, folders).await
 }
 
 /// Looks at disks that stand elsewhere than in the slots folder.
@@ -109,79 +122,23 @@ pub(super) async fn at_disks(
         return Ok(BTreeMap::new());
     }
     if !shell.is_remote() {
-        return Ok(each(shell, fleet, paths).await);
+        return here::disks(paths).await?.disks(shell, fleet).await;
     }
     let asked: Vec<&str> = paths.iter().map(String::as_str).collect();
     let raw = ask(shell, ["", "", "", fleet.as_str()], &asked).await?;
     raw.disks(shell, fleet).await
 }
 
-async fn each(shell: &dyn Shell, fleet: &Name, paths: BTreeSet<String>) -> BTreeMap<String, DiskObs> {
-    let looks = paths.into_iter().map(|path| async move {
-        let seen = disk::observe(shell, fleet, &path).await;
-        seen.map(|s| (path, s))
-    });
-    let seen: Vec<_> = stream::iter(looks.collect::<Vec<_>>()).buffer_unordered(AT_ONCE).collect().await;
-    seen.into_iter().flatten().collect()
-}
-
-async fn here(shell: &dyn Shell, folders: &Folders, lock: &str) -> Result<Glance, ShellError> {
-    let (slots, fleet) = (&folders.slots, &folders.fleet);
-    let names = shell.list(slots).await?;
-    let stamped = names.iter().filter_map(|n| n.strip_suffix(".stamp")).map(|n| format!("{slots}/{n}")).collect();
-    let prefix = format!("{fleet}.");
-    let mut records = BTreeMap::new();
-    for name in &names {
-        let vm = name.strip_prefix(&prefix).and_then(|n| n.strip_suffix(".record")).and_then(|n| Name::new(n).ok());
-        let Some(vm) = vm else { continue };
-        if let Some(record) = disk::read_record(shell, &folders.record(&vm)).await {
-            records.insert(vm, record);
-        }
-    }
-    Ok(Glance {
-        disks: each(shell, fleet, stamped).await,
-        images: images::observe(shell, &folders.images).await?,
-        records,
-        lock: lock::holder(shell, lock).await,
-        free: (Bytes(shell.free(slots).await?), Bytes(shell.free(&folders.images).await?)),
-        bridges: bridge::observe(shell, fleet).await?,
-    })
-}
-
-async fn there(shell: &dyn Shell, folders: &Folders, lock: &str) -> Result<Glance, ShellError> {
-    let (slots, fleet) = (&folders.slots, &folders.fleet);
-    let raw = ask(shell, [slots, &folders.images, lock, fleet.as_str()], &[]).await?;
-    let Some(ip) = &raw.ip else { return Err(ShellError::NoProgram("ip".to_owned())) };
-    let prefix = format!("{slots}/{fleet}.");
-    let record = |(path, text): (&String, &Vec<u8>)| {
-        let vm = Name::new(path.strip_prefix(&prefix)?.strip_suffix(".record")?).ok()?;
-        Some((vm, serde_json::from_slice(text).ok()?))
-    };
-    let image = |(path, text): (&String, &Vec<u8>)| {
-        let path = path.strip_suffix(".digest").filter(|p| p.starts_with(&folders.images))?;
-        let (_, used) = raw.sizes.get(path)?;
-        let digest = Digest::new(String::from_utf8_lossy(text).trim()).ok()?;
-        Some((digest, ImageObs { path: path.to_owned(), used: Bytes(*used) }))
-    };
-    let free = |what: &str| Bytes(raw.free.get(what).copied().unwrap_or_default());
-    Ok(Glance {
-        disks: raw.disks(shell, fleet).await?,
-        images: raw.texts.iter().filter_map(image).collect(),
-        records: raw.texts.iter().filter_map(record).collect(),
-        lock: raw.held.then(|| lock::read(raw.texts.get(lock).map_or(b"", Vec::as_slice))),
-        free: (free("slots"), free("images")),
-        bridges: bridge::read(ip, fleet)?,
-    })
-}
-
-/// What the script printed, taken apart.
+/// What lies there, not yet looked at more closely.
 #[derive(Debug, Default)]
 struct Raw {
     texts: BTreeMap<String, Vec<u8>>,
     heads: BTreeMap<String, Vec<u8>>,
     sizes: BTreeMap<String, (u64, u64)>,
     free: BTreeMap<String, u64>,
+    /// What the script knows of the lock.
     held: bool,
+    lock: Option<LockHolder>,
     ip: Option<Vec<u8>>,
 }
 
@@ -248,6 +205,31 @@ fn read(said: &[u8]) -> Option<Raw> {
 }
 
 impl Raw {
+    async fn glance(&self, shell: &dyn Shell, folders: &Folders) -> Result<Glance, ShellError> {
+        let (slots, fleet) = (&folders.slots, &folders.fleet);
+        let Some(ip) = &self.ip else { return Err(ShellError::NoProgram("ip".to_owned())) };
+        let prefix = format!("{slots}/{fleet}.");
+        let record = |(path, text): (&String, &Vec<u8>)| {
+            let vm = Name::new(path.strip_prefix(&prefix)?.strip_suffix(".record")?).ok()?;
+            Some((vm, serde_json::from_slice(text).ok()?))
+        };
+        let image = |(path, text): (&String, &Vec<u8>)| {
+            let path = path.strip_suffix(".digest").filter(|p| p.starts_with(&folders.images))?;
+            let (_, used) = self.sizes.get(path)?;
+            let digest = Digest::new(String::from_utf8_lossy(text).trim()).ok()?;
+            Some((digest, ImageObs { path: path.to_owned(), used: Bytes(*used) }))
+        };
+        let free = |what: &str| Bytes(self.free.get(what).copied().unwrap_or_default());
+        Ok(Glance {
+            disks: self.disks(shell, fleet).await?,
+            images: self.texts.iter().filter_map(image).collect(),
+            records: self.texts.iter().filter_map(record).collect(),
+            lock: self.lock.clone(),
+            free: (free("slots"), free("images")),
+            bridges: bridge::read(ip, fleet)?,
+        })
+    }
+
     async fn disks(&self, shell: &dyn Shell, fleet: &Name) -> Result<BTreeMap<String, DiskObs>, ShellError> {
         let mut out = BTreeMap::new();
         for (path, header) in &self.heads {
@@ -263,7 +245,10 @@ impl Raw {
             }
             let mut longer = Vec::new();
             if disk::needs(header).is_some_and(|n| n > HEADER) {
-                longer = shell.read(path, disk::needs(header).unwrap_or(HEADER)).await?;
+                longer = match shell.read(path, disk::needs(header).unwrap_or(HEADER)).await {
+                    Err(gone) if gone.is_missing() => continue,
+                    said => said?,
+                };
             }
             let header = if longer.is_empty() { header } else { &longer };
             if let Some(seen) = disk::seen(fleet, path, stamp, (*length, *used), header) {
@@ -367,7 +352,7 @@ mod tests {
         for held in [false, true] {
             let who = LockHolder { token: "t".to_owned(), who: "ann".to_owned(), since: Timestamp(1) };
             let _held = if held { Some(lock::take(&Local, &lock_path, &who).await.unwrap()) } else { None };
-            let local = at(&Local, &folders, &lock_path).await.unwrap();
+            let local = at(&Local, &folders, &lock_path, &Interfaces::new()).await.unwrap();
             assert_eq!(local.disks.len(), 6, "{:?}", local.disks.keys());
             let backing = |name: &str| local.disks[&format!("{}/{name}", folders.slots)].backing.clone();
             assert_eq!(backing("f.a.1.root.qcow2"), Some(format!("{}/1-base.qcow2", folders.images)));
@@ -376,7 +361,7 @@ mod tests {
             assert_eq!((local.images.len(), local.records.len()), (1, 1));
             assert_eq!(local.lock, held.then_some(who));
             for remote in remotes() {
-                let mut far = at(&remote, &folders, &lock_path).await.unwrap();
+                let mut far = at(&remote, &folders, &lock_path, &Interfaces::new()).await.unwrap();
                 // Other tests write to this disk meanwhile.
                 assert!(far.free.0.0.abs_diff(local.free.0.0) < 1 << 30 && far.free.1.0 > 0);
                 far.free = local.free;
@@ -396,10 +381,10 @@ mod tests {
         let folders =
             Folders { fleet: Name::new("f").unwrap(), slots: "/no/slots".into(), images: "/no/images".into() };
         for remote in remotes() {
-            let seen = at(&remote, &folders, "/no/slots/.f.lock").await.unwrap();
+            let seen = at(&remote, &folders, "/no/slots/.f.lock", &Interfaces::new()).await.unwrap();
             assert!(seen.disks.is_empty() && seen.records.is_empty() && seen.free.0.0 > 0);
         }
         let cut = Remote::command(["sh", "-c", r#""$@" | head -c 20"#, "sh"].into_iter(), Path::new("/"));
-        assert!(at(&cut, &folders, "/no/slots/.f.lock").await.is_err());
+        assert!(at(&cut, &folders, "/no/slots/.f.lock", &Interfaces::new()).await.is_err());
     }
 }

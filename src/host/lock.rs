@@ -206,7 +206,8 @@ fn take_here(path: &Path, who: &LockHolder) -> Result<Held, LockError> {
     Ok(Held(Holding::Here(file)))
 }
 
-fn holder_here(path: &Path) -> Option<LockHolder> {
+/// The same on this machine, without waiting for anything.
+pub(super) fn holder_here(path: &Path) -> Option<LockHolder> {
     let mut file = File::open(path).ok()?;
     if flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
         return None;

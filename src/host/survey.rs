@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::contact::{self, CONTACT};
 use super::fleet::{RealHost, now};
-use super::glance::{self, Glance};
+use super::glance::{self, Glance, Interfaces};
 use super::libvirt::{Seen, SeenJob, Survey};
 use super::shell::{Program, succeed};
 use super::xml::{self, Reading};
@@ -27,9 +27,14 @@ const AT_ONCE: usize = 32;
 pub(super) type Records = BTreeMap<Name, PlacementRecord>;
 
 /// Observes one host, or says in words why it cannot; and its placement records, which can be read also while its libvirt
-/// does not answer.
-pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> (Result<HostObs, String>, Records) {
-    let (there, glance) = contact(host).await;
+/// does not answer. `here` is what one look has in common on this machine.
+pub(super) async fn observe(
+    host: &RealHost,
+    desired: &Desired,
+    look: Look,
+    here: &Interfaces,
+) -> (Result<HostObs, String>, Records) {
+    let (there, glance) = contact(host, here).await;
     let records = glance.as_ref().map(|g| g.records.clone()).unwrap_or_default();
     let seen = match (there, glance) {
         (Ok(()), Ok(glance)) if host.hypervisor.is_remote() => {
@@ -44,11 +49,11 @@ pub(super) async fn observe(host: &RealHost, desired: &Desired, look: Look) -> (
 }
 
 /// Asks both ways to a host at once whether it is there: one that is not must not keep the others waiting.
-async fn contact(host: &RealHost) -> (Result<(), String>, Result<Glance, String>) {
+async fn contact(host: &RealHost, here: &Interfaces) -> (Result<(), String>, Result<Glance, String>) {
     let silent = |what: &str| format!("{what} of {} does not answer within {} s", host.doc.name, CONTACT.as_secs());
     let lock = host.lock_path();
     let glance = async {
-        let glance = glance::at(host.shell.as_ref(), &host.folders, &lock);
+        let glance = glance::at(host.shell.as_ref(), &host.folders, &lock, here);
         if !host.shell.is_remote() {
             return glance.await.map_err(|e| e.to_string());
         }
@@ -71,7 +76,10 @@ async fn examine(host: &RealHost, desired: &Desired, look: Look, glance: Glance)
     if let Some(pinned) = pinned.filter(|p| *p != uuid) {
         return Err(format!("another machine answers there: its host UUID is {uuid}, not {pinned}"));
     }
-    let (mut vms, unmanaged) = sort_domains(host, &survey.domains);
+    let (fleet, domains) = (host.folders.fleet.clone(), std::mem::take(&mut survey.domains));
+    // Reading 50 domains takes some milliseconds, and other hosts answer meanwhile.
+    let sorted = tokio::task::spawn_blocking(move || sort_domains(&fleet, &domains)).await;
+    let (mut vms, unmanaged) = sorted.map_err(|e| e.to_string())?;
     name_jobs(host, &glance.records, &mut vms);
     *host.names() = vms.iter().map(|(name, vm)| (vm.uuid, name.clone())).collect();
     if look.probe {
@@ -161,7 +169,7 @@ async fn emulator(host: &RealHost, survey: &mut Survey) -> (String, Vec<String>)
     host.emulator.get_or_init(|| ask).await.clone()
 }
 
-fn sort_domains(host: &RealHost, seen: &[Seen]) -> (BTreeMap<Name, VmObs>, Vec<Unmanaged>) {
+fn sort_domains(fleet: &Name, seen: &[Seen]) -> (BTreeMap<Name, VmObs>, Vec<Unmanaged>) {
     let mut vms: BTreeMap<Name, VmObs> = BTreeMap::new();
     let mut unmanaged = Vec::new();
     for domain in seen {
@@ -170,9 +178,7 @@ fn sort_domains(host: &RealHost, seen: &[Seen]) -> (BTreeMap<Name, VmObs>, Vec<U
         let live = domain.live.as_deref().and_then(|x| xml::read(x).ok());
         match &config.stamp {
             Some(Ok(stamp))
-                if stamp.fleet == host.folders.fleet
-                    && is_genuine(stamp, domain.uuid)
-                    && !vms.contains_key(&stamp.vm) =>
+                if stamp.fleet == *fleet && is_genuine(stamp, domain.uuid) && !vms.contains_key(&stamp.vm) =>
             {
                 vms.insert(stamp.vm.clone(), vm(domain, &config, live, stamp.clone()));
             }

@@ -1,8 +1,8 @@
 //! This machine's files and programs.
 
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 
-use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
 use super::run::{Running, run};
@@ -24,24 +24,23 @@ impl Shell for Local {
         Box::pin(async move { run(start(&program.words)?, program).await })
     }
     fn read<'a>(&'a self, path: &'a str, cap: u64) -> Boxed<'a, Result<Vec<u8>, ShellError>> {
-        Box::pin(async move {
-            let file = tokio::fs::File::open(path).await.map_err(ShellError::file(path))?;
+        let owned = path.to_owned();
+        Box::pin(blocking(path, move || {
             let mut out = Vec::new();
-            file.take(cap).read_to_end(&mut out).await.map_err(ShellError::file(path))?;
+            std::fs::File::open(owned)?.take(cap).read_to_end(&mut out)?;
             Ok(out)
-        })
+        }))
     }
     fn read_end<'a>(&'a self, path: &'a str, cap: u64) -> Boxed<'a, Result<Vec<u8>, ShellError>> {
-        Box::pin(async move {
-            use tokio::io::AsyncSeekExt;
-            let mut file = tokio::fs::File::open(path).await.map_err(ShellError::file(path))?;
-            let length = file.metadata().await.map_err(ShellError::file(path))?.len();
-            let start = std::io::SeekFrom::Start(length.saturating_sub(cap));
-            file.seek(start).await.map_err(ShellError::file(path))?;
+        let owned = path.to_owned();
+        Box::pin(blocking(path, move || {
+            let mut file = std::fs::File::open(owned)?;
+            let start = file.metadata()?.len().saturating_sub(cap);
+            file.seek(SeekFrom::Start(start))?;
             let mut out = Vec::new();
-            file.take(cap).read_to_end(&mut out).await.map_err(ShellError::file(path))?;
+            file.take(cap).read_to_end(&mut out)?;
             Ok(out)
-        })
+        }))
     }
     fn write<'a>(&'a self, path: &'a str, bytes: Vec<u8>, mode: u32) -> Boxed<'a, Result<(), ShellError>> {
         let owned = path.to_owned();
@@ -76,20 +75,7 @@ impl Shell for Local {
     }
     fn list<'a>(&'a self, folder: &'a str) -> Boxed<'a, Result<Vec<String>, ShellError>> {
         let owned = folder.to_owned();
-        Box::pin(blocking(folder, move || {
-            let entries = match std::fs::read_dir(&owned) {
-                Ok(entries) => entries,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-                Err(e) => return Err(e),
-            };
-            let mut names = Vec::new();
-            for entry in entries {
-                // A name that is not UTF-8 is none of ours.
-                names.extend(entry?.file_name().into_string().ok());
-            }
-            names.sort();
-            Ok(names)
-        }))
+        Box::pin(blocking(folder, move || names(&owned)))
     }
     fn make_folder<'a>(&'a self, folder: &'a str) -> Boxed<'a, Result<(), ShellError>> {
         let owned = folder.to_owned();
@@ -100,15 +86,34 @@ impl Shell for Local {
     }
     fn free<'a>(&'a self, folder: &'a str) -> Boxed<'a, Result<u64, ShellError>> {
         let owned = folder.to_owned();
-        Box::pin(blocking(folder, move || {
-            let mut path = Path::new(&owned);
-            while !path.exists() {
-                path = path.parent().ok_or(std::io::ErrorKind::NotFound)?;
-            }
-            let facts = rustix::fs::statvfs(path)?;
-            Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
-        }))
+        Box::pin(blocking(folder, move || free(&owned)))
     }
+}
+
+/// The names in a folder, sorted; none where there is no such folder.
+pub(crate) fn names(folder: &str) -> std::io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        // A name that is not UTF-8 is none of ours.
+        names.extend(entry?.file_name().into_string().ok());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Bytes free where a folder is, or will be.
+pub(crate) fn free(folder: &str) -> std::io::Result<u64> {
+    let mut path = Path::new(folder);
+    while !path.exists() {
+        path = path.parent().ok_or(std::io::ErrorKind::NotFound)?;
+    }
+    let facts = rustix::fs::statvfs(path)?;
+    Ok(facts.f_bavail.saturating_mul(facts.f_frsize))
 }
 
 fn start(words: &[String]) -> Result<Running, ShellError> {

@@ -18,6 +18,8 @@ use std::time::Duration;
 
 pub use local::Local;
 pub(crate) use local::sync_folder;
+#[cfg(feature = "libvirt")]
+pub(super) use local::{free, names};
 pub(super) use remote::LIBRARY;
 pub use remote::Remote;
 pub use run::Running;

@@ -66,11 +66,12 @@ pub fn read(xml: &str) -> Result<Reading, XmlError> {
     let devices = child(root, "devices");
     let graphics = devices.and_then(|d| children(d, "graphics").find(|g| g.attribute("type") == Some("vnc")));
     let console = devices.and_then(|d| children(d, "serial").find(|s| s.attribute("type") == Some("file")));
+    let stamp = read_stamp(root);
+    let adopted = stamp.as_ref().and_then(|s| s.as_ref().ok()?.adopted.as_ref());
     Ok(Reading {
         name: text(root, "name").ok_or(XmlError::Missing("name"))?.to_owned(),
         uuid: text(root, "uuid").and_then(|t| t.parse().ok()).ok_or(XmlError::Missing("uuid"))?,
-        stamp: read_stamp(root),
-        shape: shape(root)?,
+        shape: shape(root, adopted)?,
         screen: graphics.and_then(screen),
         agent: devices.is_some_and(|d| {
             children(d, "channel").filter_map(|c| child(c, "target")).any(|t| {
@@ -82,6 +83,7 @@ pub fn read(xml: &str) -> Result<Reading, XmlError> {
             .is_some_and(|b| b.attribute("model").is_some_and(|m| m != "none")),
         console: console.and_then(|s| child(s, "source")?.attribute("path")).map(str::to_owned),
         cpu_model: child(root, "cpu").and_then(|c| text(c, "model")).map(str::to_owned),
+        stamp,
     })
 }
 
@@ -127,7 +129,7 @@ pub fn disk_format(xml: &str, path: &str) -> Result<String, XmlError> {
     Ok(child(node, "driver").and_then(|d| d.attribute("type")).unwrap_or("raw").to_owned())
 }
 
-fn shape(root: Node<'_, '_>) -> Result<Shape, XmlError> {
+fn shape(root: Node<'_, '_>, adopted: Option<&BTreeMap<String, String>>) -> Result<Shape, XmlError> {
     let memory = child(root, "memory").and_then(bytes).ok_or(XmlError::Missing("memory"))?;
     let vcpu = child(root, "vcpu").ok_or(XmlError::Missing("vcpu"))?;
     let max_cpus = vcpu.text().and_then(|t| t.trim().parse().ok()).ok_or(XmlError::Missing("vcpu"))?;
@@ -138,7 +140,7 @@ fn shape(root: Node<'_, '_>) -> Result<Shape, XmlError> {
     let mut disks = BTreeMap::new();
     let mut nics = BTreeMap::new();
     if let Some(devices) = child(root, "devices") {
-        for (name, node) in named_disks(root) {
+        for (name, node) in disks_named(root, adopted) {
             let Some(target) = child(node, "target").and_then(|t| t.attribute("dev")) else { continue };
             let path = child(node, "source").and_then(source_path).unwrap_or_default().to_owned();
             let readonly = child(node, "readonly").is_some();
@@ -293,8 +295,12 @@ pub(super) fn stamp_node<'a, 'i>(root: Node<'a, 'i>) -> Option<Node<'a, 'i>> {
 /// Every `<disk device='disk'>` with the name by which we call it: what our alias says, else what the stamp of an adopted
 /// VM calls its target, else the target. CD-ROM and floppy drives are not ours.
 pub(super) fn named_disks<'a, 'i>(root: Node<'a, 'i>) -> Vec<(String, Node<'a, 'i>)> {
+    let adopted = read_stamp(root).and_then(Result::ok).and_then(|s| s.adopted);
+    disks_named(root, adopted.as_ref())
+}
+
+fn disks_named<'a, 'i>(root: Node<'a, 'i>, adopted: Option<&BTreeMap<String, String>>) -> Vec<(String, Node<'a, 'i>)> {
     let Some(devices) = child(root, "devices") else { return Vec::new() };
-    let adopted = read_stamp(root).and_then(Result::ok).and_then(|s| s.adopted).unwrap_or_default();
     let mut out: Vec<(String, Node<'a, 'i>)> = Vec::new();
     for node in devices.children().filter(|n| is(*n, "disk")) {
         if !matches!(node.attribute("device"), None | Some("disk")) {
@@ -302,7 +308,7 @@ pub(super) fn named_disks<'a, 'i>(root: Node<'a, 'i>) -> Vec<(String, Node<'a, '
         }
         let alias = child(node, "alias").and_then(|a| a.attribute("name")?.strip_prefix(DISK_ALIAS));
         let target = child(node, "target").and_then(|t| t.attribute("dev")).unwrap_or_default();
-        let stamped = adopted.get(target).map(String::as_str);
+        let stamped = adopted.and_then(|a| a.get(target)).map(String::as_str);
         out.push((alias.or(stamped).unwrap_or(target).to_owned(), node));
     }
     out
