@@ -98,7 +98,8 @@ async fn converge(context: &Context, fleet: &Fleet, host: &Name, goal: &Goal, ye
     let demand = demanded(&troupe.store().demand().map_err(|e| Failure::new(e.one_line()))?, context, host, goal);
     let seen = Seen { observed, demand, source: "live".to_owned() };
     let plan = make(fleet, None, &seen, SEEN);
-    print(context, &only(&plan, &concerned(&plan, host, goal)), true);
+    let mut vms = BTreeSet::new();
+    print(context, &only(&plan, &concerned(&plan, host, goal, &mut vms)), true);
     say_where(context, &seen.observed, host, goal);
     if dry_run {
         return Ok(Exit::Ok);
@@ -112,7 +113,7 @@ async fn converge(context: &Context, fleet: &Fleet, host: &Name, goal: &Goal, ye
     let mut last = None;
     for _ in 0..TRIES {
         let (plan, _) = reconcile::plan_live(&troupe.cast(), &fleet.desired, None, SEEN).await.map_err(Failure::new)?;
-        let ids = concerned(&plan, host, goal);
+        let ids = concerned(&plan, host, goal, &mut vms);
         let open: Vec<&Action> = plan.actions.iter().filter(|a| ids.contains(&a.id) && !a.is_blocked()).collect();
         if open.is_empty() || stop.is_raised() {
             break;
@@ -122,7 +123,7 @@ async fn converge(context: &Context, fleet: &Fleet, host: &Name, goal: &Goal, ye
         let passed = reconcile::apply(&troupe.cast(), &fleet.desired, None, &approval).await.map_err(Failure::new)?;
         held(&passed, "what was asked is noted: whoever acts there carries it out")?;
         for (plan, mut report) in passed.rounds {
-            let ids = concerned(&plan, host, goal);
+            let ids = concerned(&plan, host, goal, &mut vms);
             report.outcomes.retain(|(id, _)| ids.contains(id));
             rounds.push((only(&plan, &ids), report));
         }
@@ -135,7 +136,7 @@ async fn converge(context: &Context, fleet: &Fleet, host: &Name, goal: &Goal, ye
         Some(last) => last,
         None => (plan, seen.observed),
     };
-    Ok(conclude(context, &left, &observed, host, goal))
+    Ok(conclude(context, &left, &observed, host, goal, &mut vms))
 }
 
 fn agreed(context: &Context, goal: &Goal) -> Result<bool, Failure> {
@@ -174,20 +175,23 @@ fn log(context: &Context, store: &Store, kind: &str, host: &Name, text: &str) ->
     Ok(())
 }
 
-/// The actions of a plan that a drain or restore of a host is about, and all that they wait for.
-fn concerned(plan: &Plan, host: &Name, goal: &Goal) -> BTreeSet<ActionId> {
+/// The actions of a plan that a drain or restore of a host is about, and all that they wait for. `vms` are those that it was
+/// about before: what a cut left to be settled of them, wherever they are now, belongs to it.
+fn concerned(plan: &Plan, host: &Name, goal: &Goal, vms: &mut BTreeSet<Name>) -> BTreeSet<ActionId> {
     let by_id: BTreeMap<&ActionId, &Action> = plan.actions.iter().map(|a| (&a.id, a)).collect();
     let moves = |a: &Action| matches!(a.verb, Verb::Migrate | Verb::Move | Verb::Settle | Verb::Abort | Verb::Resume);
     let is_about = |a: &&Action| {
         let here = a.from.as_ref() == Some(host);
-        a.subject.kind() == "vm"
-            && match goal {
-                Goal::Empty(_) => here && (moves(a) || matches!(a.verb, Verb::Stop | Verb::Recreate | Verb::Suspend)),
-                Goal::Back => a.to.as_ref() == Some(host) && moves(a),
-            }
+        let settles = matches!(a.verb, Verb::Settle | Verb::Resume | Verb::Start) && vms.contains(a.subject.name());
+        let about = match goal {
+            Goal::Empty(_) => here && (moves(a) || matches!(a.verb, Verb::Stop | Verb::Recreate | Verb::Suspend)),
+            Goal::Back => a.to.as_ref() == Some(host) && moves(a),
+        };
+        a.subject.kind() == "vm" && (about || settles)
     };
     let mut found: BTreeSet<ActionId> = BTreeSet::new();
     let mut next: Vec<&Action> = plan.actions.iter().filter(is_about).collect();
+    vms.extend(next.iter().map(|a| a.subject.name().clone()));
     while let Some(act) = next.pop() {
         if found.insert(act.id.clone()) {
             next.extend(act.after.iter().filter_map(|id| by_id.get(id).copied()));
@@ -226,13 +230,20 @@ fn say_where(context: &Context, observed: &Observed, host: &Name, goal: &Goal) {
 }
 
 /// What is left, and the exit code.
-fn conclude(context: &Context, left: &Plan, observed: &Observed, host: &Name, goal: &Goal) -> Exit {
+fn conclude(
+    context: &Context,
+    left: &Plan,
+    observed: &Observed,
+    host: &Name,
+    goal: &Goal,
+    vms: &mut BTreeSet<Name>,
+) -> Exit {
     let unreachable = observed.hosts.get(host).is_none_or(|o| o.known().is_none());
     if unreachable {
         context.console.note(&format!("host/{host} does not answer: nobody knows what is on it"));
         return Exit::Partial;
     }
-    let ids = concerned(left, host, goal);
+    let ids = concerned(left, host, goal, vms);
     let open: Vec<&Action> = left.actions.iter().filter(|a| ids.contains(&a.id)).collect();
     let why = |vm: &Name| {
         let act = open.iter().find(|a| a.subject.name() == vm);

@@ -39,7 +39,7 @@ fn whoever_is_killed_in_the_middle_of_a_move_nothing_is_lost() {
     }
     // Its own QEMU: the guest is started again, from its disk, at one place.
     let source = rack.place("shop-db-1");
-    rack.lab(&["slow", &source, "30mbit"]);
+    rack.lab(&["slow", &source, "80mbit"]);
     let mut drain = rack.command(&["drain", &source, "--yes"]).spawn().unwrap();
     rack.arriving("shop-db-1", 60);
     rack.kill_qemu(&source, "shop-db-1");
@@ -59,7 +59,7 @@ fn a_second_controller_is_told_who_acts() {
     let rack = Rack::new(6, &[]);
     rack.up();
     let source = rack.place("shop-db-1");
-    rack.lab(&["slow", &source, "30mbit"]);
+    rack.lab(&["slow", &source, "80mbit"]);
     let mut drain = rack.command(&["drain", &source, "--yes"]).spawn().unwrap();
     rack.arriving("shop-db-1", 60);
     let other = rack.state.with_file_name("other-state");

@@ -44,7 +44,7 @@ impl Rack {
     pub(crate) fn new(number: u32, options: &[&str]) -> Self {
         static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (lab, net) = (format!("shr{number}"), format!("10.10{number}.0"));
+        let (lab, net) = (format!("shr{number}"), format!("10.12{number}.0"));
         let base = PathBuf::from(format!("/var/lib/stablehand-{lab}"));
         let rack = Self {
             _turn: turn,

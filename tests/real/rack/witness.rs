@@ -43,11 +43,6 @@ impl Witness {
         });
     }
 
-    /// How long ago a guest was heard last.
-    pub(crate) fn silent(&self, vm: &str) -> Option<Duration> {
-        self.heard.lock().unwrap().iter().rev().find(|h| h.vm == vm).map(|h| h.at.elapsed())
-    }
-
     /// The longest silence of a guest since a moment.
     pub(crate) fn longest_gap(&self, vm: &str, since: Instant) -> Duration {
         let heard = self.heard.lock().unwrap();
