@@ -142,7 +142,8 @@ pub(crate) fn lacks(layers: &Layers<'_>, what: &str, run: RunState, sink: &mut S
     let own = |get: fn(&VmPart) -> Option<Mark>| {
         layers.list.iter().filter(|l| &*l.name != "defaults").rev().find_map(|l| get(l.part))
     };
-    let hardware: [(&str, fn(&VmPart) -> Option<Mark>); 4] = [
+    type Where = fn(&VmPart) -> Option<Mark>;
+    let hardware: [(&str, Where); 4] = [
         ("machine", |p| p.machine.as_ref().map(|m| m.at)),
         ("firmware", |p| p.firmware.as_ref().map(|f| f.at)),
         ("display", |p| p.display.as_ref().map(|d| d.at)),

@@ -204,7 +204,8 @@ mod tests {
             let yaml = host(&machine, &Name::new("kvm1").unwrap());
             let snapshot = Snapshot::of_texts([("fleet.yaml", FLEET), ("host.yaml", yaml.as_str())]);
             let loaded = crate::config::load(&snapshot);
-            let desired = loaded.unwrap_or_else(|d| panic!("{yaml}\n{}", crate::config::diagnostic::text(&d))).desired;
+            let desired =
+                loaded.map_err(|d| format!("{yaml}\n{}", crate::config::diagnostic::text(&d))).unwrap().desired;
             let read = &desired.hosts["kvm1"];
             assert_eq!((&*read.connection, read.uuid, read.slots), (uri, machine.uuid, 30), "{yaml}");
             if let Some(shell) = shell {

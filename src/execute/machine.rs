@@ -265,7 +265,7 @@ impl<'p> Machine<'p> {
                 || (moves && begun(&busy.moves) >= most)
         };
         let on_link = self.link(action).and_then(|link| busy.links.get(&link)).copied().unwrap_or(0);
-        !self.hosts[action].iter().any(|host| full(host)) && (!moves || on_link < self.limits.moves_per_link)
+        !self.hosts[action].iter().any(full) && (!moves || on_link < self.limits.moves_per_link)
     }
 
     /// Whether a step may begin: any but a start may; that one, as long as fewer VMs than the limit are between their

@@ -68,7 +68,7 @@ mod tests {
         let Err(StepError::Failed { what, detail, hint: Some(_) }) =
             run(folder.path(), &["./off", "{host}", "3"], 9_000)
         else {
-            panic!("3 is no success");
+            unreachable!("3 is no success");
         };
         assert!(what.ends_with("off h2 3` ended with 3: the host is not fenced"), "{what}");
         assert_eq!(detail, ["cutting h2", "no answer"]);

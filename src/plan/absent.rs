@@ -303,7 +303,7 @@ impl<'a> Draft<'a> {
 
     /// A creation that is stopped, shown all the same.
     pub(crate) fn blocked_create(&mut self, vm: &'a Vm, block: Block) {
-        let unseen = |host: &Name| !self.world.hosts.get(host).is_some_and(|view| view.known().is_some());
+        let unseen = |host: &Name| self.world.hosts.get(host).is_none_or(|view| view.known().is_none());
         let recorded =
             self.world.records.get(&vm.name).filter(|r| block.by == BlockedBy::UnknownState && unseen(&r.host));
         let why = match recorded {

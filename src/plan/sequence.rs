@@ -382,8 +382,8 @@ impl Play {
         let State::Parked(host) = self.states[number] else { return None };
         let need = self.tasks[number].prints.iter().find(|p| p.host == host).map_or([0; 3], takes);
         let short = self.pools[host].short(need);
-        let others = (0..self.tasks.len()).filter(|n| *n != number && self.states[*n] != State::Done);
-        let by = others.filter(|n| hosts_of(&self.tasks[*n], gives).any(|h| h == host)).next();
+        let mut others = (0..self.tasks.len()).filter(|n| *n != number && self.states[*n] != State::Done);
+        let by = others.find(|n| hosts_of(&self.tasks[*n], gives).any(|h| h == host));
         Some(Stuck::Full { host, short, by })
     }
 
@@ -405,9 +405,8 @@ impl Play {
         let found = through.or_else(|| candidates.iter().find_map(|n| ways.suspended(*n, &moves).map(|d| (*n, d))));
         let Some((number, detour)) = found else {
             for number in circle {
-                match self.full(*number) {
-                    Some(why) => self.give_up(*number, if alone { why } else { Stuck::Circle(moves.clone()) }),
-                    None => {}
+                if let Some(why) = self.full(*number) {
+                    self.give_up(*number, if alone { why } else { Stuck::Circle(moves.clone()) });
                 }
             }
             return;

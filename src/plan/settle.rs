@@ -119,7 +119,7 @@ impl<'a> Draft<'a> {
         act.to = Some(to.clone());
         let mut work = Work::default();
         // Nobody answers in there: it is powered off.
-        let policy = StopPolicy { deadline: crate::model::Span(0), power_off: true, ..vm.spec.stop };
+        let policy = StopPolicy { deadline: crate::model::Span(0), power_off: true };
         work.add(to, [Op::Stop { vm: name.clone(), uuid: obs.uuid, policy }]);
         self.settle_at(&mut work, name, to, obs);
         let address = obs.stamp.nics.values().find_map(|n| n.address);

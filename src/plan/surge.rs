@@ -158,7 +158,7 @@ impl Draft<'_> {
             Some(Observation::Unknown(fault)) => fault.since.is_some_and(|since: Timestamp| since.0 > 0),
             _ => false,
         };
-        self.standing_in.contains_key(vm) && self.world.dark.iter().all(|host| seen(host))
+        self.standing_in.contains_key(vm) && self.world.dark.iter().all(seen)
     }
 
     /// Says of those that stand in why they come, and why they go.

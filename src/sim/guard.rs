@@ -239,7 +239,7 @@ impl World {
                 DiskPhase::Incoming { .. } if arrives => {}
                 DiskPhase::Valid => {}
                 DiskPhase::Incoming { .. } => {
-                    broken.push(format!("{path} is started from, and it is an incoming copy"))
+                    broken.push(format!("{path} is started from, and it is an incoming copy"));
                 }
                 DiskPhase::Moved { to } => broken.push(format!("{path} is started from, and it was moved to {to}")),
             }

@@ -158,8 +158,7 @@ impl World {
         if self.leaving(&step.host, uuid).is_none() && self.begin_job(step, vm, uuid, to, how)?.is_none() {
             return Ok(Done::Already);
         }
-        loop {
-            let Some(job) = self.leaving(&step.host, uuid).cloned() else { break };
+        while let Some(job) = self.leaving(&step.host, uuid).cloned() {
             let ends = self.wait_for(&step.host, uuid);
             if self.is_hopeless(&job) {
                 self.abort(&job);

@@ -272,6 +272,6 @@ impl Hypervisor {
     /// # Errors
     /// [`CallError`].
     pub async fn host_name(&self) -> Result<String, CallError> {
-        self.call("ask for the host's name", LOOK, |connect| connect.hostname()).await
+        self.call("ask for the host's name", LOOK, virt::connect::Connect::hostname).await
     }
 }

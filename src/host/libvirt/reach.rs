@@ -96,7 +96,7 @@ mod tests {
                     assert_eq!(last, "open: no answer after 10 s");
                     pauses.push(again);
                 }
-                other => panic!("{other:?}"),
+                other => unreachable!("{other:?}"),
             }
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);

@@ -136,7 +136,7 @@ pub(super) fn part(root: Node<'_, '_>) -> Option<Container> {
         environment,
     };
     let devices = child(root, "devices");
-    let interfaces = devices.iter().flat_map(|d| d.children()).filter(|n| n.has_tag_name("interface"));
+    let interfaces = devices.iter().flat_map(roxmltree::Node::children).filter(|n| n.has_tag_name("interface"));
     let addresses: BTreeMap<Mac, ContainerAddress> =
         interfaces.filter_map(|node| Some((mac_of(node)?, told(node)?))).collect();
     Some(Container { init, addresses })
@@ -155,7 +155,7 @@ fn told(interface: Node<'_, '_>) -> Option<ContainerAddress> {
 /// Every `<filesystem>` with the name by which we call it: the one before the ending of its file, else its place.
 pub(super) fn named<'a, 'i>(root: Node<'a, 'i>) -> Vec<(String, Node<'a, 'i>)> {
     let devices = child(root, "devices");
-    let all = devices.iter().flat_map(|d| d.children()).filter(|n| n.has_tag_name("filesystem"));
+    let all = devices.iter().flat_map(roxmltree::Node::children).filter(|n| n.has_tag_name("filesystem"));
     all.map(|node| {
         let file = path(node).and_then(|p| p.rsplit('/').next()).unwrap_or_default();
         let mut parts = file.rsplit('.');
