@@ -145,6 +145,7 @@ pub(super) fn size_of(length: u64, head: &[u8], old: &[u8]) -> Option<Bytes> {
 }
 
 /// What stands in the seed of a container: resolv.conf(5) reads three name servers.
+#[cfg(feature = "libvirt")]
 pub(super) fn resolv_conf(seed: &crate::plan::Seed) -> Vec<u8> {
     let mut text = String::new();
     let mut said = std::collections::BTreeSet::new();

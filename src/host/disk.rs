@@ -325,6 +325,7 @@ fn backing_range(header: &[u8]) -> Option<(u64, u64)> {
 }
 
 /// Bytes of a header that must be read to know the backing file; `None` when there is none.
+#[cfg(feature = "libvirt")]
 pub(super) fn needs(header: &[u8]) -> Option<u64> {
     backing_range(header).map(|(_, end)| end)
 }

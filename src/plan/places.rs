@@ -5,7 +5,8 @@
 //!  runs on one ─────────────────────────────▶ that one; what others show of it is left over
 //!  runs nowhere, handed over by S ─ T has it ───────▶ T: it may have run there since
 //!                                  ├ T known, has not ▶ S, resumed there
-//!                                  └ T Unknown ───────▶ Stranded: it may run there
+//!                                  ├ T Unknown ───────▶ Stranded: it may run there
+//!                                  └ T lost, with the same storage ▶ Stale: S, started anew
 //!  shut off ─ T's copies became the disks ──▶ T
 //!           ├ moved cold, or T has it not ──▶ S
 //!           └ T has it, and so has S ───────▶ Stranded: nobody can say which is the newer one
@@ -45,6 +46,12 @@ pub(crate) enum Standing<'a> {
         /// Where it came from.
         from: Option<&'a Name>,
         /// Where it ran.
+        to: &'a Name,
+    },
+    /// Handed over to a host that has the same storage and is lost: what ran there may have written to the disks, so the
+    /// memory that stands still here is older than they are.
+    Stale {
+        /// The host that is lost.
         to: &'a Name,
     },
 }
@@ -192,6 +199,9 @@ impl<'a> World<'a> {
                 format!("stranded at the hand-over: paused on {from}, given to {dark}, which {}", self.fault(dark)),
                 dark,
             ));
+        }
+        if let Some(lost) = to.filter(|to| matches!(self.view(to), HostView::Lost) && self.same_storage(from, to)) {
+            return Some(Standing::Stale { to: lost });
         }
         let arriving = places.iter().find(|(_, o)| arrives(o))?;
         let text = format!("{} still has what arrived of it: that goes by itself within a minute", arriving.0);

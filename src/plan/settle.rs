@@ -6,7 +6,7 @@ use super::draft::{Draft, Footprint, action, need_now, on, reason};
 use super::place::Need;
 use super::places::{Standing, arrives, flight};
 use super::steps::{Op, Step};
-use super::types::{Action, Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, NoteKind, Verb};
+use super::types::{Action, Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, NoteKind, Reason, Verb};
 use super::world::Disk;
 use crate::model::{Address, DiskPhase, Host, JobObs, Name, OnRemove, Power, StopPolicy, Timestamp, Vm, VmObs};
 
@@ -41,6 +41,7 @@ impl<'a> Draft<'a> {
                 self.stuck(name, host, "stranded", "it is not known where it is", text, unblock);
             }
             Standing::Split { from, to } => self.split(name, vm, obs, from, to),
+            Standing::Stale { to } => self.stale(name, vm, (host, obs), to),
             Standing::Moving { to, job } => {
                 self.note(name, NoteKind::UnderWay, under_way(to, job), None);
                 if !self.is_ours(name, host) {
@@ -113,8 +114,33 @@ impl<'a> Draft<'a> {
             return self.stuck(name, to, "post_copy_failed", "its memory is in two parts", lost, unblock);
         };
         let why = reason("restart_by_hand", format!("a restart was asked by {}: {lost}", asked.who), None);
+        self.anew(vm, (to, obs), from, Cause::Demand, why);
+    }
+
+    /// Its memory may be older than its disks: it must not go on with it.
+    fn stale(&mut self, name: &'a Name, vm: Option<&'a Vm>, (host, obs): (&'a Name, &'a VmObs), to: &'a Name) {
+        let text = format!(
+            "it was handed over to {to}, which is lost and has the same storage: its disks may be newer than the memory that \
+             stands still on {host}, so it is started anew"
+        );
+        match vm {
+            Some(vm) => self.anew(vm, (host, obs), Some(to), Cause::Drift, reason("stale_memory", text, None)),
+            None => self.note(name, NoteKind::LeftAlone, text, None),
+        }
+    }
+
+    /// A VM whose memory is worth nothing is powered off and started from its disks.
+    fn anew(
+        &mut self,
+        vm: &'a Vm,
+        (to, obs): (&'a Name, &'a VmObs),
+        from: Option<&'a Name>,
+        cause: Cause,
+        why: Reason,
+    ) {
+        let name = &vm.name;
         let estimate = Downtime::Estimate { millis: vm.spec.ready.as_ref().map_or(60_000, |p| p.within.0), samples: 0 };
-        let mut act = action(name, Verb::Settle, Cause::Demand, why, Class::Reboot, estimate);
+        let mut act = action(name, Verb::Settle, cause, why, Class::Reboot, estimate);
         act.from = from.cloned();
         act.to = Some(to.clone());
         let mut work = Work::default();

@@ -59,6 +59,8 @@ pub(crate) struct World<'a> {
     pub(crate) unsettled: BTreeSet<&'a Name>,
     /// The host under whose name the files of a host are indexed, where several have the same storage.
     shares: BTreeMap<&'a Name, &'a Name>,
+    /// The storage that each host's document names, whether or not the host answers.
+    storages: BTreeMap<&'a Name, &'a Name>,
 }
 
 /// How it is known that a host runs nothing any more.
@@ -87,6 +89,7 @@ impl<'a> World<'a> {
             standings: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             shares: BTreeMap::new(),
+            storages: desired.hosts.iter().filter_map(|(n, h)| Some((n, h.shared.as_ref()?))).collect(),
         };
         let nothing_asked = observed.fleet.is_none() && observed.hosts.is_empty();
         // A machine may have a document for virtual machines and one for containers.
@@ -169,6 +172,11 @@ impl<'a> World<'a> {
     /// Whether two hosts see the same files.
     pub(crate) fn same_files(&self, a: &Name, b: &Name) -> bool {
         self.files(a) == self.files(b)
+    }
+
+    /// Whether two hosts have the same storage by their documents.
+    pub(crate) fn same_storage(&self, a: &Name, b: &Name) -> bool {
+        self.storages.get(a).is_some_and(|storage| self.storages.get(b) == Some(storage))
     }
 
     fn index(&mut self, name: &'a Name, seen: &'a HostObs) {

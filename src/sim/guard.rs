@@ -63,7 +63,7 @@ impl Permit {
         let lost = action.impact.data.iter().filter(|d| gone(&d.effect));
         self.lost.extend(lost.map(|d| (vm.clone(), d.disk.clone())));
         let stops = [Verb::Stop, Verb::Suspend, Verb::Reboot, Verb::Recreate, Verb::Destroy, Verb::Move];
-        if stops.contains(&action.verb) {
+        if stops.contains(&action.verb) || action.impact.class == crate::plan::Class::Reboot {
             self.stopped.insert(vm.clone());
         }
         if let (Verb::Migrate | Verb::Move, Some(to)) = (action.verb, &action.to) {
