@@ -20,6 +20,7 @@ pub use local::Local;
 pub(crate) use local::sync_folder;
 #[cfg(feature = "libvirt")]
 pub(super) use local::{free, names};
+#[cfg(feature = "libvirt")]
 pub(super) use remote::LIBRARY;
 pub use remote::Remote;
 pub use run::Running;
