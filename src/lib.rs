@@ -3,7 +3,7 @@
 //! This page is the map. Read the rooms in the order in which data flows through them:
 //!
 //! ```text
-//!   a folder or a commit                     people: start, stop, restart
+//!   a folder or a commit                     people: start, stop, drain
 //!          │                                          │
 //!       source ──▶ config ──▶ model::Desired ─┐    store (holds, limits, journal)
 //!                                             ├──▶ plan ──▶ Plan ──▶ render ──▶ text, Markdown, JSON, Mermaid
@@ -36,6 +36,8 @@
 //!   the same inputs give the same bytes on every machine. `clippy.toml` and `tests/suite/rooms.rs` keep it so.
 //! - `plan` leaves no choice to `execute`: an `if` about policy in a step's implementation is in the wrong room.
 //! - Unknown is not gone: what could not be observed is neither deleted nor made a second time.
+//! - A VM is at one place at most. While it moves, records on both hosts, the phase of each copy of its disks, and what
+//!   the hypervisors show say where it is (`plan::places`); where they cannot, nobody touches it and the plan says so.
 //! - What does not carry our stamp is never touched; nothing is created over something that exists.
 //! - Every step looks, changes and looks again, and is safe to repeat; so a `kill -9` anywhere leaves nothing double
 //!   and nothing lost, and the next pass ends what the last one began.

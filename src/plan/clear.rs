@@ -3,10 +3,11 @@
 
 use super::absent::Seat;
 use super::draft::{Draft, Footprint, need_now, reason};
-use super::moves::{Traveller, Wish};
+use super::moves::Traveller;
 use super::place::Need;
 use super::types::{Cause, MoveMode};
 use super::way::Way;
+use super::wishes::Wish;
 use crate::model::{Host, Name, Others, Power, Relocatable, Tries, Vm};
 
 /// Hosts that are tried for one VM.

@@ -43,6 +43,7 @@ mod surge;
 mod target;
 pub mod types;
 mod way;
+mod wishes;
 mod world;
 
 use std::collections::BTreeMap;
