@@ -16,7 +16,7 @@ use super::steps::{Edit, Op, Step};
 use super::types::{Action, Block, BlockedBy, Class, Downtime, MoveMode, NoteKind, Reason, Risk, Verb};
 use super::way::{Cargo, Hurdle, Trip, Way};
 use super::wishes::Wish;
-use crate::model::{Address, Host, Name, Others, Power, Protection, Relocatable, RunState, Tries, Vm, VmObs};
+use crate::model::{Acceleration, Address, Host, Name, Others, Power, Protection, Relocatable, RunState, Tries, Vm, VmObs};
 
 /// A wish with all that is decided before it has a place.
 pub(crate) struct Traveller<'a> {
@@ -321,6 +321,11 @@ impl<'a> Draft<'a> {
                 to.name
             );
             self.risks.push(Risk { code: "R103".to_owned(), subject: Address::Vm(vm.name.clone()), text });
+        }
+        let emulated = obs.live.as_ref().is_some_and(|live| live.acceleration == Acceleration::Tcg);
+        if way.mode.is_live() && emulated {
+            let text = "it has no KVM: its emulator may miss a page that is written while memory travels".to_owned();
+            self.risks.push(Risk { code: "R104".to_owned(), subject: Address::Vm(vm.name.clone()), text });
         }
         act
     }

@@ -25,6 +25,11 @@ pub const RISKS: &[(&str, &str, &str)] = &[
         "a cut link would lose a guest",
         "A VM is moved by post-copy where pre-copy does not end: while the last of its memory follows, a cut link loses what it held.",
     ),
+    (
+        "R104",
+        "an emulated guest is moved while it runs",
+        "Without KVM, QEMU can miss a page that is written while memory travels (a race of its emulation with the dirty bitmap): rarely, and then the guest's kernel fails soon after. `relocatable: cold` moves it stopped.",
+    ),
     ("R201", "data is deleted", "A disk that holds data is deleted by this plan and cannot be had back."),
     (
         "R401",

@@ -9,40 +9,41 @@ fn a_host_is_drained_and_restored_while_its_guests_run() {
     if skipped("drain and restore on real hosts") {
         return;
     }
-    let rack = Rack::new(1, &[]);
-    rack.up();
-    let db = rack.place("shop-db-1");
-    let before: Vec<String> = rack.vms_on(&db);
-    let boots: Vec<String> = before.iter().map(|vm| rack.fact(vm, "boot_id")).collect();
+    Rack::with(1, &[], |rack| {
+        rack.up();
+        let db = rack.place("shop-db-1");
+        let before: Vec<String> = rack.vms_on(&db);
+        let boots: Vec<String> = before.iter().map(|vm| rack.fact(vm, "boot_id")).collect();
 
-    // Shown first, and nothing done.
-    let shown = rack.must(&["drain", &db, "--dry-run"]);
-    assert!(shown.contains("live, with its disks"), "{shown}");
-    assert_eq!(rack.vms_on(&db), before);
+        // Shown first, and nothing done.
+        let shown = rack.must(&["drain", &db, "--dry-run"]);
+        assert!(shown.contains("live, with its disks"), "{shown}");
+        assert_eq!(rack.vms_on(&db), before);
 
-    let began = Instant::now();
-    let said = rack.must(&["drain", &db, "--yes"]);
-    println!("drained in {:.1} s:\n{said}", began.elapsed().as_secs_f64());
-    assert!(said.contains("is empty"), "{said}");
-    assert!(rack.vms_on(&db).is_empty());
-    for (vm, boot) in before.iter().zip(&boots) {
-        assert_eq!(rack.fact(vm, "boot_id"), *boot, "{vm} was not restarted");
-        let gap = rack.witness.longest_gap(vm, began);
-        println!("{vm}: longest silence {:.1} s", gap.as_secs_f64());
-        assert!(gap.as_secs() < 15, "{vm} was silent for {gap:?}");
-    }
-    rack.settled();
+        let began = Instant::now();
+        let said = rack.must(&["drain", &db, "--yes"]);
+        println!("drained in {:.1} s:\n{said}", began.elapsed().as_secs_f64());
+        assert!(said.contains("is empty"), "{said}");
+        assert!(rack.vms_on(&db).is_empty());
+        for (vm, boot) in before.iter().zip(&boots) {
+            assert_eq!(rack.fact(vm, "boot_id"), *boot, "{vm} was not restarted");
+            let gap = rack.witness.longest_gap(vm, began);
+            println!("{vm}: longest silence {:.1} s", gap.as_secs_f64());
+            assert!(gap.as_secs() < 15, "{vm} was silent for {gap:?}");
+        }
+        rack.settled();
 
-    rack.must(&["restore", &db, "--yes"]);
-    let mut back = rack.vms_on(&db);
-    back.sort();
-    let mut home = before.clone();
-    home.sort();
-    assert_eq!(back, home, "they are back where they were");
-    for (vm, boot) in before.iter().zip(&boots) {
-        assert_eq!(rack.fact(vm, "boot_id"), *boot, "{vm} was not restarted");
-    }
-    rack.settled();
+        rack.must(&["restore", &db, "--yes"]);
+        let mut back = rack.vms_on(&db);
+        back.sort();
+        let mut home = before.clone();
+        home.sort();
+        assert_eq!(back, home, "they are back where they were");
+        for (vm, boot) in before.iter().zip(&boots) {
+            assert_eq!(rack.fact(vm, "boot_id"), *boot, "{vm} was not restarted");
+        }
+        rack.settled();
+    });
 }
 
 #[test]
@@ -50,30 +51,31 @@ fn a_cable_pulled_during_a_drain_loses_nothing() {
     if skipped("a cable pulled during a drain") {
         return;
     }
-    let rack = Rack::new(2, &[]);
-    rack.up();
-    let db = rack.place("shop-db-1");
-    let target = ["h1", "h2", "h3"].into_iter().find(|h| *h != db).unwrap();
-    let boot = rack.fact("shop-db-1", "boot_id");
-    // While disks are made, in the middle of the data, near the hand-over.
-    for wait in [0.3, 2.5, 5.5] {
-        // A slow cable, so that there is time to pull it.
-        rack.lab(&["slow", &db, "100mbit"]);
-        let mut drain = rack.command(&["drain", &db, "--yes"]).spawn().unwrap();
-        std::thread::sleep(std::time::Duration::from_secs_f64(wait));
-        rack.lab(&["cut", target]);
-        std::thread::sleep(std::time::Duration::from_secs(3));
-        rack.lab(&["heal", target]);
-        rack.lab(&["heal", &db]);
-        let status = drain.wait().unwrap();
-        println!("cut after {wait} s: the drain ended with {status}");
-        rack.must(&["drain", &db, "--abort"]);
-        // Whatever became of it, applying brings it in order.
-        rack.until(&["apply", "--yes"], "no changes", 120);
-        assert_eq!(rack.fact("shop-db-1", "boot_id"), boot, "it was never restarted");
-        rack.place("shop-db-1");
-        rack.must(&["restore", &db, "--yes"]);
-        assert_eq!(rack.place("shop-db-1"), db);
-    }
-    rack.settled();
+    Rack::with(2, &[], |rack| {
+        rack.up();
+        let db = rack.place("shop-db-1");
+        let target = ["h1", "h2", "h3"].into_iter().find(|h| *h != db).unwrap();
+        let boot = rack.fact("shop-db-1", "boot_id");
+        // While disks are made, in the middle of the data, near the hand-over.
+        for wait in [0.3, 2.5, 5.5] {
+            // A slow cable, so that there is time to pull it.
+            rack.lab(&["slow", &db, "100mbit"]);
+            let mut drain = rack.command(&["drain", &db, "--yes"]).spawn().unwrap();
+            std::thread::sleep(std::time::Duration::from_secs_f64(wait));
+            rack.lab(&["cut", target]);
+            std::thread::sleep(std::time::Duration::from_secs(3));
+            rack.lab(&["heal", target]);
+            rack.lab(&["heal", &db]);
+            let status = drain.wait().unwrap();
+            println!("cut after {wait} s: the drain ended with {status}");
+            rack.must(&["drain", &db, "--abort"]);
+            // Whatever became of it, applying brings it in order.
+            rack.until(&["apply", "--yes"], "no changes", 120);
+            assert_eq!(rack.fact("shop-db-1", "boot_id"), boot, "it was never restarted");
+            rack.place("shop-db-1");
+            rack.must(&["restore", &db, "--yes"]);
+            assert_eq!(rack.place("shop-db-1"), db);
+        }
+        rack.settled();
+    });
 }
