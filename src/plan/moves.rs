@@ -16,7 +16,9 @@ use super::steps::{Edit, Op, Step};
 use super::types::{Action, Block, BlockedBy, Class, Downtime, MoveMode, NoteKind, Reason, Risk, Verb};
 use super::way::{Cargo, Hurdle, Trip, Way};
 use super::wishes::Wish;
-use crate::model::{Acceleration, Address, Host, Name, Others, Power, Protection, Relocatable, RunState, Tries, Vm, VmObs};
+use crate::model::{
+    Acceleration, Address, Host, Name, Others, Power, Protection, Relocatable, RunState, Tries, Vm, VmObs,
+};
 
 /// A wish with all that is decided before it has a place.
 pub(crate) struct Traveller<'a> {
