@@ -129,7 +129,7 @@ fn code(error: &virt::error::Error) -> Code {
     if error.message().contains("client socket is closed") { Code::Connection } else { Code::Other }
 }
 
-/// One host's connection, opened when first needed and again after it was lost: to its users one, in truth some [`line`]s.
+/// One host's connection, opened when first needed and again after it was lost: to its users one, in truth some lines.
 pub struct Hypervisor {
     uri: String,
     who: String,
