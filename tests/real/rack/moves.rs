@@ -53,7 +53,7 @@ fn a_cable_pulled_during_a_drain_loses_nothing() {
 }
 
 #[test]
-#[ignore = "without KVM the guest hung in two of three runs after the move had ended well: not understood yet"]
+#[ignore = "without KVM the guest hung in two runs of two after the move had ended well: not understood yet"]
 fn a_cable_pulled_while_memory_travels_loses_nothing() {
     pulled(8, &[5.5]);
 }
