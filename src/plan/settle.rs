@@ -8,7 +8,9 @@ use super::places::{Standing, arrives, flight};
 use super::steps::{Op, Step};
 use super::types::{Action, Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, NoteKind, Reason, Verb};
 use super::world::Disk;
-use crate::model::{Address, DiskPhase, Host, JobObs, Name, OnRemove, Power, StopPolicy, Timestamp, Vm, VmObs};
+use crate::model::{
+    Address, DiskPhase, Host, JobObs, Name, OnRemove, Power, RunState, StopPolicy, Timestamp, Vm, VmObs,
+};
 
 /// Lines of steps for one host after the other.
 #[derive(Default)]
@@ -148,13 +150,14 @@ impl<'a> Draft<'a> {
         let policy = StopPolicy { deadline: crate::model::Span(0), power_off: true };
         work.add(to, [Op::Stop { vm: name.clone(), uuid: obs.uuid, policy }]);
         self.settle_at(&mut work, name, to, obs);
-        let address = obs.stamp.nics.values().find_map(|n| n.address);
-        let start = Op::Start { vm: name.clone(), uuid: obs.uuid };
-        work.add(
-            to,
-            [start, Op::AwaitReady { vm: name.clone(), uuid: obs.uuid, probe: vm.spec.ready.clone(), address }],
-        );
+        if self.effective_run(vm).0 == RunState::Started {
+            let address = obs.stamp.nics.values().find_map(|n| n.address);
+            let start = Op::Start { vm: name.clone(), uuid: obs.uuid };
+            let wait = Op::AwaitReady { vm: name.clone(), uuid: obs.uuid, probe: vm.spec.ready.clone(), address };
+            work.add(to, [start, wait]);
+        }
         act.steps = work.steps;
+        act.blocked.extend(self.pause(name, &vm.group));
         self.push(act, None);
     }
 

@@ -62,7 +62,7 @@ pub(super) fn state_and_reason(domain: &Domain) -> Result<(Power, u32), Error> {
 }
 
 impl Hypervisor {
-    async fn on<T: Send + 'static>(
+    pub(super) async fn on<T: Send + 'static>(
         &self,
         what: &str,
         limit: Duration,

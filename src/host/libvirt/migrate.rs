@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use uuid::Uuid;
-use virt::connect::Connect;
 use virt::domain::{Domain, MigrateParameters};
 use virt::error::Error;
 use virt_sys as sys;
@@ -140,16 +139,6 @@ pub(super) fn job(domain: &Domain) -> Result<Option<JobObs>, Error> {
 }
 
 impl Hypervisor {
-    async fn look_at<T: Send + 'static>(
-        &self,
-        what: &str,
-        limit: Duration,
-        uuid: Uuid,
-        f: impl FnOnce(&Connect, &Domain) -> Result<T, Error> + Send + 'static,
-    ) -> Result<T, CallError> {
-        self.call(what, limit, move |connect| f(connect, &connect.lookup_domain_by_uuid(uuid)?)).await
-    }
-
     /// Moves a domain to another host, peer to peer, and waits for the end of it, however long that takes: a job that should
     /// end is given up by [`Self::abort_job`]. When this future is dropped, libvirt goes on.
     ///
@@ -160,7 +149,7 @@ impl Hypervisor {
         let apart = self.apart();
         let day = Duration::from_secs(86_400);
         apart
-            .look_at("migrate", day, uuid, move |_, domain| {
+            .on("migrate", day, uuid, move |_, domain| {
                 domain.migrate_to_uri3(Some(&call.uri), call.parameters(), call.flags())
             })
             .await
@@ -172,7 +161,7 @@ impl Hypervisor {
     /// [`CallError`].
     pub async fn standing(&self, uuid: Uuid) -> Result<Option<Standing>, CallError> {
         let answer = self
-            .look_at("ask for the state", LOOK, uuid, |_, domain| {
+            .on("ask for the state", LOOK, uuid, |_, domain| {
                 let (power, reason) = super::domain::state_and_reason(domain)?;
                 let active = power.is_active();
                 let pause = (power == Power::Paused).then(|| pause_cause(reason));
@@ -202,7 +191,7 @@ impl Hypervisor {
     /// # Errors
     /// [`CallError`].
     pub async fn figures(&self, uuid: Uuid) -> Result<Figures, CallError> {
-        self.look_at("ask what the move took", LOOK, uuid, |_, domain| {
+        self.on("ask what the move took", LOOK, uuid, |_, domain| {
             let (_, numbers) = raw::job_stats(domain, true)?;
             let number = |name: &str| numbers.get(name).copied();
             let memory = Bytes(number("memory_processed").unwrap_or_default());
@@ -216,8 +205,7 @@ impl Hypervisor {
     /// # Errors
     /// [`CallError`].
     pub async fn set_max_pause(&self, uuid: Uuid, pause: Span) -> Result<(), CallError> {
-        self.look_at("set the longest pause", LOOK, uuid, move |_, d| d.migrate_set_max_downtime(pause.0, 0).map(drop))
-            .await
+        self.on("set the longest pause", LOOK, uuid, move |_, d| d.migrate_set_max_downtime(pause.0, 0).map(drop)).await
     }
 
     /// `virDomainMigrateStartPostCopy`.
@@ -225,7 +213,7 @@ impl Hypervisor {
     /// # Errors
     /// [`CallError`].
     pub async fn start_post_copy(&self, uuid: Uuid) -> Result<(), CallError> {
-        self.look_at("switch to post-copy", LOOK, uuid, |_, domain| raw::start_post_copy(domain)).await
+        self.on("switch to post-copy", LOOK, uuid, |_, domain| raw::start_post_copy(domain)).await
     }
 
     /// `virDomainAbortJob`.
@@ -234,7 +222,7 @@ impl Hypervisor {
     /// [`CallError`].
     pub async fn abort_job(&self, uuid: Uuid) -> Result<(), CallError> {
         // Of its own for the same reason: calls that wait for a dead link fill the shared one.
-        self.apart().look_at("give the job up", ABORT, uuid, |_, domain| raw::abort_job(domain)).await
+        self.apart().on("give the job up", ABORT, uuid, |_, domain| raw::abort_job(domain)).await
     }
 
     /// One command of QEMU's monitor (`virDomainQemuMonitorCommand`), as JSON. libvirt marks the domain as tainted by it.
@@ -242,7 +230,7 @@ impl Hypervisor {
     /// # Errors
     /// [`CallError`].
     pub async fn monitor(&self, uuid: Uuid, command: String) -> Result<String, CallError> {
-        self.look_at("ask QEMU", ABORT, uuid, move |_, domain| domain.qemu_monitor_command(&command, 0)).await
+        self.on("ask QEMU", ABORT, uuid, move |_, domain| domain.qemu_monitor_command(&command, 0)).await
     }
 
     /// `virDomainRestoreFlags` of a file on the host, left paused: no instruction of the guest is carried out.
@@ -261,7 +249,7 @@ impl Hypervisor {
     /// # Errors
     /// [`CallError`].
     pub async fn update_device(&self, uuid: Uuid, xml: String) -> Result<(), CallError> {
-        self.look_at("change a device", super::CALL, uuid, move |_, domain| {
+        self.on("change a device", super::CALL, uuid, move |_, domain| {
             domain.update_device_flags(&xml, sys::VIR_DOMAIN_AFFECT_LIVE).map(drop)
         })
         .await
