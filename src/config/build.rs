@@ -38,6 +38,7 @@ pub(crate) fn desired(repo: &Repository, snapshot: &Snapshot, sink: &mut Sink) -
         modules: vms.modules,
         groups: vms.groups,
         vms: vms.vms,
+        access: Vec::new(),
         removals: Vec::new(),
         adoptions: Vec::new(),
         lost: Vec::new(),

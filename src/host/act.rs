@@ -85,6 +85,7 @@ pub(super) async fn perform(
         Op::RetireDisk { path, to, stamp } => moves::retire(host, path, to, stamp).await,
         Op::DropRemnant { vm, uuid } => moves::drop_remnant(host, vm, *uuid).await,
         Op::Announce { vm, uuid } => moves::announce(host, vm, *uuid).await,
+        Op::SetRules { .. } => Err(StepError::failed("packet filters come with the next commit")),
         Op::Fence { .. } => Err(StepError::failed("moves come with the next commit")),
     }
 }

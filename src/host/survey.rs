@@ -118,6 +118,7 @@ async fn examine(host: &RealHost, desired: &Desired, look: Look, glance: Glance)
         images: glance.images,
         bridges: bridges.map(|(name, (seen, _))| (name, seen)).collect(),
         vms,
+        filter: None,
         unmanaged,
         lock: if host.is_locked() { None } else { glance.lock },
     })

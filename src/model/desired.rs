@@ -16,6 +16,7 @@ use super::ids::{Address, Name};
 use super::moving::{Fence, HostShell, Layer, Maintenance, Migration, OnUnknown};
 use super::origin::Origin;
 use super::quantity::{Bytes, Span, Timestamp};
+use super::rules::Access;
 use super::vm::{Group, RunState, Vm};
 
 /// All that one repository describes.
@@ -40,6 +41,8 @@ pub struct Desired {
     pub groups: BTreeMap<Arc<str>, Group>,
     /// Every VM that the services and modules expand to, by name.
     pub vms: BTreeMap<Name, Vm>,
+    /// Who may talk to whom, every name in it resolved. What is not in it is closed.
+    pub access: Vec<Access>,
     /// Reviewed removals.
     pub removals: Vec<Removal>,
     /// Reviewed adoptions.

@@ -17,6 +17,7 @@ use super::device::DeviceAt;
 use super::ids::{Mac, Name};
 use super::moving::{CpuObs, DiskPhase, Fenced, JobObs, Layer, LinkPast, MoveObs, PauseCause, Tries};
 use super::quantity::{Bytes, Timestamp};
+use super::rules::FilterObs;
 use super::vm::{Display, Firmware, OnRemove, Probe, Protection, StopPolicy};
 
 /// What was learnt of one part of the world.
@@ -209,6 +210,9 @@ pub struct HostObs {
     pub images: BTreeMap<Digest, ImageObs>,
     /// Bridges that a network of the fleet names, by bridge name.
     pub bridges: BTreeMap<String, BridgeObs>,
+    /// The filter in force; `None` where it was not asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filter: Option<FilterObs>,
     /// Domains without our stamp: never touched; they count against capacity.
     pub unmanaged: Vec<Unmanaged>,
     /// Who holds the controller's lock, when someone else does.

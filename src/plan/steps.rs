@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::model::{
-    Acceleration, Bytes, CloneMethod, Container, DeviceAt, Digest, DiskStamp, Display, Firmware, ImageFile,
+    Acceleration, Bytes, CloneMethod, Container, DeviceAt, Digest, DiskStamp, Display, Firmware, HostRules, ImageFile,
     ImageFormat, Mac, Name, PlacementRecord, Probe, Span, Stamp, StopPolicy, Timestamp, Transport,
 };
 
@@ -321,6 +321,11 @@ pub enum Op {
         vm: Name,
         /// Its domain.
         uuid: Uuid,
+    },
+    /// Replaces the host's packet filter by this one, whole, in one transaction. Done when what is read back means the same.
+    SetRules {
+        /// The filter.
+        rules: Arc<HostRules>,
     },
     /// Undefines a domain that does not run (managed save and NVRAM with it; disks stay).
     Undefine {
@@ -641,6 +646,7 @@ impl Op {
             Self::RetireDisk { stamp, .. } => format!("keep the old copy of disk {}", stamp.disk),
             Self::DropRemnant { .. } => "drop what was left behind".to_owned(),
             Self::Fence { .. } => "fence".to_owned(),
+            Self::SetRules { .. } => "set packet filter".to_owned(),
             Self::Announce { .. } => "tell the guest that it moved".to_owned(),
         }
     }

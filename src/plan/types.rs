@@ -179,6 +179,10 @@ pub enum Verb {
     Abort,
     /// A host is made certain to run nothing any more.
     Fence,
+    /// The packet filter of a host is made as it must be from now on: for what stays, comes and leaves.
+    Filter,
+    /// What left a host leaves its packet filter too.
+    Close,
 }
 
 impl Verb {
@@ -211,6 +215,8 @@ impl Verb {
             Self::Settle => "settle",
             Self::Abort => "abort",
             Self::Fence => "fence",
+            Self::Filter => "filter",
+            Self::Close => "close",
         }
     }
 }

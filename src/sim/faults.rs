@@ -52,7 +52,7 @@ impl Fault {
 }
 
 /// Every operation's name, for suggestions.
-pub(super) const OPS: [&str; 34] = [
+pub(super) const OPS: [&str; 35] = [
     "PutImage",
     "DropImage",
     "MakeBridge",
@@ -87,6 +87,7 @@ pub(super) const OPS: [&str; 34] = [
     "DropRemnant",
     "Fence",
     "Announce",
+    "SetRules",
 ];
 
 /// The name of an operation and what it is about.
@@ -124,6 +125,7 @@ pub(super) fn op_and_subject(op: &Op) -> (&'static str, String) {
         Op::DefineFrom { vm, .. } => ("DefineFrom", vm.to_string()),
         Op::RetireDisk { stamp, .. } => ("RetireDisk", stamp.vm.to_string()),
         Op::DropRemnant { vm, .. } => ("DropRemnant", vm.to_string()),
+        Op::SetRules { .. } => ("SetRules", String::new()),
         Op::Fence { .. } => ("Fence", String::new()),
         Op::Announce { vm, .. } => ("Announce", vm.to_string()),
     }

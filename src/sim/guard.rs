@@ -361,6 +361,7 @@ pub(super) fn domain_of(op: &Op) -> Option<Uuid> {
         | Op::DefineFrom { .. }
         | Op::RetireDisk { .. }
         | Op::Fence { .. }
+        | Op::SetRules { .. }
         | Op::Define { .. } => None,
     }
 }

@@ -163,6 +163,8 @@ pub struct SimHost {
     pub bridges: BTreeMap<String, BridgeObs>,
     /// The fleet whose alias each bridge of ours carries.
     pub aliases: BTreeMap<String, Name>,
+    /// The packet filter in force.
+    pub filter: crate::model::HostRules,
     /// Placement records.
     pub records: BTreeMap<Name, PlacementRecord>,
     /// Who holds the controller's lock.
@@ -188,6 +190,7 @@ impl SimHost {
             images: BTreeMap::new(),
             bridges: BTreeMap::new(),
             aliases: BTreeMap::new(),
+            filter: crate::model::HostRules::default(),
             records: BTreeMap::new(),
             lock: None,
         }

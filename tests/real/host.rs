@@ -97,6 +97,7 @@ impl World {
             modules: BTreeMap::new(),
             groups: BTreeMap::new(),
             vms: BTreeMap::new(),
+            access: Vec::new(),
             removals: Vec::new(),
             adoptions: Vec::new(),
             lost: Vec::new(),
