@@ -9,8 +9,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::StepError;
-use crate::model::Name;
-use crate::plan::{ActionId, Op, Plan, Step, Verb};
+use crate::model::{Address, Name};
+use crate::plan::{Action, ActionId, Op, Plan, Step, Verb};
 
 /// How much may run at once on a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +43,8 @@ pub enum Outcome {
     NotApproved,
     /// It waits for an action that did not succeed.
     Waits(ActionId),
+    /// No more may move at once on one of its hosts or on their link, as the move of this VM is not known to be over.
+    Crowded(Name),
     /// We were asked to stop before it was finished; `steps` of it were done.
     Stopped {
         /// Steps that were done.
@@ -68,8 +70,20 @@ pub struct Machine<'p> {
     hosts: Vec<Vec<&'p Name>>,
     /// Where each action starts a VM: the step's number.
     starts: Vec<Option<usize>>,
+    /// Moves that ran before any action began.
+    flights: Vec<Flying<'p>>,
     limits: HostLimits,
     stopping: bool,
+}
+
+/// A move that ran when the plan was made.
+#[derive(Clone, Debug)]
+struct Flying<'p> {
+    vm: &'p Name,
+    /// Its hosts, in order.
+    hosts: Vec<&'p Name>,
+    /// The action that waits for it, or gives it up.
+    ended_by: Option<usize>,
 }
 
 /// What goes on now.
@@ -108,12 +122,23 @@ impl<'p> Machine<'p> {
             all.collect::<BTreeSet<_>>().into_iter().collect()
         });
         let starts = plan.actions.iter().map(|act| act.steps.iter().position(|s| is_start(&s.op)));
+        let flights = plan.flights.iter().map(|flight| {
+            let ends = |a: &Action| {
+                matches!(a.verb, Verb::Migrate | Verb::Abort) && a.subject == Address::Vm(flight.vm.clone())
+            };
+            Flying {
+                vm: &flight.vm,
+                hosts: flight.hosts.iter().collect(),
+                ended_by: plan.actions.iter().position(ends),
+            }
+        });
         let mut machine = Self {
             plan,
             states: states.collect(),
             before: before.collect(),
             hosts: hosts.collect(),
             starts: starts.collect(),
+            flights: flights.collect(),
             limits,
             stopping: false,
         };
@@ -186,12 +211,28 @@ impl<'p> Machine<'p> {
 
     /// How each action ended, in the plan's order.
     pub fn outcomes(&self) -> Vec<(ActionId, Outcome)> {
-        let outcome = |state: &State| match state {
+        let outcome = |(number, state): (usize, &State)| match state {
             State::Over(outcome) => outcome.clone(),
-            State::Pending => Outcome::Stopped { steps: 0 },
+            State::Pending => self.why_pending(number),
             State::Running(step) | State::Between(step) => Outcome::Stopped { steps: *step },
         };
-        self.plan.actions.iter().zip(&self.states).map(|(a, s)| (a.id.clone(), outcome(s))).collect()
+        let outcomes = self.states.iter().enumerate().map(outcome);
+        self.plan.actions.iter().map(|a| a.id.clone()).zip(outcomes).collect()
+    }
+
+    /// What an action that has not begun waits for: only moves that go on without us let no turn come in the end.
+    fn why_pending(&self, action: usize) -> Outcome {
+        let first = self.before[action].iter().find(|b| self.states[**b] != State::Over(Outcome::Done));
+        let busy = self.busy();
+        let here = |host: &&Name| self.hosts[action].contains(host) && self.is_crowded(&busy, host);
+        let crowds = |flying: &&Flying<'_>| flying.hosts == self.hosts[action] || flying.hosts.iter().any(|h| here(h));
+        let flying = self.flying();
+        match (first, flying.iter().find(crowds)) {
+            _ if self.stopping => Outcome::Stopped { steps: 0 },
+            (Some(before), _) => Outcome::Waits(self.plan.actions[*before].id.clone()),
+            (None, Some(flying)) => Outcome::Crowded(flying.vm.clone()),
+            (None, None) => Outcome::Stopped { steps: 0 },
+        }
     }
 
     fn step(&self, action: usize, step: usize) -> Option<&'p Step> {
@@ -215,7 +256,41 @@ impl<'p> Machine<'p> {
                 *busy.starting.entry(&step.host).or_default() += 1;
             }
         }
+        for flying in self.flying() {
+            count_move(&mut busy, &flying.hosts);
+        }
         busy
+    }
+
+    /// Moves that are not those of actions in the middle: they ran before, or a step that waited for one gave up.
+    fn flying(&self) -> Vec<Flying<'p>> {
+        let before = self.flights.iter().filter(|f| !f.ended_by.is_some_and(|number| self.has_ended(number)));
+        let lingers = |number: &usize| {
+            !self.ends_flight(*number) && matches!(self.last_travelled(*number), Some(StepError::Unknown(_)))
+        };
+        let after = (0..self.states.len()).filter(lingers).map(|number| Flying {
+            vm: self.plan.actions[number].subject.name(),
+            hosts: self.hosts[number].clone(),
+            ended_by: None,
+        });
+        before.cloned().chain(after).collect()
+    }
+
+    /// Whether an action that waits for a move, or gives it up, knows that it is over.
+    fn has_ended(&self, action: usize) -> bool {
+        let over = self.states[action] == State::Over(Outcome::Done);
+        over || self.last_travelled(action).is_some_and(|error| !matches!(error, StepError::Unknown(_)))
+    }
+
+    /// The error with which the step of an action failed that waits for a move.
+    fn last_travelled(&self, action: usize) -> Option<&StepError> {
+        let State::Over(Outcome::Failed { step, error }) = &self.states[action] else { return None };
+        matches!(self.step(action, *step)?.op, Op::Migrate { .. }).then_some(error)
+    }
+
+    /// Whether an action is about a move that ran before: that one is counted all the time.
+    fn ends_flight(&self, action: usize) -> bool {
+        self.flights.iter().any(|f| f.ended_by == Some(action))
     }
 
     /// Counts an action that has begun.
@@ -225,12 +300,9 @@ impl<'p> Machine<'p> {
             if self.hands_over(action) {
                 busy.handing.insert(host);
             }
-            if self.moves(action) {
-                *busy.moves.entry(host).or_default() += 1;
-            }
         }
-        if let Some(link) = self.link(action) {
-            *busy.links.entry(link).or_default() += 1;
+        if self.moves(action) && !self.ends_flight(action) {
+            count_move(busy, &self.hosts[action]);
         }
     }
 
@@ -255,17 +327,21 @@ impl<'p> Machine<'p> {
 
     /// Whether one more action may begin on each of its hosts.
     fn has_room(&self, busy: &Busy<'p>, action: usize) -> bool {
-        let moves = self.moves(action);
+        let moves = self.moves(action) && !self.ends_flight(action);
         let full = |host: &&Name| {
-            let begun = |map: &BTreeMap<&Name, usize>| map.get(host).copied().unwrap_or(0);
-            let most = self.limits.moves.get(*host).copied().unwrap_or(usize::MAX);
+            let begun = busy.actions.get(host).copied().unwrap_or(0);
             // Devices change hands one at a time: who has which is then clear at every moment.
             (self.hands_over(action) && busy.handing.contains(host))
-                || begun(&busy.actions) >= self.limits.actions
-                || (moves && begun(&busy.moves) >= most)
+                || begun >= self.limits.actions
+                || (moves && self.is_crowded(busy, host))
         };
         let on_link = self.link(action).and_then(|link| busy.links.get(&link)).copied().unwrap_or(0);
         !self.hosts[action].iter().any(full) && (!moves || on_link < self.limits.moves_per_link)
+    }
+
+    /// Whether as many VMs come to a host, or leave it, as may at once.
+    fn is_crowded(&self, busy: &Busy<'p>, host: &Name) -> bool {
+        busy.moves.get(host).copied().unwrap_or(0) >= self.limits.moves.get(host).copied().unwrap_or(usize::MAX)
     }
 
     /// Whether a step may begin: any but a start may; that one, as long as fewer VMs than the limit are between their
@@ -296,205 +372,19 @@ impl<'p> Machine<'p> {
     }
 }
 
+/// Counts a move on its hosts, and on their link.
+fn count_move<'p>(busy: &mut Busy<'p>, hosts: &[&'p Name]) {
+    for host in hosts {
+        *busy.moves.entry(host).or_default() += 1;
+    }
+    if let [a, b] = hosts {
+        *busy.links.entry((a, b)).or_default() += 1;
+    }
+}
+
 fn is_start(op: &Op) -> bool {
     matches!(op, Op::Start { .. })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::Address;
-    use crate::plan::{Action, Block, BlockedBy, Cause, Class, Downtime, Impact, Inputs, Reason, Verb};
-
-    fn name(text: &str) -> Name {
-        Name::new(text).unwrap()
-    }
-
-    /// An action that makes a record, starts its VM and waits until it is ready.
-    fn start(vm: &str, after: &[&str]) -> Action {
-        let subject = Address::Vm(name(vm));
-        let uuid = uuid::Uuid::nil();
-        let step = |op| Step { host: name("h1"), op };
-        Action {
-            id: ActionId::new(&subject, Verb::Start, None),
-            subject,
-            verb: Verb::Start,
-            cause: Cause::Change,
-            reason: Reason { code: String::new(), text: String::new(), origins: Vec::new(), trigger: None },
-            impact: Impact { class: Class::None, downtime: Downtime::None, data: Vec::new() },
-            from: None,
-            to: Some(name("h1")),
-            fields: Vec::new(),
-            transfer: None,
-            after: after.iter().map(|vm| ActionId::new(&Address::Vm(name(vm)), Verb::Start, None)).collect(),
-            wave: 1,
-            blocked: Vec::new(),
-            steps: vec![
-                step(Op::Unrecord { vm: name(vm) }),
-                step(Op::Start { vm: name(vm), uuid }),
-                step(Op::AwaitReady { vm: name(vm), uuid, probe: None, address: None }),
-            ],
-        }
-    }
-
-    fn plan(actions: Vec<Action>) -> Plan {
-        Plan {
-            format_version: crate::plan::FORMAT_VERSION.into(),
-            fleet: name("f"),
-            base: None,
-            head: String::new(),
-            inputs: Inputs { source: "none".into(), now: Default::default(), ages: Default::default() },
-            effects: String::new(),
-            actions,
-            notes: Vec::new(),
-            hosts: Vec::new(),
-            limits: Vec::new(),
-            risks: Vec::new(),
-            drains: Vec::new(),
-            unchanged: 0,
-            critical_path: Vec::new(),
-            critical_millis: None,
-        }
-    }
-
-    const WIDE: HostLimits = HostLimits { actions: 9, starts: 9, moves: BTreeMap::new(), moves_per_link: 9 };
-
-    #[test]
-    fn a_dependent_begins_when_what_it_needs_is_done() {
-        let plan = plan(vec![start("a", &[]), start("b", &["a"])]);
-        let mut machine = Machine::new(&plan, WIDE, None);
-        for step in 0..3 {
-            assert_eq!(machine.take_ready(), [(0, step)]);
-            assert_eq!(machine.take_ready(), [], "nothing twice");
-            machine.succeeded(0, step);
-        }
-        assert_eq!(machine.take_ready(), [(1, 0)]);
-    }
-
-    #[test]
-    fn a_failure_skips_all_that_wait_and_nothing_else() {
-        let plan = plan(vec![start("a", &[]), start("b", &["a"]), start("c", &["b"]), start("d", &[])]);
-        let mut machine = Machine::new(&plan, WIDE, None);
-        assert_eq!(machine.take_ready(), [(0, 0), (3, 0)]);
-        machine.failed(0, 0, StepError::failed("no"));
-        machine.succeeded(3, 0);
-        assert_eq!(machine.take_ready(), [(3, 1)]);
-        let outcomes: Vec<_> = machine.outcomes().into_iter().map(|(_, o)| o).collect();
-        assert!(matches!(outcomes[1], Outcome::Waits(_)) && matches!(outcomes[2], Outcome::Waits(_)));
-    }
-
-    #[test]
-    fn at_most_so_many_vms_of_a_host_are_starting() {
-        let plan = plan(vec![start("a", &[]), start("b", &[]), start("c", &[])]);
-        let mut machine = Machine::new(&plan, HostLimits { starts: 1, ..WIDE }, None);
-        for (action, step) in machine.take_ready() {
-            machine.succeeded(action, step);
-        }
-        assert_eq!(machine.take_ready(), [(0, 1)], "one start");
-        machine.succeeded(0, 1);
-        assert_eq!(machine.take_ready(), [(0, 2)], "and no other until it is ready");
-        machine.succeeded(0, 2);
-        assert_eq!(machine.take_ready(), [(1, 1)]);
-    }
-
-    #[test]
-    fn devices_of_a_host_change_hands_one_at_a_time() {
-        let attach = |vm: &str, host: &str| {
-            let mut act = start(vm, &[]);
-            let at = crate::model::DeviceAt::Usb { id: Some((1, 1)), place: None };
-            let device = crate::plan::DomainDevice { name: name("d"), device: None, at };
-            let op = Op::AttachDevice { vm: name(vm), uuid: uuid::Uuid::nil(), device };
-            act.steps = vec![Step { host: name(host), op }];
-            act
-        };
-        let plan = plan(vec![attach("a", "h1"), attach("b", "h1"), attach("c", "h2"), start("d", &[])]);
-        let mut machine = Machine::new(&plan, WIDE, None);
-        assert_eq!(machine.take_ready(), [(0, 0), (2, 0), (3, 0)], "another host, and other work, go on");
-        machine.failed(0, 0, StepError::failed("the guest does not let it go"));
-        assert_eq!(machine.take_ready(), [(1, 0)], "whoever is stubborn holds nobody up");
-    }
-
-    #[test]
-    fn a_stop_ends_between_steps() {
-        let plan = plan(vec![start("a", &[]), start("b", &[])]);
-        let mut machine = Machine::new(&plan, WIDE, None);
-        assert_eq!(machine.take_ready().len(), 2);
-        machine.stop();
-        machine.succeeded(0, 0);
-        assert!(!machine.is_over(), "one step still runs");
-        machine.succeeded(1, 0);
-        assert!(machine.is_over() && machine.take_ready().is_empty());
-        assert_eq!(machine.outcomes()[0].1, Outcome::Stopped { steps: 1 });
-    }
-
-    #[test]
-    fn blocked_and_unapproved_actions_do_not_run() {
-        let mut blocked = start("a", &[]);
-        blocked.blocked.push(Block { by: BlockedBy::Limit, text: String::new(), unblock: String::new() });
-        let plan = plan(vec![blocked, start("b", &[]), start("c", &["b"])]);
-        let approved = BTreeSet::from([plan.actions[2].id.clone()]);
-        let mut machine = Machine::new(&plan, WIDE, Some(&approved));
-        assert!(machine.take_ready().is_empty() && machine.is_over());
-        let outcomes: Vec<_> = machine.outcomes().into_iter().map(|(_, o)| o).collect();
-        assert_eq!(outcomes[..2], [Outcome::Blocked, Outcome::NotApproved]);
-    }
-
-    /// Moves a VM that runs: a step at the target, one at the source, one at the target.
-    fn migrate(vm: &str, from: &str, to: &str) -> Action {
-        let mut act = start(vm, &[]);
-        let uuid = uuid::Uuid::nil();
-        let how = crate::plan::MigrateHow {
-            uri: String::new(),
-            address: None,
-            transport: crate::model::Transport::Tls,
-            storage: true,
-            auto_converge: true,
-            post_copy: false,
-            max_pause: crate::model::Span(300),
-            bandwidth: None,
-            time_limit: crate::model::Span::secs(60),
-        };
-        let vm = name(vm);
-        act.id = ActionId::new(&act.subject, Verb::Migrate, None);
-        act.verb = Verb::Migrate;
-        act.steps = vec![
-            Step { host: name(to), op: Op::Unrecord { vm: vm.clone() } },
-            Step { host: name(from), op: Op::Migrate { vm: vm.clone(), uuid, to: name(to), how } },
-            Step { host: name(to), op: Op::Announce { vm, uuid } },
-        ];
-        act
-    }
-
-    #[test]
-    fn moves_count_on_both_hosts_and_on_their_link() {
-        let moves = vec![
-            migrate("a", "h1", "h2"),
-            migrate("b", "h2", "h1"),
-            migrate("c", "h1", "h3"),
-            migrate("d", "h1", "h4"),
-            migrate("e", "h3", "h4"),
-        ];
-        let plan = plan(moves);
-        let limits = HostLimits { moves: BTreeMap::from([(name("h1"), 2)]), moves_per_link: 1, ..WIDE };
-        let mut machine = Machine::new(&plan, limits, None);
-        // b: the link of h1 and h2 is taken; d: two move from or to h1 already.
-        assert_eq!(machine.take_ready(), [(0, 0), (2, 0), (4, 0)]);
-        for step in 0..3 {
-            assert_eq!(machine.take_ready(), [], "in the middle of it, too");
-            machine.succeeded(0, step);
-            if step < 2 {
-                assert_eq!(machine.take_ready(), [(0, step + 1)]);
-            }
-        }
-        assert_eq!(machine.take_ready(), [(1, 0)]);
-    }
-
-    #[test]
-    fn a_move_is_one_of_the_actions_of_both_its_hosts() {
-        let plan = plan(vec![migrate("a", "h2", "h1"), start("b", &[])]);
-        let mut machine = Machine::new(&plan, HostLimits { actions: 1, ..WIDE }, None);
-        assert_eq!(machine.take_ready(), [(0, 0)], "b would be the second one on h1");
-        machine.failed(0, 0, StepError::failed("no"));
-        assert_eq!(machine.take_ready(), [(1, 0)]);
-    }
-}
+mod tests;

@@ -24,6 +24,7 @@ pub mod digest;
 mod draft;
 mod fabric;
 mod fence;
+mod flights;
 mod gone;
 pub mod groups;
 pub mod impact;
@@ -171,6 +172,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
         limits,
         risks,
         drains,
+        flights: std::mem::take(&mut draft.world.flights),
         unchanged: u32::try_from(unchanged).unwrap_or(u32::MAX),
         critical_path,
         critical_millis,

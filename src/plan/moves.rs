@@ -220,7 +220,9 @@ impl<'a> Draft<'a> {
             rejected.retain(|(host, _)| *host == only);
         }
         let half_way = flight(self.world.records.get(&vm.name)).filter(|(source, _)| **source == from.name);
-        let mut fit: Vec<&'a Host> = fit.into_iter().filter(|h| h.name != from.name).collect();
+        // Another host with the same storage has its disks, and is not the one that was asked for.
+        let asked = |h: &&Host| h.name != from.name && only.is_none_or(|only| *only == h.name);
+        let mut fit: Vec<&'a Host> = fit.into_iter().filter(asked).collect();
         if let Some((_, to)) = half_way {
             fit.sort_by_key(|h| h.name != *to);
         }
@@ -316,7 +318,7 @@ impl<'a> Draft<'a> {
             act.fields = merged.fields;
             act.impact.class = act.impact.class.min(merged.impact.class);
         }
-        act.blocked = self.travel_blocks(vm, obs, way.mode);
+        act.blocked = self.travel_blocks(&trip, way.mode);
         if way.post_copy {
             let text = format!(
                 "should its memory change too fast, its last part follows after it went on at {}: a cut link then loses the guest",
@@ -354,12 +356,14 @@ impl<'a> Draft<'a> {
     }
 
     /// What stops a move for which there is a place and a way.
-    pub(crate) fn travel_blocks(&self, vm: &Vm, obs: &VmObs, mode: MoveMode) -> Vec<Block> {
+    fn travel_blocks(&self, trip: &Trip<'a>, mode: MoveMode) -> Vec<Block> {
+        let Trip { vm, obs, from, to } = *trip;
         let mut blocks: Vec<Block> = self.pause(&vm.name, &vm.group).into_iter().collect();
         if mode == MoveMode::StopCopyStart && obs.stamp.protect == Protection::All {
             blocks.push(super::present::protected(obs));
         }
         blocks.extend(self.tries_exhausted(&vm.name));
+        blocks.extend(self.crowded(from, to));
         blocks
     }
 

@@ -3,7 +3,7 @@
 //! Its JSON form is a contract: `formatVersion` is `major.minor`; readers ignore unknown fields of a minor
 //! version they do not know and refuse an unknown major one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -50,6 +50,9 @@ pub struct Plan {
     /// Hosts that are emptied: what moves, what cannot, what stays.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub drains: Vec<HostDrain>,
+    /// Moves that ran when it was made: they count among those that may run at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flights: Vec<Flight>,
     /// VMs of the fleet that stay as they are.
     pub unchanged: u32,
     /// The longest chain of actions, by estimated duration: ids in order.
@@ -601,6 +604,16 @@ pub struct HostDrain {
     pub bytes: Bytes,
     /// Milliseconds that the moves take, one after the other.
     pub millis: u64,
+}
+
+/// A move that hosts carry out between them, whether or not anybody waits for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Flight {
+    /// The VM.
+    pub vm: Name,
+    /// Where it leaves and where it arrives, as far as that is known.
+    pub hosts: BTreeSet<Name>,
 }
 
 /// How much of a limit a plan uses.

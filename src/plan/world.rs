@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::places::Standing;
+use super::types::Flight;
 use crate::model::{Desired, DiskObs, HostObs, Layer, Name, Observation, Observed, Origin, PlacementRecord, VmObs};
 
 /// What the planner may believe of a host.
@@ -57,6 +58,8 @@ pub(crate) struct World<'a> {
     pub(crate) standings: BTreeMap<&'a Name, Standing<'a>>,
     /// VMs of which a move, or a host that came back, left something behind.
     pub(crate) unsettled: BTreeSet<&'a Name>,
+    /// Moves that run.
+    pub(crate) flights: Vec<Flight>,
     /// The host under whose name the files of a host are indexed, where several have the same storage.
     shares: BTreeMap<&'a Name, &'a Name>,
     /// The storage that each host's document names, whether or not the host answers.
@@ -88,6 +91,7 @@ impl<'a> World<'a> {
             losses: BTreeMap::new(),
             standings: BTreeMap::new(),
             unsettled: BTreeSet::new(),
+            flights: Vec::new(),
             shares: BTreeMap::new(),
             storages: desired.hosts.iter().filter_map(|(n, h)| Some((n, h.shared.as_ref()?))).collect(),
         };
@@ -150,6 +154,7 @@ impl<'a> World<'a> {
             }
         }
         world.resolve();
+        world.flights = world.seen_flying();
         world
     }
 

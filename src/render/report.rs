@@ -115,6 +115,7 @@ fn why_not(action: &Action, outcome: &Outcome) -> Option<String> {
         }
         Outcome::NotApproved => "not part of what was approved".to_owned(),
         Outcome::Waits(other) => format!("waits for {other}"),
+        Outcome::Crowded(vm) => format!("waits until the move of vm/{vm} is over: no more may move at once there"),
         Outcome::Stopped { steps: 0 } => "not begun: asked to stop".to_owned(),
         Outcome::Stopped { steps } => {
             format!("stopped after {}: the next apply goes on", count(*steps, "step", "steps"))

@@ -29,6 +29,7 @@ fn empty() -> Plan {
         limits: Vec::new(),
         risks: Vec::new(),
         drains: Vec::new(),
+        flights: Vec::new(),
         unchanged: 41,
         critical_path: Vec::new(),
         critical_millis: None,

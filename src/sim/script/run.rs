@@ -224,6 +224,7 @@ fn outcome_line(plan: &Plan, id: &ActionId, outcome: &Outcome) -> String {
         Outcome::Done => format!("done        {id}"),
         Outcome::Failed { error, .. } => format!("failed      {id}: {error}"),
         Outcome::Waits(other) => format!("not tried   {id}: {other} was not done"),
+        Outcome::Crowded(vm) => format!("not tried   {id}: the move of {vm} may go on"),
         Outcome::NotApproved => format!("not approved {id}"),
         Outcome::Stopped { steps } => format!("stopped     {id} after {steps} steps"),
         Outcome::Blocked => {
