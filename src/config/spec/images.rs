@@ -1,0 +1,100 @@
+//! Golden disks, where they come from, and how a VM boots from one.
+
+use schemars::SchemaGenerator;
+use serde_json::{Value, json};
+
+use super::Text;
+use crate::config::node::{Kind, Node};
+use crate::config::read::{Labels, Loc, Read, not, spec};
+use crate::config::sink::{Mark, Sink};
+use crate::model::{CloneMethod, Digest, Identity, ImageFormat};
+
+spec! {
+    /// A golden disk by digest.
+    ImageSpec("Image") {
+        /// Where its disk comes from.
+        "source" source: SourceSpec, required;
+        /// What its disk must be: `sha256:…` or `sha512:…`.
+        "digest" digest: Loc<Digest>, required;
+        /// `qcow2`, `raw`, or `rootfs`: a tar archive (plain, gz, xz or zst) for containers.
+        "format" format: Loc<ImageFormat>, required;
+        /// `disk` (default), a kernel that the host hands over, or of a container the first program (default `/sbin/init`).
+        "boot" boot: BootChoice;
+        /// How a clone learns its name and address: `cloud-init` (default), `host` (containers, whose default it is) or `none`.
+        "learnsAddressBy" identity: Loc<Identity>;
+        /// How a root disk is made: `overlay` (default) or `copy`; a container's is unpacked.
+        "clone" clone: Loc<CloneMethod>;
+    }
+    later { "rollout": "comes with image generations", }
+}
+
+spec! {
+    /// Where a file comes from: a path or a URL.
+    SourceSpec("source") {
+        /// A path on the controller, relative to the document's file.
+        "path" path: Text;
+        /// `https://`, `http://` or `file://`.
+        "url" url: Text;
+    }
+    later { "instance": "comes with management instances", }
+}
+
+spec! {
+    /// A file with its digest.
+    FileSpec("file") {
+        /// A path on the controller, relative to the document's file.
+        "path" path: Text;
+        /// `https://`, `http://` or `file://`.
+        "url" url: Text;
+        /// What it must be.
+        "digest" digest: Loc<Digest>, required;
+    }
+}
+
+spec! {
+    /// A kernel that the host hands over.
+    BootSpec("boot") {
+        /// The kernel.
+        "kernel" kernel: FileSpec, required;
+        /// The initial RAM disk.
+        "initrd" initrd: FileSpec;
+        /// The kernel's command line.
+        "commandLine" command_line: Text;
+    }
+}
+
+spec! {
+    /// The first program of a container.
+    InitSpec("boot") {
+        /// Its path in the container (default `/sbin/init`).
+        "init" init: Text;
+        /// Its arguments.
+        "arguments" arguments: Vec<Text>;
+        /// Its environment.
+        "environment" environment: Labels;
+    }
+}
+
+/// `disk`, a kernel, or a container's first program.
+#[derive(Clone, Debug)]
+pub(crate) enum BootChoice {
+    Disk(Mark),
+    Kernel(Box<BootSpec>),
+    Init(Box<InitSpec>),
+}
+
+impl Read for BootChoice {
+    fn read(node: &Node<'_>, sink: &mut Sink) -> Option<Self> {
+        match &node.kind {
+            Kind::Scalar(s) if s.text == "disk" => Some(Self::Disk(node.at)),
+            Kind::Map(map) if map.iter().any(|(key, _)| ["init", "arguments", "environment"].contains(&&*key.text)) => {
+                InitSpec::read(node, sink).map(|spec| Self::Init(Box::new(spec)))
+            }
+            Kind::Map(_) => BootSpec::read(node, sink).map(|spec| Self::Kernel(Box::new(spec))),
+            _ => not("`disk`, or a map with a `kernel` or an `init`", node, sink),
+        }
+    }
+    fn schema(generator: &mut SchemaGenerator) -> Value {
+        json!({"oneOf": [{"const": "disk"}, BootSpec::schema(generator), InitSpec::schema(generator)]})
+    }
+}

@@ -1,0 +1,54 @@
+//! Networks.
+
+use std::net::Ipv4Addr;
+
+use super::Text;
+use crate::config::leaf::Addressing;
+use crate::config::read::{Loc, spec};
+use crate::model::NetworkMode;
+
+spec! {
+    /// A network: a bridge on each host, and how VMs on it get addresses.
+    NetworkSpec("Network") {
+        /// The bridge.
+        "bridge" bridge: BridgeSpec, required;
+        /// `isolated` or `routed` (default `isolated` where we make the bridge, else `routed`).
+        "mode" mode: Loc<NetworkMode>;
+        /// The subnet.
+        "subnet" subnet: Loc<ipnet::Ipv4Net>;
+        /// The host's own address on the bridge.
+        "hostAddress" host_address: Loc<Ipv4Addr>;
+        /// The guests' default route.
+        "gateway" gateway: Loc<Ipv4Addr>;
+        /// Name servers for guests.
+        "dns" dns: Vec<Loc<Ipv4Addr>>;
+        /// `static`: planned by us (default where there is a range); `external`: somebody else's DHCP.
+        "addressing" addressing: Loc<Addressing>;
+        /// First and last address that may be planned.
+        "range" range: RangeSpec;
+    }
+    later {
+        "vlan": "comes with network rules",
+        "systemAddresses": "comes with network rules",
+    }
+}
+
+spec! {
+    /// A bridge.
+    BridgeSpec("bridge") {
+        /// Its name on each host, at most 15 characters.
+        "name" name: Text, required;
+        /// Whether it is ours to make and remove (default false).
+        "create" create: Loc<bool>;
+    }
+}
+
+spec! {
+    /// First and last address.
+    RangeSpec("range") {
+        /// The first.
+        "from" from: Loc<Ipv4Addr>, required;
+        /// The last.
+        "to" to: Loc<Ipv4Addr>, required;
+    }
+}
