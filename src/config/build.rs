@@ -13,8 +13,9 @@ use super::sink::{Mark, Sink};
 use super::spec::{BootChoice, FileSpec, FleetSpec, ImageSpec, NetworkSpec, WeightsSpec};
 use super::vm::RETAIN;
 use crate::model::{
-    Address, Adoption, Boot, CloneMethod, Desired, Field, Fleet, HostLost, Identity, Image, ImageFile, ImageFormat,
-    Limits, Name, Network, NetworkMode, OnRemove, Pause, Removal, RemovalData, Share, Snapshot, Source, Weights,
+    Address, Adoption, Boot, CloneMethod, Desired, Field, Fleet, Generations, HostLost, Identity, Image, ImageFile,
+    ImageFormat, Limits, Name, Network, NetworkMode, OnRemove, Pause, Removal, RemovalData, Retire, Rollout, Share,
+    Snapshot, Source, Weights,
 };
 
 /// Everything a repository means; `None` when there is no fleet at all. Whoever calls looks at the sink: with
@@ -163,6 +164,11 @@ fn image(doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
         boot,
         identity,
         clone,
+        generation: None,
+        generations: Generations::new(),
+        rollout: Rollout::default(),
+        keep: 2,
+        retire: Retire::Auto,
         origin: sink.origin(doc.name.at),
     })
 }

@@ -22,9 +22,13 @@ pub(super) async fn perform(
 ) -> Result<Done, StepError> {
     let (shell, folders) = (host.shell.as_ref(), &host.folders);
     match op {
-        Op::PutImage { file, path } => {
+        Op::PutImage { file, path, note } => {
             let _one = host.fetching.lock().await;
-            images::put(shell, &host.base, file, path, progress).await
+            let put = images::put(shell, &host.base, file, path, progress).await?;
+            if let Some(note) = note {
+                images::note(shell, path, &file.digest, note).await?;
+            }
+            Ok(put)
         }
         Op::DropImage { path, .. } => {
             unused(host, path, None).await?;

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::bridge::{self, Bridges};
 use super::disk::{self, Folders};
 use super::shell::{LIBRARY, Program, Shell, ShellError, succeed};
-use super::{container, lock};
+use super::{container, images, lock};
 use crate::model::{Bytes, CONTAINER_DISK, Digest, DiskObs, DiskStamp, ImageObs, LockHolder, Name, PlacementRecord};
 
 /// How long another machine may take to look.
@@ -216,8 +216,8 @@ impl Raw {
         let image = |(path, text): (&String, &Vec<u8>)| {
             let path = path.strip_suffix(".digest").filter(|p| p.starts_with(&folders.images))?;
             let (_, used) = self.sizes.get(path)?;
-            let digest = Digest::new(String::from_utf8_lossy(text).trim()).ok()?;
-            Some((digest, ImageObs { path: path.to_owned(), used: Bytes(*used) }))
+            let (digest, note) = images::read_digest(text)?;
+            Some((digest, ImageObs { path: path.to_owned(), used: Bytes(*used), note }))
         };
         let free = |what: &str| Bytes(self.free.get(what).copied().unwrap_or_default());
         Ok(Glance {

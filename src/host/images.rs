@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256, Sha512};
 
 use super::shell::{Local, Program, Shell, ShellError, put_stream, succeed, sync_folder, transfer};
 use crate::execute::{Done, Progress, StepError};
-use crate::model::{Bytes, Digest, ImageFile, ImageObs, Source};
+use crate::model::{Bytes, Digest, ImageFile, ImageNote, ImageObs, Source};
 
 /// A download may take this long.
 const DOWNLOAD: Duration = Duration::from_secs(3600);
@@ -87,9 +87,8 @@ pub async fn observe(shell: &dyn Shell, folder: &str) -> Result<BTreeMap<Digest,
         let path = format!("{folder}/{image}");
         let Some((_, used)) = shell.size(&path).await? else { continue };
         let text = shell.read(&digest_path(&path), 1024).await?;
-        let digest = Digest::new(String::from_utf8_lossy(&text).trim());
-        if let Ok(digest) = digest {
-            out.insert(digest, ImageObs { path, used: Bytes(used) });
+        if let Some((digest, note)) = read_digest(&text) {
+            out.insert(digest, ImageObs { path, used: Bytes(used), note });
         }
     }
     Ok(out)
@@ -97,11 +96,35 @@ pub async fn observe(shell: &dyn Shell, folder: &str) -> Result<BTreeMap<Digest,
 
 pub(super) async fn write_digest(shell: &dyn Shell, path: &str, digest: &Digest) -> Result<(), StepError> {
     let file = digest_path(path);
-    let text = format!("{}\n", digest.as_str()).into_bytes();
-    if shell.read(&file, 1024).await.is_ok_and(|t| t == text) {
+    // A note that is there stays.
+    if shell.read(&file, 1024).await.is_ok_and(|t| read_digest(&t).is_some_and(|(found, _)| found == *digest)) {
         return Ok(());
     }
+    let text = format!("{}\n", digest.as_str()).into_bytes();
     Ok(shell.write(&file, text, 0o644).await?)
+}
+
+/// Writes which generation a file is, as the second line beside it.
+///
+/// # Errors
+/// [`ShellError`].
+pub async fn note(shell: &dyn Shell, path: &str, digest: &Digest, note: &ImageNote) -> Result<(), StepError> {
+    let file = digest_path(path);
+    let there = shell.read(&file, 1024).await.ok().and_then(|text| read_digest(&text));
+    if there.is_some_and(|(found, old)| found == *digest && old.is_some_and(|old| old.image == note.image)) {
+        return Ok(());
+    }
+    let line = serde_json::to_string(note).map_err(|error| StepError::failed(error.to_string()))?;
+    shell.write(&file, format!("{}\n{line}\n", digest.as_str()).into_bytes(), 0o644).await?;
+    Ok(())
+}
+
+/// What stands beside an image: its digest, and the note when there is one.
+pub(super) fn read_digest(text: &[u8]) -> Option<(Digest, Option<ImageNote>)> {
+    let text = String::from_utf8_lossy(text);
+    let mut lines = text.lines();
+    let digest = Digest::new(lines.next()?.trim()).ok()?;
+    Some((digest, lines.next().and_then(|line| serde_json::from_str(line).ok())))
 }
 
 fn name(source: &Source) -> &str {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::container::Init;
 use super::device::Device;
+use super::generation::{Generations, Retire, Rollout};
 use super::ids::{Address, Name};
 use super::moving::{Fence, HostShell, Layer, Maintenance, Migration, OnUnknown};
 use super::origin::Origin;
@@ -326,6 +327,16 @@ pub struct Image {
     pub identity: Identity,
     /// Overlay or copy.
     pub clone: CloneMethod,
+    /// What the document calls the generation that is current, when it names generations.
+    pub generation: Option<Name>,
+    /// The generations that the document names.
+    pub generations: Generations,
+    /// How sets take a new generation.
+    pub rollout: Rollout,
+    /// Newest generations that stores keep, the current one among them; at least 1 (default 2).
+    pub keep: u32,
+    /// What happens to VMs of an older generation.
+    pub retire: Retire,
     /// Where it was written.
     pub origin: Origin,
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::generation::Unready;
 use super::ids::Name;
 use super::quantity::{Bytes, Span, Timestamp};
 
@@ -422,6 +423,8 @@ pub struct Book {
     pub tries: BTreeMap<Name, Tries>,
     /// The last moves, oldest first, at most [`Self::MOVES`] a link.
     pub moves: Vec<PastMove>,
+    /// VMs that did not get ready on a generation of their image.
+    pub unready: BTreeMap<Name, Unready>,
 }
 
 impl Book {

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::container::Container;
 use super::desired::{Acceleration, Digest};
 use super::device::DeviceAt;
+use super::generation::{ImageNote, Rolled, Unready};
 use super::ids::{Mac, Name};
 use super::moving::{CpuObs, DiskPhase, Fenced, JobObs, Layer, LinkPast, MoveObs, PauseCause, Tries};
 use super::quantity::{Bytes, Timestamp};
@@ -122,6 +123,9 @@ pub struct StoreState {
     /// Moves that failed, by VM, until one succeeds or an hour has passed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tries: BTreeMap<Name, Tries>,
+    /// VMs that did not get ready on a generation, until they do.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unready: BTreeMap<Name, Unready>,
 }
 
 /// The proof that a host got a VM, or never did.
@@ -286,6 +290,9 @@ pub struct Stamp {
     pub image: Option<Digest>,
     /// Name of the image, for people.
     pub image_name: Option<Name>,
+    /// The generation that it had before it was rolled, and whether it was taken back from one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rolled: Option<Rolled>,
     /// Digest of what the seed was made from.
     pub seed: String,
     /// Interfaces by name: what exists keeps its MAC and address.
@@ -501,6 +508,9 @@ pub struct ImageObs {
     pub path: String,
     /// Bytes used on the host.
     pub used: Bytes,
+    /// Which generation of which image it is; `None` for files that came without a note.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<ImageNote>,
 }
 
 /// A bridge on a host.

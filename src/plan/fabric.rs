@@ -8,7 +8,7 @@ use super::target::image_path;
 use super::types::{Action, ActionId, Block, BlockedBy, Cause, Class, Downtime, Impact, Verb};
 use super::way::Base;
 use super::world::HostView;
-use crate::model::{Address, Digest, Host, HostObs, Image, Mac, Name, Network, Power, Shape, VmObs};
+use crate::model::{Address, Digest, Host, HostObs, Image, ImageNote, Mac, Name, Network, Power, Shape, VmObs};
 
 impl<'a> Draft<'a> {
     /// Adds the actions that put images and bridges where this plan's VMs need them, and lets the VMs wait for them.
@@ -114,7 +114,12 @@ impl<'a> Draft<'a> {
         } else {
             format!("{} of its {} files not in the store of {} yet", missing.len(), image.files().len(), host.name)
         };
-        let steps = missing.into_iter().map(|file| Op::PutImage { file: file.clone(), path: image_path(host, file) });
+        let note = ImageNote { image: image.name.clone(), generation: image.generation.clone(), since: self.input.now };
+        let steps = missing.into_iter().map(|file| Op::PutImage {
+            file: file.clone(),
+            path: image_path(host, file),
+            note: (file.digest == image.disk.digest).then(|| note.clone()),
+        });
         let mut act = plain(subject, Verb::Fetch, &host.name, steps);
         act.reason = reason("image_missing", text, Some(image.origin.clone()));
         act.reason.trigger = trigger;

@@ -25,6 +25,7 @@ mod draft;
 mod fabric;
 mod fence;
 mod flights;
+pub mod generations;
 mod gone;
 pub mod groups;
 pub mod impact;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::model::{
     Acceleration, Bytes, CloneMethod, Container, DeviceAt, Digest, DiskStamp, Display, Firmware, HostRules, ImageFile,
-    ImageFormat, Mac, Name, PlacementRecord, Probe, Span, Stamp, StopPolicy, Timestamp, Transport,
+    ImageFormat, ImageNote, Mac, Name, PlacementRecord, Probe, Span, Stamp, StopPolicy, Timestamp, Transport,
 };
 
 /// One step on one host.
@@ -37,6 +37,9 @@ pub enum Op {
         file: ImageFile,
         /// `<images folder>/<digest hex, 12 digits>-<file name>`.
         path: String,
+        /// Which generation it is, written beside it; a note that is there stays.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        note: Option<ImageNote>,
     },
     /// Removes a file from the image store.
     DropImage {

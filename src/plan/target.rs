@@ -176,6 +176,7 @@ pub(crate) fn build<'a>(
         spec: spec_digest,
         image: image.map(|i| i.disk.digest.clone()),
         image_name: image.map(|i| i.name.clone()),
+        rolled: existing.and_then(|e| e.stamp.rolled.clone()),
         seed: seed.as_ref().map(digest::of).unwrap_or_default(),
         nics,
         group: vm.group.clone(),

@@ -7,8 +7,8 @@ use super::guard::Use;
 use super::world::{SimDisk, SimDomain, SimHost, World};
 use crate::execute::{Done, StepError};
 use crate::model::{
-    Acceleration, BridgeObs, Bytes, CloneMethod, Digest, DiskPhase, DiskStamp, Name, PlacementRecord, Power, Shape,
-    ShapeDisk, ShapeNic, Stamp, StopPolicy,
+    Acceleration, BridgeObs, Bytes, CloneMethod, Digest, DiskPhase, DiskStamp, ImageNote, Name, PlacementRecord, Power,
+    Shape, ShapeDisk, ShapeNic, Stamp, StopPolicy,
 };
 use crate::plan::{DiskFrom, DomainDisk, DomainNic, DomainSpec, Edit, NewDisk, Op, Step};
 
@@ -46,7 +46,7 @@ impl World {
 
     fn dispatch(&mut self, step: &Step) -> Outcome {
         match &step.op {
-            Op::PutImage { file, path } => self.put_image(step, &file.digest, path),
+            Op::PutImage { file, path, note } => self.put_image(step, &file.digest, path, note.as_ref()),
             Op::DropImage { path, .. } => self.drop_image(step, path),
             Op::MakeBridge { bridge, address, fleet } => {
                 make_bridge(self.host(&step.host)?, bridge, address.as_ref(), fleet)
@@ -126,8 +126,11 @@ impl World {
         Ok(())
     }
 
-    fn put_image(&mut self, step: &Step, digest: &Digest, path: &str) -> Outcome {
+    fn put_image(&mut self, step: &Step, digest: &Digest, path: &str, note: Option<&ImageNote>) -> Outcome {
         let host = self.host(&step.host)?;
+        if let Some(note) = note {
+            host.notes.entry(path.to_owned()).or_insert_with(|| note.clone());
+        }
         if host.images.contains_key(path) {
             return Ok(Done::Already);
         }

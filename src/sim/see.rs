@@ -82,7 +82,10 @@ impl World {
             }
         }
         for (path, (digest, used)) in &host.images {
-            seen.images.insert(digest.clone(), ImageObs { path: path.clone(), used: *used });
+            seen.images.insert(
+                digest.clone(),
+                ImageObs { path: path.clone(), used: *used, note: host.notes.get(path).cloned() },
+            );
         }
         seen
     }

@@ -159,6 +159,8 @@ pub struct SimHost {
     pub disks: BTreeMap<String, SimDisk>,
     /// Files of the image store: path → digest and bytes used.
     pub images: BTreeMap<String, (crate::model::Digest, Bytes)>,
+    /// Which generation each is, by path.
+    pub notes: BTreeMap<String, crate::model::ImageNote>,
     /// Bridges by name. `ports` holds uplinks; taps are added when it is looked at.
     pub bridges: BTreeMap<String, BridgeObs>,
     /// The fleet whose alias each bridge of ours carries.
@@ -188,6 +190,7 @@ impl SimHost {
             domains: BTreeMap::new(),
             disks: BTreeMap::new(),
             images: BTreeMap::new(),
+            notes: BTreeMap::new(),
             bridges: BTreeMap::new(),
             aliases: BTreeMap::new(),
             filter: crate::model::HostRules::default(),
@@ -477,6 +480,7 @@ fn recorded(host: &mut SimHost, seen: &crate::model::HostObs, fleet: Option<&Nam
     }
     for (digest, image) in &seen.images {
         host.images.insert(image.path.clone(), (digest.clone(), image.used));
+        host.notes.extend(image.note.iter().map(|note| (image.path.clone(), note.clone())));
     }
     for (name, bridge) in &seen.bridges {
         if let (true, Some(fleet)) = (bridge.ours, fleet) {

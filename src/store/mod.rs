@@ -211,6 +211,7 @@ impl Store {
             missing: BTreeMap::new(),
             fenced: BTreeMap::new(),
             tries: BTreeMap::new(),
+            unready: BTreeMap::new(),
         })
     }
 

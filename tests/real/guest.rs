@@ -119,7 +119,7 @@ impl Guest<'_> {
         let (world, vm, spec) = (self.world, self.vm.clone(), self.spec());
         for file in ["tiny.qcow2", "vmlinuz", "initrd"] {
             let image = ImageFile { source: Source::Path(built(file).into()), digest: digest(file) };
-            assert!(world.step(Op::PutImage { file: image, path: self.image(file) }).await.is_ok());
+            assert!(world.step(Op::PutImage { file: image, path: self.image(file), note: None }).await.is_ok());
         }
         let disk = |disk: &str| DiskStamp { vm: vm.clone(), disk: disk.to_owned(), ..world.disk(disk) };
         let (format, method) = (ImageFormat::Qcow2, CloneMethod::Overlay);

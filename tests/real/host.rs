@@ -168,6 +168,7 @@ impl World {
             spec: "abc".to_owned(),
             image: Some(self.image.digest.clone()),
             image_name: Some(name("boot")),
+            rolled: None,
             seed: "def <&'\">".to_owned(),
             nics: BTreeMap::from([(name("lan"), nic)]),
             group: "g/a".into(),
@@ -285,7 +286,7 @@ fn makings(world: &World) -> Vec<Op> {
     };
     vec![
         Op::MakeBridge { bridge: World::bridge(), address: None, fleet: name("t") },
-        Op::PutImage { file: world.image.clone(), path: world.image_path() },
+        Op::PutImage { file: world.image.clone(), path: world.image_path(), note: None },
         Op::Record { vm, record },
         Op::MakeDisk(NewDisk { path: root, stamp: world.disk("root"), from, size: Some(Bytes::mib(8)) }),
         Op::MakeDisk(NewDisk {

@@ -35,6 +35,7 @@ pub fn stamp(vm: &str) -> Stamp {
         spec: "spec".to_owned(),
         image: None,
         image_name: None,
+        rolled: None,
         seed: String::new(),
         nics: BTreeMap::new(),
         group: "g".into(),
@@ -115,7 +116,7 @@ pub fn spin(host: &str, vm: &str) -> Vec<Step> {
         addresses: BTreeMap::new(),
     };
     vec![
-        on(host, Op::PutImage { file, path: image }),
+        on(host, Op::PutImage { file, path: image, note: None }),
         on(host, Op::Record { vm: name(vm), record }),
         on(host, Op::MakeDisk(root)),
         on(host, Op::Define { domain, stamp: stamp(vm) }),

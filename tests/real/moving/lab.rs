@@ -342,6 +342,7 @@ impl<'l> Guest<'l> {
             spec: "spec".to_owned(),
             image: None,
             image_name: None,
+            rolled: None,
             seed: "seed".to_owned(),
             nics: BTreeMap::from([(name("lan"), nic)]),
             group: "g".into(),
@@ -370,7 +371,7 @@ impl<'l> Guest<'l> {
     pub(super) async fn fetch(&self, host: &str) {
         for file in ["tiny.qcow2", "vmlinuz", "initrd"] {
             let image = ImageFile { source: Source::Path(built(file).into()), digest: digest(file) };
-            self.lab.done(host, Op::PutImage { file: image, path: Self::image(file) }).await;
+            self.lab.done(host, Op::PutImage { file: image, path: Self::image(file), note: None }).await;
         }
     }
 
