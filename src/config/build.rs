@@ -266,6 +266,8 @@ fn network(doc: &Doc<Box<NetworkSpec>>, sink: &mut Sink) -> Option<Network> {
         gateway: spec.gateway.as_ref().map(|a| a.value),
         dns: spec.dns.iter().flatten().map(|a| a.value).collect(),
         range,
+        closed: true,
+        probes_from: Vec::new(),
         origin: sink.origin(doc.name.at),
     })
 }

@@ -44,6 +44,39 @@ impl PortRange {
     pub const ALL: Self = Self { first: 0, last: u16::MAX };
 }
 
+impl PortRange {
+    /// The ports that are in both.
+    fn meet(self, other: Self) -> Option<Self> {
+        let both = Self { first: self.first.max(other.first), last: self.last.min(other.last) };
+        (both.first <= both.last).then_some(both)
+    }
+}
+
+impl Traffic {
+    /// The packets that are of both kinds.
+    pub fn meet(self, other: Self) -> Option<Self> {
+        match (self, other) {
+            (Self::Any, one) | (one, Self::Any) => Some(one),
+            (Self::Icmp, Self::Icmp) => Some(Self::Icmp),
+            (Self::Tcp(a), Self::Tcp(b)) => a.meet(b).map(Self::Tcp),
+            (Self::Udp(a), Self::Udp(b)) => a.meet(b).map(Self::Udp),
+            _ => None,
+        }
+    }
+    /// Whether every packet of the other kind is of this one.
+    pub fn covers(self, other: Self) -> bool {
+        self.meet(other) == Some(other)
+    }
+    /// Whether a permit lets packets through both ways, whoever begins: UDP and ICMP, for which no connection is tracked.
+    pub fn is_two_way(self) -> bool {
+        !matches!(self, Self::Tcp(_))
+    }
+    /// The kinds without those that another one covers.
+    pub fn tidy(kinds: &BTreeSet<Self>) -> BTreeSet<Self> {
+        kinds.iter().filter(|k| !kinds.iter().any(|o| o != *k && o.covers(**k))).copied().collect()
+    }
+}
+
 impl fmt::Display for Traffic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (word, ports) = match self {
@@ -116,14 +149,53 @@ impl JsonSchema for Traffic {
 /// One side of an [`Access`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Party {
-    /// All VMs of a group, by its key (`shop/web`, `course/ann/desk`).
-    Group(std::sync::Arc<str>),
+    /// All VMs of a service, or of one of its apps.
+    Service {
+        /// The service.
+        service: Name,
+        /// Only this app.
+        app: Option<Name>,
+    },
+    /// All VMs of all instances of a module, or in each of them one.
+    Module {
+        /// The module.
+        module: Name,
+        /// Only the VMs of this name in the module.
+        member: Option<Name>,
+    },
+    /// All VMs of one instance of a module.
+    Instance {
+        /// The module.
+        module: Name,
+        /// The instance.
+        instance: Name,
+    },
     /// One VM.
     Vm(Name),
-    /// Addresses outside.
+    /// A network: the interfaces of our VMs on it, and every other address of its subnet.
+    Network(Name),
+    /// Addresses, whoever has them. It opens nothing at a VM of ours that happens to have one: that is reached by name.
     Net(IpNet),
     /// Each VM's own host, by the addresses that it has on the VM's bridge.
     Host,
+}
+
+impl fmt::Display for Party {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Self::Service { service, app: None } => format!("service/{service}"),
+            Self::Service { service, app: Some(app) } => format!("service/{service}/{app}"),
+            Self::Module { module, member: None } => format!("module/{module}"),
+            Self::Module { module, member: Some(member) } => format!("module/{module}/{member}"),
+            Self::Instance { module, instance } => format!("module/{module} (instance {instance})"),
+            Self::Vm(vm) => format!("vm/{vm}"),
+            Self::Network(network) => format!("network/{network}"),
+            Self::Net(net) if net.prefix_len() == net.max_prefix_len() => net.addr().to_string(),
+            Self::Net(net) => net.to_string(),
+            Self::Host => "its host".to_owned(),
+        };
+        f.pad(&text)
+    }
 }
 
 /// Why something is allowed.

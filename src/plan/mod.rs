@@ -37,6 +37,7 @@ mod places;
 mod present;
 mod rename;
 mod room;
+pub mod rules;
 mod sequence;
 mod settle;
 pub mod steps;

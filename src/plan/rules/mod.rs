@@ -1,0 +1,211 @@
+//! From who may talk to whom to the filter of each host.
+//!
+//! *Takes* what documents allow ([`Desired::access`](crate::model::Desired::access)) and the interfaces that VMs have
+//! ([`Nics`]). *Gives* the filter of a host, the matrix that a reviewer reads, and the answer to "does A reach B".
+//! *Never* knows on which host a VM is: a rule holds wherever both ends are, and both ends filter.
+//!
+//! A VM is known to other VMs by its addresses, so whoever may move, stop or be elsewhere counts as long as it has one.
+//! Two interfaces can talk when they are on one network, or when neither of their networks is isolated.
+
+mod compile;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+pub use compile::compile;
+
+use crate::model::{Access, HostRules, Mac, Name, Owner, Party, Permit, TapRules, Way};
+
+/// The interfaces of every VM that exists or will, by VM and interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nics(pub BTreeMap<Name, BTreeMap<Name, NicAt>>);
+
+/// One interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NicAt {
+    /// The network that it is on.
+    pub network: Name,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// Its tap's name on a host.
+    pub tap: String,
+    /// The addresses that it has, as far as they are known.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Whether its network gives it addresses.
+    pub learns: bool,
+}
+
+/// What documents allow, said of interfaces.
+#[derive(Clone, Debug, Default)]
+pub struct Compiled {
+    /// The rules, in order.
+    access: Vec<Access>,
+    /// The interfaces of each rule's sides, by number, in order.
+    sides: Vec<Sides>,
+    /// Every interface, by VM and name.
+    ports: Vec<Port>,
+    /// The numbers of each VM's interfaces: first, and one past the last.
+    vms: BTreeMap<Name, (usize, usize)>,
+    /// The interfaces that have an address.
+    holders: BTreeMap<IpAddr, Vec<usize>>,
+    networks: BTreeMap<Name, Wire>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Sides {
+    from: Vec<usize>,
+    to: Vec<usize>,
+}
+
+/// An interface with the numbers of the rules in which it is a side.
+#[derive(Clone, Debug)]
+struct Port {
+    vm: Name,
+    nic: Name,
+    /// `None`: no document describes the VM any more.
+    owner: Option<Owner>,
+    at: NicAt,
+    out: Vec<usize>,
+    into: Vec<usize>,
+}
+
+/// What rules need to know of a network.
+#[derive(Clone, Debug)]
+struct Wire {
+    subnet: Option<IpNet>,
+    host: Option<IpAddr>,
+    isolated: bool,
+    closed: bool,
+}
+
+/// A rule that has, for now, nothing to say of an interface: its network gives it an address, and none was seen yet.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unknown {
+    /// The VM whose address is not known.
+    pub vm: Name,
+    /// The interface.
+    pub nic: Name,
+    /// The network that will give it one.
+    pub network: Name,
+}
+
+/// The address itself, as a network.
+fn exactly(address: IpAddr) -> IpNet {
+    IpNet::from(address)
+}
+
+impl Compiled {
+    /// The filter of a host that has these VMs, where `own` are the host's own addresses on its bridges.
+    pub fn host<'n>(&self, vms: impl Iterator<Item = &'n Name>, own: &BTreeSet<IpAddr>) -> HostRules {
+        let ports = vms.filter_map(|vm| self.vms.get(vm)).flat_map(|(first, end)| &self.ports[*first..*end]);
+        HostRules { taps: ports.map(|port| (port.at.tap.clone(), self.tap(port, own))).collect() }
+    }
+
+    /// The rules that it was made from, in order.
+    pub fn access(&self) -> &[Access] {
+        &self.access
+    }
+
+    /// The interfaces that some other VM may talk to, if only their address were known.
+    pub fn unknown(&self) -> BTreeSet<Unknown> {
+        let asked =
+            |port: &&Port| port.at.addresses.is_empty() && (self.has_peer(&port.out) || self.has_peer(&port.into));
+        let of = |port: &Port| Unknown { vm: port.vm.clone(), nic: port.nic.clone(), network: port.at.network.clone() };
+        self.ports.iter().filter(asked).map(of).collect()
+    }
+
+    /// Whether one of these rules has another interface of ours on its other side.
+    fn has_peer(&self, rules: &[usize]) -> bool {
+        rules.iter().any(|rule| {
+            let Access { from, to, .. } = &self.access[*rule];
+            let outside = |party: &Party| matches!(party, Party::Net(_) | Party::Host);
+            !outside(from) && !outside(to) && self.sides[*rule].from.len() + self.sides[*rule].to.len() > 2
+        })
+    }
+
+    fn tap(&self, port: &Port, own: &BTreeSet<IpAddr>) -> TapRules {
+        let open = self.is_open(port);
+        let mut permits = BTreeSet::new();
+        if !open {
+            for rule in &port.out {
+                self.permit(port, Way::Out, *rule, own, &mut permits);
+            }
+            for rule in &port.into {
+                self.permit(port, Way::In, *rule, own, &mut permits);
+            }
+        }
+        TapRules {
+            vm: port.vm.clone(),
+            nic: port.nic.clone(),
+            mac: port.at.mac,
+            addresses: port.at.addresses.clone(),
+            learns: port.at.learns,
+            open,
+            permits,
+        }
+    }
+
+    /// What one rule permits at an interface that is on one of its sides.
+    fn permit(&self, port: &Port, way: Way, rule: usize, own: &BTreeSet<IpAddr>, out: &mut BTreeSet<Permit>) {
+        let access = &self.access[rule];
+        let mut peers: Vec<IpNet> = Vec::new();
+        match self.other(rule, way) {
+            (Party::Net(net), _) => peers.extend(Some(*net).filter(|net| self.leads(port, *net))),
+            (Party::Host, _) => peers.extend(self.host_addresses(port, own).map(exactly)),
+            (party, others) => {
+                let subnet = self.subnet(party).filter(|net| self.leads(port, *net));
+                peers.extend(subnet);
+                let linked = others.iter().map(|n| &self.ports[*n]).filter(|o| o.vm != port.vm && self.linked(port, o));
+                let addresses = linked.flat_map(|o| &o.at.addresses).copied();
+                peers.extend(addresses.filter(|a| subnet.is_none_or(|net| !net.contains(a))).map(exactly));
+            }
+        }
+        for peer in peers {
+            out.extend(access.traffic.iter().map(|traffic| Permit { way, peer, traffic: *traffic }));
+        }
+    }
+
+    /// The other side of a rule, for one who goes out by it or is gone in to.
+    fn other(&self, rule: usize, way: Way) -> (&Party, &[usize]) {
+        match way {
+            Way::Out => (&self.access[rule].to, &self.sides[rule].to),
+            Way::In => (&self.access[rule].from, &self.sides[rule].from),
+        }
+    }
+
+    /// All addresses of a network that is a side of a rule.
+    fn subnet(&self, party: &Party) -> Option<IpNet> {
+        let Party::Network(network) = party else { return None };
+        self.networks.get(network).and_then(|wire| wire.subnet)
+    }
+
+    /// The host's addresses that count on an interface's network.
+    fn host_addresses<'c>(&'c self, port: &Port, own: &'c BTreeSet<IpAddr>) -> impl Iterator<Item = IpAddr> + 'c {
+        let wire = self.networks.get(&port.at.network);
+        let here = move |a: &IpAddr| wire.and_then(|w| w.subnet).is_none_or(|net| net.contains(a));
+        own.iter().copied().filter(here).chain(wire.and_then(|w| w.host))
+    }
+
+    /// Whether the interface's network has no filter.
+    fn is_open(&self, port: &Port) -> bool {
+        self.networks.get(&port.at.network).is_some_and(|wire| !wire.closed)
+    }
+
+    fn is_isolated(&self, network: &Name) -> bool {
+        self.networks.get(network).is_some_and(|wire| wire.isolated)
+    }
+
+    /// Whether packets can get from one interface to the other at all.
+    fn linked(&self, a: &Port, b: &Port) -> bool {
+        let (a, b) = (&a.at.network, &b.at.network);
+        a == b || !(self.is_isolated(a) || self.is_isolated(b))
+    }
+
+    /// Whether packets can get from an interface to some of these addresses.
+    fn leads(&self, port: &Port, net: IpNet) -> bool {
+        let Some(wire) = self.networks.get(&port.at.network).filter(|wire| wire.isolated) else { return true };
+        wire.subnet.is_none_or(|subnet| subnet.contains(&net) || net.contains(&subnet))
+    }
+}
