@@ -25,7 +25,7 @@ pub use demand::*;
 pub use desired::*;
 pub use device::{Device, DeviceAt, PciAddress};
 pub use generation::*;
-pub use ids::{Address, Mac, Name, NameError, disk_file_name, domain_name, domain_uuid, nic_mac, tap_name};
+pub use ids::{Address, Mac, Name, NameError, disk_file_name, domain_name, domain_uuid, nic_mac, tap_name, tap_prefix};
 pub use inspected::Inspected;
 pub use moving::*;
 pub use observed::*;

@@ -228,7 +228,8 @@ pub struct Access {
 }
 
 /// The filter of one host: what each interface of our VMs on it may send and be sent. What is not said here is dropped
-/// for our interfaces (names that begin with [`TAP_PREFIX`]); nothing else on the host is touched. The default value, no
+/// for the fleet's interfaces (names that begin with [`tap_prefix`](super::ids::tap_prefix)); nothing else on the host is
+/// touched. The default value, no
 /// interface at all, stands for no table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -237,7 +238,7 @@ pub struct HostRules {
     pub taps: BTreeMap<String, TapRules>,
 }
 
-/// What names of our taps begin with ([`tap_name`](super::ids::tap_name)).
+/// What names of taps of every fleet begin with ([`tap_name`](super::ids::tap_name)).
 pub const TAP_PREFIX: &str = "sh";
 
 /// The filter of one interface.
