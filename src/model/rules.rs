@@ -46,7 +46,7 @@ impl PortRange {
 
 impl PortRange {
     /// The ports that are in both.
-    fn meet(self, other: Self) -> Option<Self> {
+    pub fn meet(self, other: Self) -> Option<Self> {
         let both = Self { first: self.first.max(other.first), last: self.last.min(other.last) };
         (both.first <= both.last).then_some(both)
     }

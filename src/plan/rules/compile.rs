@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Compiled, Nics, Port, Sides, Wire};
-use crate::model::{Access, Desired, Name, NetworkMode, Owner, Party, Traffic};
+use crate::model::{Access, Address, Desired, Name, NetworkMode, Origin, Owner, Party, Traffic};
 
 /// Says what documents allow of the interfaces that there are. The order of the documents does not count.
 pub fn compile(desired: &Desired, nics: &Nics) -> Compiled {
     let mut access: Vec<Access> = desired.access.iter().map(tidied).collect();
     access.sort();
     access.dedup();
-    let mut out = Compiled { access, networks: wires(desired), ..Compiled::default() };
+    let mut out = Compiled { access, networks: wires(desired), homes: homes(desired), ..Compiled::default() };
     for (vm, nics) in &nics.0 {
         let first = out.ports.len();
         let owner = desired.vms.get(vm).map(|vm| vm.owner.clone());
@@ -60,6 +60,12 @@ fn wires(desired: &Desired) -> BTreeMap<Name, Wire> {
         closed: network.closed,
     };
     desired.networks.iter().map(|(name, network)| (name.clone(), wire(network))).collect()
+}
+
+fn homes(desired: &Desired) -> BTreeMap<Address, Origin> {
+    let services = desired.services.values().map(|s| (Address::Service(s.name.clone()), s.origin.clone()));
+    let modules = desired.modules.values().map(|m| (Address::Module(m.name.clone()), m.origin.clone()));
+    services.chain(modules).collect()
 }
 
 /// What the interfaces of a party have in common: kind, and up to two names.

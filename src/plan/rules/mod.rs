@@ -7,7 +7,11 @@
 //! A VM is known to other VMs by its addresses, so whoever may move, stop or be elsewhere counts as long as it has one.
 //! Two interfaces can talk when they are on one network, or when neither of their networks is isolated.
 
+mod alike;
 mod compile;
+mod flow;
+mod matrix;
+mod reach;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,8 +19,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 pub use compile::compile;
+pub use matrix::{Cell, Matrix};
+pub use reach::{End, Missing, Pair, Passing, Reason, Said, Verdict, sentence};
 
-use crate::model::{Access, HostRules, Mac, Name, Owner, Party, Permit, TapRules, Way};
+use crate::model::{Access, Address, HostRules, Mac, Name, Origin, Owner, Party, Permit, TapRules, Way};
 
 /// The interfaces of every VM that exists or will, by VM and interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +57,8 @@ pub struct Compiled {
     /// The interfaces that have an address.
     holders: BTreeMap<IpAddr, Vec<usize>>,
     networks: BTreeMap<Name, Wire>,
+    /// Where services and modules were written.
+    homes: BTreeMap<Address, Origin>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -61,7 +69,7 @@ struct Sides {
 
 /// An interface with the numbers of the rules in which it is a side.
 #[derive(Clone, Debug)]
-struct Port {
+pub(crate) struct Port {
     vm: Name,
     nic: Name,
     /// `None`: no document describes the VM any more.
@@ -199,7 +207,11 @@ impl Compiled {
 
     /// Whether packets can get from one interface to the other at all.
     fn linked(&self, a: &Port, b: &Port) -> bool {
-        let (a, b) = (&a.at.network, &b.at.network);
+        self.meets(&a.at.network, &b.at.network)
+    }
+
+    /// Whether packets can get from one network to the other.
+    fn meets(&self, a: &Name, b: &Name) -> bool {
         a == b || !(self.is_isolated(a) || self.is_isolated(b))
     }
 
