@@ -50,6 +50,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) seats: Vec<Seat<'a>>,
     /// Specifications of VMs for which no room could be made.
     pub(crate) cramped: BTreeSet<(usize, u64)>,
+    /// Actions that need more of their host than it has left, and how much more: they are blocked by that.
+    pub(crate) short: BTreeMap<usize, Need>,
     digests: BTreeMap<(usize, RunState), String>,
 }
 
@@ -77,6 +79,7 @@ impl<'a> Draft<'a> {
             touched: BTreeSet::new(),
             seats: Vec::new(),
             cramped: BTreeSet::new(),
+            short: BTreeMap::new(),
             digests: BTreeMap::new(),
         }
     }

@@ -24,6 +24,7 @@ pub mod digest;
 mod draft;
 mod fabric;
 mod fence;
+mod filled;
 mod flights;
 pub mod generations;
 mod gone;
@@ -272,11 +273,14 @@ impl Draft<'_> {
             };
             match (self.placer.grow(host, more), changed) {
                 (Ok(()), _) | (Err(_), None) => {}
-                (Err(text), Some((number, _))) => self.actions[number].blocked.push(Block {
-                    by: BlockedBy::MissingCapacity,
-                    text: format!("host/{host}: {text}"),
-                    unblock: "free some of the host, or ask for less".to_owned(),
-                }),
+                (Err(text), Some((number, _))) => {
+                    self.short.insert(number, more);
+                    self.actions[number].blocked.push(Block {
+                        by: BlockedBy::MissingCapacity,
+                        text: format!("host/{host}: {text}"),
+                        unblock: "free some of the host, or ask for less".to_owned(),
+                    });
+                }
             }
         }
     }

@@ -52,19 +52,24 @@ impl<'a> Draft<'a> {
     /// Plans the moves of VMs that exist.
     pub(crate) fn moves(&mut self) {
         let wishes = self.wishes();
-        if wishes.is_empty() {
-            return;
-        }
-        let others = self.by_vm();
-        let mut travellers = Vec::new();
-        for wish in wishes {
-            let other = others.get(&wish.vm.name).copied();
-            if let Some(to) = wish.begun {
-                self.go_on(wish, to);
-            } else if let Some(traveller) = self.ready(wish, other) {
-                travellers.push(traveller);
+        if !wishes.is_empty() {
+            let (open, short) = (self.by_vm(), self.short_by_vm());
+            let mut travellers = Vec::new();
+            for wish in wishes {
+                let other = open.get(&wish.vm.name).or_else(|| short.get(&wish.vm.name)).copied();
+                if let Some(to) = wish.begun {
+                    self.go_on(wish, to);
+                } else if let Some(traveller) = self.ready(wish, other) {
+                    travellers.push(traveller);
+                }
             }
+            self.send(travellers);
         }
+        self.where_there_is_room();
+    }
+
+    /// A place for each, the largest first.
+    pub(crate) fn send(&mut self, mut travellers: Vec<Traveller<'a>>) {
         travellers.sort_by(|a, b| {
             let size = |t: &Traveller<'_>| (t.need.memory, t.need.cpus, t.need.slots);
             size(b).cmp(&size(a)).then_with(|| a.wish.vm.name.cmp(&b.wish.vm.name))
@@ -81,7 +86,7 @@ impl<'a> Draft<'a> {
     }
 
     /// What must be so before a place is looked for: what is not, is said.
-    fn ready(&mut self, wish: Wish<'a>, other: Option<usize>) -> Option<Traveller<'a>> {
+    pub(crate) fn ready(&mut self, wish: Wish<'a>, other: Option<usize>) -> Option<Traveller<'a>> {
         let Wish { vm, from, obs, .. } = wish.clone();
         if obs.power == Power::ShuttingDown {
             self.note(
@@ -101,16 +106,20 @@ impl<'a> Draft<'a> {
         if want == RunState::Started && other.is_none() && self.held_by_drain(vm, &from.name, obs) {
             return None;
         }
+        let short = other.is_some_and(|n| self.short.contains_key(&n));
+        let together = other.is_some_and(|n| self.goes_together(n, obs));
+        // What has no room here and cannot be done there is blocked all the same.
+        let other = other.filter(|_| !short || together);
         let anew = other.is_some_and(|n| self.is_made_anew(n, vm, obs));
-        if let Some(number) = other.filter(|n| !anew && !self.goes_together(*n, obs)) {
+        if let Some(number) = other.filter(|_| !anew && !together) {
             let verb = self.actions[number].verb.word();
             let text = format!("{}: it moves in the pass after its {verb}", wish.reason.text);
             self.note(&vm.name, NoteKind::Waiting, text, None);
             return None;
         }
-        let counted = self.counted(other, &from.name, obs);
         // What is staged for its next start, and what it has now: the larger counts, as where it is.
-        let need = if other.is_some() { counted } else { need_now(obs) };
+        let need = self.counted(other, &from.name, obs);
+        let counted = if short { need_now(obs) } else { need };
         let cargo = self.cargo(obs, from);
         let running = obs.power.is_active();
         Some(Traveller { wish, other, counted, need, cargo, running, anew })
@@ -272,6 +281,7 @@ impl<'a> Draft<'a> {
                 let act = self.journey(&t, to, &way);
                 self.replace(t.other, act, &t, to);
             }
+            Err(stop) if t.wish.reason.code == super::filled::CODE => self.waits_for_room(&t, stop),
             Err(Stop::NoWay(hurdle)) if t.wish.others == Others::Stop && t.running => {
                 self.stop_here(&t, &hurdle);
             }

@@ -263,6 +263,7 @@ impl World {
     fn start(&mut self, step: &Step, vm: &Name, uuid: Uuid) -> Outcome {
         let (now, guest) = (self.millis, self.guest(vm));
         let host = self.host(&step.host)?;
+        let processor = host.cpu.clone();
         let there = domain(host, uuid)?;
         match there.power {
             Power::Running => return Ok(Done::Already),
@@ -274,6 +275,10 @@ impl World {
             }
             Power::Stopped | Power::Suspended | Power::Crashed => {}
         }
+        let other = there.cpu.clone().filter(|cpu| there.saved.is_some() && *cpu != processor);
+        if let Some(cpu) = other {
+            return Err(StepError::failed(format!("its memory was saved on {cpu}, and this host has {processor}")));
+        }
         let resumed = there.saved.take();
         let shape = resumed.clone().unwrap_or_else(|| there.config.clone());
         if let Err(missing) = bootable(host, uuid, &shape) {
@@ -282,7 +287,6 @@ impl World {
         }
         let boot = if resumed.is_some() { Some(500) } else { guest.boot_millis };
         let slow = boot.map(|b| b * host.load_milli / 1000);
-        let cpu = host.cpu.clone();
         domain(host, uuid)?.live = Some(shape.clone());
         self.guard_data_of(&Self::step_name(step), &step.host, uuid, false);
         let host = self.host(&step.host)?;
@@ -293,7 +297,7 @@ impl World {
         }
         let there = domain(host, uuid)?;
         there.boots += u64::from(resumed.is_none());
-        there.cpu = Some(cpu);
+        there.cpu = Some(processor);
         (there.power, there.pause) = (Power::Running, None);
         there.ready_at = slow.map(|b| now + b);
         self.note_data(&step.host, uuid);
@@ -349,7 +353,10 @@ impl World {
             return Err(StepError::failed(format!("cannot save: the domain has {at} of its host")));
         }
         there.saved = there.live.clone();
+        let cpu = there.cpu.clone();
         halt(there, Power::Suspended);
+        // What was saved is of the processor that it ran on.
+        there.cpu = cpu;
         self.guard_stop(step, vm);
         Ok(Done::Changed)
     }

@@ -113,8 +113,14 @@ impl World {
                 };
             }
             Event::Load(host, milli) => self.any_host(host)?.load_milli = *milli,
-            Event::StopVm(vm) => halt(self.vm(vm)?, Power::Stopped),
-            Event::CrashVm(vm) => halt(self.vm(vm)?, Power::Crashed),
+            Event::StopVm(vm) => {
+                halt(self.vm(vm)?, Power::Stopped);
+                self.jobs_of_ended(vm);
+            }
+            Event::CrashVm(vm) => {
+                halt(self.vm(vm)?, Power::Crashed);
+                self.jobs_of_ended(vm);
+            }
             Event::StartVm(vm) => self.start_by_hand(vm)?,
             Event::PauseVm(vm) => {
                 let domain = self.vm(vm)?;
@@ -126,6 +132,7 @@ impl World {
             Event::Undefine(vm) => {
                 let (host, uuid) = self.place(vm)?;
                 self.any_host(&host)?.domains.remove(&uuid);
+                self.jobs_of_ended(vm);
             }
             Event::SetMemory(vm, memory) => each_shape(self.vm(vm)?, |shape| {
                 shape.memory = *memory;

@@ -432,6 +432,21 @@ impl World {
         }
     }
 
+    /// A guest that ends at the source, or what arrives of it at the target, ends its migration.
+    pub(super) fn jobs_of_ended(&mut self, vm: &Name) {
+        for job in self.jobs.clone().into_iter().filter(|j| j.vm == *vm && j.stage < Stage::Arrived) {
+            let there = |host: &Name| self.hosts.get(host).and_then(|h| h.domains.get(&job.uuid));
+            let gone = |host: &Name| there(host).is_none_or(|d| !d.power.is_active());
+            let (source, target) = (gone(&job.from) && !job.source_over, gone(&job.to) && !job.target_over);
+            if target && let Some(host) = self.hosts.get_mut(&job.to) {
+                host.domains.retain(|uuid, d| *uuid != job.uuid || !d.transient);
+            }
+            if source || target {
+                self.abort(&job);
+            }
+        }
+    }
+
     /// The migration of a host's daemon ends with it: libvirt gives its jobs up.
     pub(super) fn jobs_of_restarted(&mut self, host: &Name) {
         for job in self.jobs.clone().into_iter().filter(|j| j.from == *host || j.to == *host) {
