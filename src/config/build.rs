@@ -14,9 +14,12 @@ use super::spec::{BootChoice, FileSpec, FleetSpec, ImageSpec, NetworkSpec, Weigh
 use super::vm::RETAIN;
 use crate::model::{
     Address, Adoption, Boot, CloneMethod, Desired, Field, Fleet, Generations, HostLost, Identity, Image, ImageFile,
-    ImageFormat, Limits, Name, Network, NetworkMode, OnRemove, Pause, Removal, RemovalData, Retire, Rollout, Share,
-    Snapshot, Source, Weights,
+    ImageFormat, Limits, Name, Network, NetworkMode, OnRemove, Pause, Peers, Removal, RemovalData, Retire, Rollout,
+    Share, Snapshot, Source, Span, Stores, Weights,
 };
+
+/// How long a file that nothing needs any more stays in a store, in seconds: a week, as data disks do.
+const KEEP_IMAGES: u64 = 7 * 86_400;
 
 /// Everything a repository means; `None` when there is no fleet at all. Whoever calls looks at the sink: with
 /// errors in it, what is returned is not complete.
@@ -73,6 +76,7 @@ fn fleet(doc: &Doc<Box<FleetSpec>>, security_levels: Vec<Name>, sink: &mut Sink)
             moves_per_link: limits.and_then(|l| l.moves_per_link.as_ref()).map_or(1, |n| n.value.0),
         },
         weights: weights(doc.spec.placement.as_ref().and_then(|p| p.weights.as_ref())),
+        keep_images: Span::secs(KEEP_IMAGES),
         approval_any_host: doc
             .spec
             .approval
@@ -159,7 +163,7 @@ fn image(doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
     };
     Some(Image {
         name: doc.name.value.clone(),
-        disk: ImageFile { source: source?, digest: spec.digest.as_ref()?.value.clone() },
+        disk: ImageFile::new(source?, spec.digest.as_ref()?.value.clone()),
         format: format?,
         boot,
         identity,
@@ -169,13 +173,15 @@ fn image(doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
         rollout: Rollout::default(),
         keep: 2,
         retire: Retire::Auto,
+        stores: Stores::Needed,
+        peers: Peers::Auto,
         origin: sink.origin(doc.name.at),
     })
 }
 
 fn image_file(spec: &FileSpec, sink: &mut Sink) -> Option<ImageFile> {
     let source = source(spec.at, spec.path.as_ref(), spec.url.as_ref(), spec.flawed, sink);
-    Some(ImageFile { source: source?, digest: spec.digest.as_ref()?.value.clone() })
+    Some(ImageFile::new(source?, spec.digest.as_ref()?.value.clone()))
 }
 
 /// A path or a URL, not both.

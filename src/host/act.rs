@@ -1,5 +1,6 @@
 //! Steps on a real host: each looks whether it is done, changes, and looks again.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -11,7 +12,7 @@ use super::xml::{self, Reading, XmlError};
 use super::{accel, bridge, container, device, disk, images, moves, power, ready, seed};
 use crate::execute::{Done, Progress, StepError};
 use crate::model::{Acceleration, Bytes, DiskPhase, Layer, Name, Power, Stamp};
-use crate::plan::{DomainSpec, Edit, Op};
+use crate::plan::{DiskFrom, DomainSpec, Edit, KernelBoot, Op};
 
 /// Carries out one step. `peer` is the other host of a step that concerns two ([`Op::peer`]).
 pub(super) async fn perform(
@@ -24,15 +25,26 @@ pub(super) async fn perform(
     match op {
         Op::PutImage { file, path, note } => {
             let _one = host.fetching.lock().await;
-            let put = images::put(shell, &host.base, file, path, progress).await?;
+            let there = peer.map(|p| p.shell.as_ref());
+            let put = images::Put {
+                file,
+                path,
+                fleet: &folders.fleet,
+                base: &host.base,
+                peer: there,
+                patience: images::USUAL,
+            };
+            let done = put.run(shell, progress).await?;
             if let Some(note) = note {
                 images::note(shell, path, &file.digest, note).await?;
             }
-            Ok(put)
+            Ok(done)
         }
+        Op::MarkImage { path, unneeded, .. } => images::mark(shell, path, &folders.fleet, *unneeded).await,
         Op::DropImage { path, .. } => {
             unused(host, path, None).await?;
-            images::drop(shell, path).await
+            nothing_built_on(host, path).await?;
+            images::drop(shell, path, &folders.fleet).await
         }
         Op::MakeBridge { bridge, address, fleet } => make_bridge(host, bridge, address.as_deref(), fleet).await,
         Op::RemoveBridge { bridge, fleet } => remove_bridge(host, bridge, fleet).await,
@@ -43,6 +55,12 @@ pub(super) async fn perform(
             if matches!(new.stamp.phase, DiskPhase::Incoming { .. }) && disk::is_incoming(shell, &new.path).await? {
                 moves::clear_arrival(host, &new.stamp.vm).await?;
                 unused(host, &new.path, Some(&new.stamp.vm)).await?;
+            }
+            if let DiskFrom::Image { path, .. } | DiskFrom::Archive { path, .. } = &new.from
+                && shell.size(path).await?.is_some()
+            {
+                // What a disk of this fleet stands on is this fleet's to keep, whoever fetched it.
+                images::needed(shell, path, &folders.fleet).await?;
             }
             disk::make(shell, new).await
         }
@@ -120,6 +138,13 @@ async fn define(host: &RealHost, spec: &DomainSpec, stamp: &Stamp) -> Result<Don
         };
     }
     let mut spec = spec.clone();
+    if let Some(KernelBoot { kernel, initrd, .. }) = &spec.kernel {
+        for file in [Some(kernel), initrd.as_ref()].into_iter().flatten() {
+            if file.starts_with(&host.folders.images) && host.shell.size(file).await?.is_some() {
+                images::needed(host.shell.as_ref(), file, &host.folders.fleet).await?;
+            }
+        }
+    }
     if spec.acceleration == Acceleration::Auto && spec.container.is_none() {
         spec.acceleration = accel::probe(host.shell.as_ref(), &host.folders.slots).await;
     }
@@ -295,6 +320,32 @@ async fn unused(host: &RealHost, path: &str, own: Option<&Name>) -> Result<(), S
         }
     }
     Ok(())
+}
+
+/// Sees that no domain's disk is an overlay of a file, or of an overlay of it, whoever's domain it is.
+async fn nothing_built_on(host: &RealHost, path: &str) -> Result<(), StepError> {
+    let mut seen = BTreeSet::new();
+    for text in host.hypervisor.all_config_xml().await? {
+        for source in xml::sources(&text)? {
+            if !source.starts_with('/') || !seen.insert(source.clone()) {
+                continue;
+            }
+            let words = ["qemu-img", "info", "--force-share", "--backing-chain", "--output=json", "--", &source];
+            let said = host.shell.run(Program::new(words)).await?;
+            if stands_on(&said.stdout, path) {
+                let name = xml::read(&text)?.name;
+                return Err(StepError::Stale(format!("{source}, a disk of {name}, is built on {path}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether qemu-img(1) says that a disk, or one under it, is built on a file. What is no disk stands on nothing.
+fn stands_on(said: &[u8], path: &str) -> bool {
+    let chain: Vec<serde_json::Value> = serde_json::from_slice(said).unwrap_or_default();
+    let names = ["backing-filename", "full-backing-filename"];
+    chain.iter().any(|link| names.iter().any(|key| link.get(key).and_then(serde_json::Value::as_str) == Some(path)))
 }
 
 async fn make_bridge(host: &RealHost, bridge: &str, address: Option<&str>, fleet: &Name) -> Result<Done, StepError> {

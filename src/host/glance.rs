@@ -56,6 +56,7 @@ if [ -n "$slots" ]; then
   for record in "$slots/$fleet".*.record; do if ours "$record"; then text "$record"; fi; done
   for digest in "$images"/*.digest; do
     if ours "$digest" && ours "${digest%.digest}"; then text "$digest"; set -- "$@" "${digest%.digest}"; fi
+    for mark in "${digest%.digest}".for.*; do if ours "$mark"; then text "$mark"; fi; done
   done
   free slots "$slots"; free images "$images"
   if ours "$lock" && command -v flock >/dev/null 2>&1 && ! flock -n -s "$lock" true; then echo '!held'; text "$lock"; fi
@@ -217,7 +218,10 @@ impl Raw {
             let path = path.strip_suffix(".digest").filter(|p| p.starts_with(&folders.images))?;
             let (_, used) = self.sizes.get(path)?;
             let (digest, note) = images::read_digest(text)?;
-            Some((digest, ImageObs { path: path.to_owned(), used: Bytes(*used), note }))
+            let begin = images::mark_of(path, "");
+            let marks = self.texts.range(begin.clone()..).take_while(|(mark, _)| mark.starts_with(&begin));
+            let marks = marks.filter_map(|(mark, text)| images::read_mark(&mark[begin.len()..], text)).collect();
+            Some((digest, ImageObs { path: path.to_owned(), used: Bytes(*used), note, marks }))
         };
         let free = |what: &str| Bytes(self.free.get(what).copied().unwrap_or_default());
         Ok(Glance {

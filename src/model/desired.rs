@@ -14,6 +14,7 @@ use super::container::Init;
 use super::device::Device;
 use super::generation::{Generations, Retire, Rollout};
 use super::ids::{Address, Name};
+use super::image::{Compression, Peers, Stores};
 use super::moving::{Fence, HostShell, Layer, Maintenance, Migration, OnUnknown};
 use super::origin::Origin;
 use super::quantity::{Bytes, Span, Timestamp};
@@ -67,6 +68,8 @@ pub struct Fleet {
     pub weights: Weights,
     /// Whether an approval still holds when a new VM lands on another host.
     pub approval_any_host: bool,
+    /// How long a file that nothing needs any more stays in a store.
+    pub keep_images: Span,
     /// Where it was written.
     pub origin: Origin,
 }
@@ -247,6 +250,22 @@ pub enum Source {
     Path(Arc<str>),
     /// `http://`, `https://` or `file://`.
     Url(Arc<str>),
+    /// An absolute path on a host of the fleet.
+    Host {
+        /// The host.
+        host: Name,
+        /// The path.
+        path: Arc<str>,
+    },
+}
+
+impl Source {
+    /// The path or the address.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Path(text) | Self::Url(text) | Self::Host { path: text, .. } => text,
+        }
+    }
 }
 
 /// A file with the digest that it must have.
@@ -255,8 +274,24 @@ pub enum Source {
 pub struct ImageFile {
     /// Where from.
     pub source: Source,
-    /// What it must be.
+    /// What it must be, as it is fetched: before it is unpacked.
     pub digest: Digest,
+    /// How it is packed there.
+    #[serde(default, skip_serializing_if = "Compression::is_none")]
+    pub compression: Compression,
+    /// Its length as it is fetched, where that was written down: another one is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<Bytes>,
+    /// Its length when it is unpacked, where that was written down: a longer one is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpacked: Option<Bytes>,
+}
+
+impl ImageFile {
+    /// A file that is kept as it comes.
+    pub const fn new(source: Source, digest: Digest) -> Self {
+        Self { source, digest, compression: Compression::None, size: None, unpacked: None }
+    }
 }
 
 /// How a VM of an image boots.
@@ -337,6 +372,10 @@ pub struct Image {
     pub keep: u32,
     /// What happens to VMs of an older generation.
     pub retire: Retire,
+    /// Which hosts keep it.
+    pub stores: Stores,
+    /// Whether hosts take it from one another.
+    pub peers: Peers,
     /// Where it was written.
     pub origin: Origin,
 }

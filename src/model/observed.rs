@@ -511,6 +511,9 @@ pub struct ImageObs {
     /// Which generation of which image it is; `None` for files that came without a note.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<ImageNote>,
+    /// The fleets that marked it as theirs; with the moment since which nothing of a fleet needs it, where that is so.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub marks: BTreeMap<Name, Option<Timestamp>>,
 }
 
 /// A bridge on a host.

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::model::{
     Acceleration, Bytes, CloneMethod, Container, DeviceAt, Digest, DiskStamp, Display, Firmware, HostRules, ImageFile,
-    ImageFormat, ImageNote, Mac, Name, PlacementRecord, Probe, Span, Stamp, StopPolicy, Timestamp, Transport,
+    ImageFormat, ImageNote, Mac, Name, PlacementRecord, Probe, Source, Span, Stamp, StopPolicy, Timestamp, Transport,
 };
 
 /// One step on one host.
@@ -30,8 +30,9 @@ pub struct Step {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Op {
-    /// Puts a file into the host's image store: fetch to `<path>.partial`, check the digest, rename.
-    /// Done when `path` exists (a finished file is never there with a wrong digest).
+    /// Puts a file into the host's image store: fetch to `<path>.partial`, check the digest, unpack, rename; and marks it as
+    /// needed by the fleet. Done when `path` exists (a finished file is never there with a wrong digest) and is marked. A
+    /// download that was cut goes on from the partial file.
     PutImage {
         /// Where from and what it must be.
         file: ImageFile,
@@ -41,7 +42,18 @@ pub enum Op {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         note: Option<ImageNote>,
     },
-    /// Removes a file from the image store.
+    /// Marks a file of the image store as needed by the fleet, or as needed by nothing of it since a moment
+    /// (`<path>.for.<fleet>`).
+    MarkImage {
+        /// Which.
+        digest: Digest,
+        /// Its path.
+        path: String,
+        /// Since when nothing needs it; `None`: something does.
+        unneeded: Option<Timestamp>,
+    },
+    /// Takes the fleet's mark off a file of the image store, and removes the file unless another fleet's mark is on it.
+    /// Fails when a domain has it, or an overlay of a domain is built on it, whoever's domain it is.
     DropImage {
         /// Which.
         digest: Digest,
@@ -604,6 +616,10 @@ impl Op {
     pub const fn peer(&self) -> Option<&Name> {
         match self {
             Self::Migrate { to, .. } | Self::AbortJob { to, .. } => Some(to),
+            Self::PutImage { file, .. } => match &file.source {
+                Source::Host { host, .. } => Some(host),
+                _ => None,
+            },
             Self::CopyDisk { from, .. }
             | Self::CopyImage { from, .. }
             | Self::CopySave { from, .. }
@@ -615,6 +631,8 @@ impl Op {
     pub fn describe(&self) -> String {
         match self {
             Self::PutImage { file, .. } => format!("fetch image {}", file.digest.short()),
+            Self::MarkImage { digest, unneeded: None, .. } => format!("mark image {} as needed", digest.short()),
+            Self::MarkImage { digest, .. } => format!("mark image {} as not needed", digest.short()),
             Self::DropImage { digest, .. } => format!("drop image {}", digest.short()),
             Self::MakeBridge { bridge, .. } => format!("make bridge {bridge}"),
             Self::RemoveBridge { bridge, .. } => format!("remove bridge {bridge}"),

@@ -11,8 +11,8 @@ use super::types::{DataEffect, DiskFate};
 use super::world::{Disk, HostView, World};
 use crate::model::{
     Acceleration, Boot, CONTAINER_ROOT, Desired, DiskStamp, Host, Identity, Image, ImageFile, Layer, Mac,
-    NEWEST_MACHINE, Name, NicStamp, OnRemove, PlacementRecord, Source, Stamp, USUAL_MACHINE, Vm, VmObs, VmSpec,
-    disk_file_name, domain_name, domain_uuid, nic_mac, tap_name,
+    NEWEST_MACHINE, Name, NicStamp, OnRemove, PlacementRecord, Stamp, USUAL_MACHINE, Vm, VmObs, VmSpec, disk_file_name,
+    domain_name, domain_uuid, nic_mac, tap_name,
 };
 
 /// Addresses that are taken, and the next ones to give.
@@ -72,8 +72,10 @@ pub(crate) struct Slot<'a, 'e> {
 
 /// Where the store of a host keeps an image's file.
 pub(crate) fn image_path(host: &Host, file: &ImageFile) -> String {
-    let (Source::Path(whole) | Source::Url(whole)) = &file.source;
-    let name = whole.rsplit('/').next().unwrap_or("image");
+    let name = file.source.text().rsplit('/').next().unwrap_or("image");
+    // What lies in the store is not packed any more.
+    let packed = [".zst", ".xz", ".gz"].iter().find_map(|end| name.strip_suffix(end));
+    let name = packed.filter(|n| !n.is_empty() && !file.compression.is_none()).unwrap_or(name);
     let safe: String =
         name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_')).take(80).collect();
     format!("{}/{}-{safe}", host.images_dir, file.digest.short())

@@ -166,6 +166,8 @@ pub enum Verb {
     Forget,
     /// A kept disk is deleted, its time being over or by a Removal.
     Expire,
+    /// An image in a host's store is marked: nothing needs it from now on, or something does again.
+    Mark,
     /// An image that nothing needs leaves a host's store.
     Drop,
     /// A bridge of ours that nothing needs is removed.
@@ -210,6 +212,7 @@ impl Verb {
             Self::Destroy => "destroy",
             Self::Forget => "forget",
             Self::Expire => "expire",
+            Self::Mark => "mark",
             Self::Drop => "drop",
             Self::Disconnect => "disconnect",
             Self::Shrink => "shrink",

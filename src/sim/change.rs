@@ -8,7 +8,7 @@ use super::world::{SimDisk, SimDomain, SimHost, World};
 use crate::execute::{Done, StepError};
 use crate::model::{
     Acceleration, BridgeObs, Bytes, CloneMethod, Digest, DiskPhase, DiskStamp, ImageNote, Name, PlacementRecord, Power,
-    Shape, ShapeDisk, ShapeNic, Stamp, StopPolicy,
+    Shape, ShapeDisk, ShapeNic, Stamp, StopPolicy, Timestamp,
 };
 use crate::plan::{DiskFrom, DomainDisk, DomainNic, DomainSpec, Edit, NewDisk, Op, Step};
 
@@ -47,6 +47,7 @@ impl World {
     fn dispatch(&mut self, step: &Step) -> Outcome {
         match &step.op {
             Op::PutImage { file, path, note } => self.put_image(step, &file.digest, path, note.as_ref()),
+            Op::MarkImage { path, unneeded, .. } => self.mark_image(step, path, *unneeded),
             Op::DropImage { path, .. } => self.drop_image(step, path),
             Op::MakeBridge { bridge, address, fleet } => {
                 make_bridge(self.host(&step.host)?, bridge, address.as_ref(), fleet)
@@ -131,12 +132,24 @@ impl World {
         if let Some(note) = note {
             host.notes.entry(path.to_owned()).or_insert_with(|| note.clone());
         }
-        if host.images.contains_key(path) {
-            return Ok(Done::Already);
+        if !host.images.contains_key(path) {
+            needs_space(host, IMAGE_USED)?;
+            host.images.insert(path.to_owned(), (digest.clone(), IMAGE_USED));
+            self.mark_image(step, path, None)?;
+            return Ok(Done::Changed);
         }
-        needs_space(host, IMAGE_USED)?;
-        host.images.insert(path.to_owned(), (digest.clone(), IMAGE_USED));
-        Ok(Done::Changed)
+        self.mark_image(step, path, None)
+    }
+
+    /// Marks a file of the store for the fleet.
+    pub(super) fn mark_image(&mut self, step: &Step, path: &str, unneeded: Option<Timestamp>) -> Outcome {
+        let Some(fleet) = self.permit.fleet.clone() else { return Ok(Done::Already) };
+        let host = self.host(&step.host)?;
+        if !host.images.contains_key(path) {
+            return Err(StepError::Stale(format!("image {path} is not in the store")));
+        }
+        let marks = host.marks.entry(path.to_owned()).or_default();
+        Ok(changed(marks.insert(fleet, unneeded) != Some(unneeded)))
     }
 
     fn drop_image(&mut self, step: &Step, path: &str) -> Outcome {
@@ -148,6 +161,14 @@ impl World {
             self.violate(step, &format!("image {path} is in use"));
             return Err(StepError::Stale(format!("image {path} is in use")));
         }
+        let fleet = self.permit.fleet.clone();
+        let host = self.host(&step.host)?;
+        let marks = host.marks.entry(path.to_owned()).or_default();
+        let mine = fleet.as_ref().is_some_and(|f| marks.remove(f).is_some());
+        if !marks.is_empty() {
+            return Ok(changed(mine));
+        }
+        host.marks.remove(path);
         Ok(changed(host.images.remove(path).is_some()))
     }
 

@@ -52,8 +52,9 @@ impl Fault {
 }
 
 /// Every operation's name, for suggestions.
-pub(super) const OPS: [&str; 35] = [
+pub(super) const OPS: [&str; 36] = [
     "PutImage",
+    "MarkImage",
     "DropImage",
     "MakeBridge",
     "RemoveBridge",
@@ -94,6 +95,7 @@ pub(super) const OPS: [&str; 35] = [
 pub(super) fn op_and_subject(op: &Op) -> (&'static str, String) {
     match op {
         Op::PutImage { file, .. } => ("PutImage", file.digest.short().to_owned()),
+        Op::MarkImage { digest, .. } => ("MarkImage", digest.short().to_owned()),
         Op::DropImage { digest, .. } => ("DropImage", digest.short().to_owned()),
         Op::MakeBridge { bridge, .. } => ("MakeBridge", bridge.clone()),
         Op::RemoveBridge { bridge, .. } => ("RemoveBridge", bridge.clone()),

@@ -345,6 +345,7 @@ pub(super) fn domain_of(op: &Op) -> Option<Uuid> {
         | Op::Announce { uuid, .. }
         | Op::Undefine { uuid, .. } => Some(*uuid),
         Op::PutImage { .. }
+        | Op::MarkImage { .. }
         | Op::DropImage { .. }
         | Op::MakeBridge { .. }
         | Op::RemoveBridge { .. }

@@ -241,7 +241,7 @@ impl World {
 
     pub(super) fn copy_image(&mut self, step: &Step, from: &Name, path: &str, digest: &Digest) -> Outcome {
         if self.host(&step.host)?.images.contains_key(path) {
-            return Ok(Done::Already);
+            return self.mark_image(step, path, None);
         }
         let peer = self.peer(step, from)?;
         let Some((there, used)) = peer.images.get(path) else {
@@ -253,6 +253,7 @@ impl World {
         let host = self.host(&step.host)?;
         needs_space(host, *used)?;
         host.images.insert(path.to_owned(), (digest.clone(), *used));
+        self.mark_image(step, path, None)?;
         Ok(Done::Changed)
     }
 

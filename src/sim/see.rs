@@ -84,7 +84,12 @@ impl World {
         for (path, (digest, used)) in &host.images {
             seen.images.insert(
                 digest.clone(),
-                ImageObs { path: path.clone(), used: *used, note: host.notes.get(path).cloned() },
+                ImageObs {
+                    path: path.clone(),
+                    used: *used,
+                    note: host.notes.get(path).cloned(),
+                    marks: host.marks.get(path).cloned().unwrap_or_default(),
+                },
             );
         }
         seen

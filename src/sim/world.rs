@@ -161,6 +161,8 @@ pub struct SimHost {
     pub images: BTreeMap<String, (crate::model::Digest, Bytes)>,
     /// Which generation each is, by path.
     pub notes: BTreeMap<String, crate::model::ImageNote>,
+    /// The marks of fleets on them, by path.
+    pub marks: BTreeMap<String, BTreeMap<Name, Option<Timestamp>>>,
     /// Bridges by name. `ports` holds uplinks; taps are added when it is looked at.
     pub bridges: BTreeMap<String, BridgeObs>,
     /// The fleet whose alias each bridge of ours carries.
@@ -191,6 +193,7 @@ impl SimHost {
             disks: BTreeMap::new(),
             images: BTreeMap::new(),
             notes: BTreeMap::new(),
+            marks: BTreeMap::new(),
             bridges: BTreeMap::new(),
             aliases: BTreeMap::new(),
             filter: crate::model::HostRules::default(),
@@ -481,6 +484,7 @@ fn recorded(host: &mut SimHost, seen: &crate::model::HostObs, fleet: Option<&Nam
     for (digest, image) in &seen.images {
         host.images.insert(image.path.clone(), (digest.clone(), image.used));
         host.notes.extend(image.note.iter().map(|note| (image.path.clone(), note.clone())));
+        host.marks.insert(image.path.clone(), image.marks.clone());
     }
     for (name, bridge) in &seen.bridges {
         if let (true, Some(fleet)) = (bridge.ours, fleet) {

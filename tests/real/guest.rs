@@ -118,7 +118,7 @@ impl Guest<'_> {
     async fn make(&self) {
         let (world, vm, spec) = (self.world, self.vm.clone(), self.spec());
         for file in ["tiny.qcow2", "vmlinuz", "initrd"] {
-            let image = ImageFile { source: Source::Path(built(file).into()), digest: digest(file) };
+            let image = ImageFile::new(Source::Path(built(file).into()), digest(file));
             assert!(world.step(Op::PutImage { file: image, path: self.image(file), note: None }).await.is_ok());
         }
         let disk = |disk: &str| DiskStamp { vm: vm.clone(), disk: disk.to_owned(), ..world.disk(disk) };

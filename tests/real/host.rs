@@ -88,6 +88,7 @@ impl World {
                 },
                 weights: Weights { memory: 1.0, cpu: 1.0, slots: 1.0, cost: 0.0 },
                 approval_any_host: false,
+                keep_images: Span::secs(7 * 86_400),
                 origin,
             },
             hosts: BTreeMap::from([(name("here"), host)]),
@@ -112,7 +113,7 @@ impl World {
             folder: folder.to_owned(),
             fleet,
             desired,
-            image: ImageFile { source: Source::Path("boot.img".into()), digest },
+            image: ImageFile::new(Source::Path("boot.img".into()), digest),
         }
     }
 

@@ -73,7 +73,7 @@ pub fn root_path(vm: &str) -> String {
 /// The steps of a small spin, as a plan would have them.
 pub fn spin(host: &str, vm: &str) -> Vec<Step> {
     let uuid = domain_uuid(&name("f"), &name(vm), 1);
-    let file = ImageFile { source: Source::Path("a.qcow2".into()), digest: digest() };
+    let file = ImageFile::new(Source::Path("a.qcow2".into()), digest());
     let image = "/images/a.qcow2".to_owned();
     let root = NewDisk {
         path: root_path(vm),

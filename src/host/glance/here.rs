@@ -69,6 +69,9 @@ fn look(folders: &Folders, holder: &Path) -> Result<Raw, ShellError> {
             raw.texts.insert(path, said);
         }
     }
+    for name in names(images).map_err(ShellError::file(images))?.into_iter().filter(|n| n.contains(".for.")) {
+        keep(&mut raw, format!("{images}/{name}"));
+    }
     for (what, folder) in [("slots", slots), ("images", images)] {
         raw.free.insert(what.to_owned(), free(folder).map_err(ShellError::file(folder))?);
     }

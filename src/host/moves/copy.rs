@@ -1,6 +1,6 @@
 //! What travels while the VM stands still: disks, images, saved memory, definitions.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use uuid::Uuid;
 
@@ -11,9 +11,6 @@ use super::super::{disk, images, xml};
 use super::left::{clear_arrival, closed};
 use crate::execute::{Done, Progress, StepError};
 use crate::model::{Bytes, Digest, DiskPhase, DiskStamp, Name, PastMove, PauseCause, Power, Stamp, link_key};
-
-/// Hashing goes at 200 MB/s and more: 40 GiB in four minutes.
-const HASH: Duration = Duration::from_secs(900);
 
 /// Copies a disk to the same path here: its stamp, then the file beside it, then its name.
 pub(in crate::host) async fn copy_disk(
@@ -62,30 +59,16 @@ pub(in crate::host) async fn copy_image(
     digest: &Digest,
     progress: &dyn Progress,
 ) -> Result<Done, StepError> {
-    let shell = host.shell.as_ref();
     let _one = host.fetching.lock().await;
-    if shell.size(path).await?.is_some() {
-        images::write_digest(shell, path, digest).await?;
-        return Ok(Done::Already);
+    let (fleet, peer) = (&host.folders.fleet, from.shell.as_ref());
+    let began = Instant::now();
+    let done = images::Copy { digest, path, from: path, fleet, peer, peer_name: &from.doc.name }
+        .run(host.shell.as_ref(), progress)
+        .await?;
+    if done == Done::Changed {
+        travelled(host, from, path, began, progress).await?;
     }
-    disk::folder_of(shell, path).await?;
-    let partial = format!("{path}.partial");
-    carry(host, from, path, &partial, progress).await?;
-    let sum = format!("{}sum", digest.algorithm());
-    let said = succeed(shell, Program::new([&sum, &partial]).limit(HASH)).await?;
-    let found = String::from_utf8_lossy(&said).split_whitespace().next().unwrap_or_default().to_owned();
-    if found != digest.hex() {
-        shell.remove(&partial).await?;
-        return Err(StepError::Failed {
-            what: format!("{path} at {} is {}:{found}, not {}", from.doc.name, digest.algorithm(), digest.as_str()),
-            hint: Some(format!("the copy at {} is damaged: take it away there", from.doc.name)),
-            detail: Vec::new(),
-        });
-    }
-    succeed(shell, Program::new(["chmod", "0644", &partial])).await?;
-    images::write_digest(shell, path, digest).await?;
-    disk::publish(shell, &partial, path).await?;
-    Ok(Done::Changed)
+    Ok(done)
 }
 
 /// Copies a file from the other host, and says what that took.
@@ -99,7 +82,18 @@ async fn carry(
     let began = Instant::now();
     host.shell.remove(partial).await?;
     copy_between(from.shell.as_ref(), path, host.shell.as_ref(), partial, progress).await?;
-    let used = host.shell.size(partial).await?.map_or(0, |(_, used)| used);
+    travelled(host, from, partial, began, progress).await
+}
+
+/// Says what it took to bring a file from the other host.
+async fn travelled(
+    host: &RealHost,
+    from: &RealHost,
+    path: &str,
+    began: Instant,
+    progress: &dyn Progress,
+) -> Result<(), StepError> {
+    let used = host.shell.size(path).await?.map_or(0, |(_, used)| used);
     progress.moved(&PastMove {
         link: link_key(&from.doc.name, &host.doc.name),
         bytes: Bytes(used),

@@ -370,7 +370,7 @@ impl<'l> Guest<'l> {
     /// Images of the guest on a host.
     pub(super) async fn fetch(&self, host: &str) {
         for file in ["tiny.qcow2", "vmlinuz", "initrd"] {
-            let image = ImageFile { source: Source::Path(built(file).into()), digest: digest(file) };
+            let image = ImageFile::new(Source::Path(built(file).into()), digest(file));
             self.lab.done(host, Op::PutImage { file: image, path: Self::image(file), note: None }).await;
         }
     }

@@ -258,11 +258,8 @@ async fn big_image(lab: &Lab, fleet: &RealFleet, folder: &Path) {
     let sum = Command::new("sha256sum").arg(&image).output().unwrap();
     let digest = Digest::new(&format!("sha256:{}", String::from_utf8_lossy(&sum.stdout[..64]))).unwrap();
     let path = format!("/var/lib/stablehand/images/{}-big.img", digest.short());
-    let put = Op::PutImage {
-        file: ImageFile { source: Source::Path("big.img".into()), digest },
-        path: path.clone(),
-        note: None,
-    };
+    let file = ImageFile::new(Source::Path("big.img".into()), digest);
+    let put = Op::PutImage { file, path: path.clone(), note: None };
     let began = Instant::now();
     fleet.perform(&Step { host: name("h2"), op: put }, &NoProgress).await.unwrap();
     println!("1 GiB with 16 MiB in it over ssh, and its digest: {} ms", began.elapsed().as_millis());
