@@ -105,5 +105,5 @@ pub fn file(image: &Image, digest: &Digest, observed: &Observed) -> Option<Image
 fn stored(digest: &Digest, path: &str) -> ImageFile {
     let name = path.rsplit('/').next().unwrap_or(path);
     let name = name.strip_prefix(digest.short()).and_then(|rest| rest.strip_prefix('-')).unwrap_or(name);
-    ImageFile { source: crate::model::Source::Path(name.into()), digest: digest.clone() }
+    ImageFile::new(crate::model::Source::Path(name.into()), digest.clone())
 }
