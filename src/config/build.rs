@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::access;
 use super::container;
 use super::expand;
 use super::host::hosts;
-use super::leaf::{Addressing, ApprovalPlacement};
+use super::leaf::{Addressing, ApprovalPlacement, Rules};
 use super::read::{Loc, listed, nearest};
 use super::repository::{Doc, Docs, Repository};
 use super::sink::{Mark, Sink};
@@ -32,6 +33,7 @@ pub(crate) fn desired(repo: &Repository, snapshot: &Snapshot, sink: &mut Sink) -
     let images = repo.images.iter().filter_map(|(name, doc)| Some((name.clone(), image(doc, sink)?))).collect();
     let networks = networks(repo, sink);
     let vms = expand::expand(repo, fleet_doc, &hosts, &networks, &levels, sink);
+    let access = access::access(repo, &networks, &vms, sink);
     let mut out = Desired {
         revision: snapshot.revision.clone(),
         fleet: fleet(fleet_doc?, levels, sink),
@@ -42,7 +44,7 @@ pub(crate) fn desired(repo: &Repository, snapshot: &Snapshot, sink: &mut Sink) -
         modules: vms.modules,
         groups: vms.groups,
         vms: vms.vms,
-        access: Vec::new(),
+        access,
         removals: Vec::new(),
         adoptions: Vec::new(),
         lost: Vec::new(),
@@ -272,8 +274,8 @@ fn network(doc: &Doc<Box<NetworkSpec>>, sink: &mut Sink) -> Option<Network> {
         gateway: spec.gateway.as_ref().map(|a| a.value),
         dns: spec.dns.iter().flatten().map(|a| a.value).collect(),
         range,
-        closed: true,
-        probes_from: Vec::new(),
+        closed: spec.rules.as_ref().is_none_or(|rules| rules.value == Rules::Closed),
+        probes_from: spec.probes_from.iter().flatten().map(|net| net.value.0).collect(),
         origin: sink.origin(doc.name.at),
     })
 }

@@ -96,7 +96,9 @@ codes! {
     E0430 "one device under two names" "A device is in one place, and has one name on its host; and a VM has it once. Two of one kind on one host (equal `vendor` and `product`) are told apart by `bus` and `device`."
     E0431 "more VMs than devices" "A device of a host is in one VM at a time, and more VMs should run with it than there are hosts that have it and may run them. VMs that are `run: stopped` do not count."
     E0440 "only one of virtual machines and containers has it" "A container is a root file system and a first program on its host's kernel: an image of `format: rootfs`, on a host with libvirt's LXC driver. It has no hardware, no kernel, no screen and no guest agent of its own, and its memory cannot be saved. What the fleet's `defaults` say of those is meant for virtual machines.\n\n    kind: Image\n    spec:\n      format: rootfs\n      boot: {init: /usr/bin/server, arguments: [--port, \"80\"]}"
+    E0450 "a rule that nobody can hold" "A rule names a network whose addresses nobody has said: without `subnet` there is nothing to compare packets with."
     W0501 "a Removal of something described" "What a Removal names ends, although the YAML still describes it. Take the description out too: once the Removal is gone, it would be made again."
+    W0502 "a rule that allows nothing new" "What the rule allows is allowed already: by another rule, by a wider one beside it, or because the VMs belong together. It does no harm; it only makes the others harder to read."
 }
 
 /// The table's line of a code.

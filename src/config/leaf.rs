@@ -11,7 +11,7 @@ use crate::model::quantity::{BYTE_UNITS, SPAN_UNITS};
 use crate::model::schema;
 use crate::model::{
     Acceleration, Address, Bytes, CloneMethod, Digest, Firmware, Identity, ImageFormat, Name, NetworkMode, OnUnknown,
-    Others, Protection, QuantityError, Relocatable, RunState, Share, Span, Timestamp, Transport, UpdatePolicy,
+    Others, Protection, QuantityError, Relocatable, RunState, Share, Span, Timestamp, Traffic, Transport, UpdatePolicy,
 };
 
 impl Leaf for Arc<str> {
@@ -441,6 +441,61 @@ words!(ApprovalPlacement, "a rule of approval" {
     "exact" => Self::Exact,
     "any" => Self::Any,
 });
+
+/// Whether a network's VMs are filtered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rules {
+    Closed,
+    Open,
+}
+// Not `off`, which is a boolean to some YAML parsers.
+words!(Rules, "a way of filtering" {
+    "closed" => Self::Closed,
+    "open" => Self::Open,
+});
+
+impl Leaf for Traffic {
+    const WHAT: &'static str = "a kind of packets, like tcp/443";
+    const ACCEPTS: Accepts = Accepts::Any;
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        text.parse().map_err(|error: String| {
+            let lower = text.to_ascii_lowercase().replace([':', ' '], "/");
+            let number = text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+            let guesses = [lower, format!("tcp/{text}")];
+            let meant = guesses.into_iter().take(if number { 2 } else { 1 }).find(|t| t.parse::<Self>().is_ok());
+            Wrong::new("E0217", error).suggest(meant)
+        })
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "string", "pattern": schema::TRAFFIC})
+    }
+}
+
+/// An address, or a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cidr(pub(crate) ipnet::IpNet);
+
+impl Leaf for Cidr {
+    const WHAT: &'static str = "an address or a network, like 10.83.0.10 or 10.83.0.0/24";
+    const ACCEPTS: Accepts = Accepts::Any;
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        if let Ok(address) = text.parse::<std::net::IpAddr>() {
+            return Ok(Self(address.into()));
+        }
+        let net = text.parse::<ipnet::IpNet>();
+        let net = net.map_err(|_| Wrong::new("E0217", format!("`{text}` is not {}", Self::WHAT)))?;
+        if net.trunc() != net {
+            let wrong = Wrong::new("E0217", format!("`{text}` is an address with a prefix, not a network"));
+            return Err(wrong
+                .suggest(Some(net.trunc().to_string()))
+                .help(format!("or `{}` for the one address", net.addr())));
+        }
+        Ok(Self(net))
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "string", "pattern": "^[0-9a-fA-F.:]+(/[0-9]+)?$"})
+    }
+}
 
 words!(Relocatable, "a way of moving" {
     "live" => Self::Live,

@@ -7,6 +7,7 @@
 //! → `repository` (documents by kind and name) → `build` and `vm` (what it means) → `expand` (VMs and groups)
 //! → `check` (what only the whole can tell).
 
+mod access;
 mod build;
 mod check;
 pub mod codes;

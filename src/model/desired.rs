@@ -423,7 +423,7 @@ pub struct Network {
     pub dns: Vec<Ipv4Addr>,
     /// First and last address that may be planned. `None`: the network gives addresses itself (DHCP).
     pub range: Option<(Ipv4Addr, Ipv4Addr)>,
-    /// Whether what nobody allows is dropped for VMs on it (`rules: off`: it is not).
+    /// Whether what nobody allows is dropped for VMs on it (`rules: open`: it is not).
     pub closed: bool,
     /// Where probes come from, when not from the address of the VM's host on the bridge.
     pub probes_from: Vec<ipnet::IpNet>,

@@ -141,7 +141,7 @@ impl JsonSchema for Traffic {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",
-            "pattern": "^(any|icmp|(tcp|udp)(/[0-9]+(-[0-9]+)?)?)$",
+            "pattern": super::schema::TRAFFIC,
         })
     }
 }
@@ -256,7 +256,7 @@ pub struct TapRules {
     /// Its network gives it addresses: it may ask by DHCP (and IPv6 router solicitation), and as long as
     /// [`Self::addresses`] is empty it may send from any address. It never answers as a DHCP server or router.
     pub learns: bool,
-    /// Whether the network's filter is off (`rules: off`): hardware address and spoofing are still checked, all else passes.
+    /// Whether the network's filter is off (`rules: open`): hardware address and spoofing are still checked, all else passes.
     pub open: bool,
     /// What passes.
     pub permits: BTreeSet<Permit>,

@@ -53,3 +53,6 @@ pub fn text<T: JsonSchema>() -> String {
     let schema = generator().into_root_schema_for::<T>();
     format!("{:#}\n", schema.to_value())
 }
+
+/// A kind of packets.
+pub const TRAFFIC: &str = "^(any|icmp|(tcp|udp)(/[0-9]+(-[0-9]+)?)?)$";

@@ -105,6 +105,10 @@ fn meaning(loaded: &config::Loaded) -> String {
             out += &format!("    {} = {layer} ({origin})\n", field.path());
         }
     }
+    for rule in loaded.desired.access.iter().filter(|rule| rule.rule.is_some()) {
+        let name = rule.rule.as_ref().map_or("", |name| name.as_str());
+        out += &format!("rule {name}: {} ({})\n", stablehand::plan::rules::sentence(rule), rule.origin);
+    }
     out + &diagnostic::text(&loaded.warnings)
 }
 

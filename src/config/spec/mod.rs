@@ -1,6 +1,7 @@
 //! What a team writes: every kind of document with its fields. To add a kind, declare its spec here, give it
 //! a line in [`KINDS`] and a place in [`Body`], and say in `build` what it means.
 
+mod access;
 mod hosts;
 mod images;
 mod networks;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use schemars::SchemaGenerator;
 use serde_json::Value;
 
+pub(crate) use access::{ModuleAccessSpec, PeerSpec, ServiceAccessSpec};
 pub(crate) use hosts::{HostSpec, ResourcesSpec};
 pub(crate) use images::{BootChoice, FileSpec, ImageSpec, InitSpec};
 pub(crate) use networks::NetworkSpec;

@@ -3,8 +3,9 @@
 use std::net::Ipv4Addr;
 
 use super::Text;
-use crate::config::leaf::Addressing;
-use crate::config::read::{Loc, spec};
+use super::access::SystemAddressSpec;
+use crate::config::leaf::{Addressing, Cidr, Rules};
+use crate::config::read::{Loc, Named, spec};
 use crate::model::NetworkMode;
 
 spec! {
@@ -26,10 +27,16 @@ spec! {
         "addressing" addressing: Loc<Addressing>;
         /// First and last address that may be planned.
         "range" range: RangeSpec;
+        /// `closed` (default): of what a VM on it sends and is sent, only what is allowed passes. `open`: everything from its
+        /// own addresses.
+        "rules" rules: Loc<Rules>;
+        /// Addresses that every VM on it may reach, by name; its gateway (ping) and its name servers need not be said.
+        "systemAddresses" system_addresses: Named<SystemAddressSpec>;
+        /// Where readiness is probed from, when not from the address of the VM's host on the bridge.
+        "probesFrom" probes_from: Vec<Loc<Cidr>>;
     }
     later {
         "vlan": "comes with network rules",
-        "systemAddresses": "comes with network rules",
     }
 }
 

@@ -1,5 +1,6 @@
 //! Sets of VMs: modules and services.
 
+use super::access::{ModuleAccessSpec, ServiceAccessSpec};
 use super::{Text, VmPart};
 use crate::config::read::{Loc, Named, spec};
 use crate::model::RunState;
@@ -17,12 +18,13 @@ spec! {
         "instances" instances: Named<InstanceSpec>;
         /// Lists of VMs of an instance no two of which may share a host.
         "separate" separate: Vec<Vec<Text>>;
+        /// What its VMs may talk to, and be talked to by, beside those of their own instance: rules by name.
+        "access" access: Named<ModuleAccessSpec>;
     }
     later {
         "pool": "comes with sessions",
         "lease": "comes with sessions",
         "idle": "comes with sessions",
-        "access": "comes with sessions",
         "persistence": "comes with sessions",
         "sharedData": "comes with shared data",
     }
@@ -47,6 +49,8 @@ spec! {
         "apps" apps: Named<VmPart>, required;
         /// Lists of apps (or `service/app`) no two of whose VMs may share a host.
         "separate" separate: Vec<Vec<Text>>;
+        /// What its VMs may talk to, and be talked to by, beside those of the service: rules by name.
+        "access" access: Named<ServiceAccessSpec>;
     }
     later {
         "copyOf": "comes with scaling",

@@ -104,7 +104,7 @@ pub struct Passing {
 pub enum Reason {
     /// A rule says so.
     Rule(Said),
-    /// Its network has `rules: off`.
+    /// Its network has `rules: open`.
     Off,
     /// It is not ours, so nothing of ours filters there.
     Outside,
@@ -278,7 +278,7 @@ impl Compiled {
             let by = flows.iter().find(|(flow, _)| traffic.is_none_or(|asked| flow.traffic.covers(asked)))?.1;
             Some(match by {
                 By::Rule(rule) => format!("{} at {}", sentence(&self.access[rule]), self.access[rule].origin),
-                By::Off => "its network has `rules: off`".to_owned(),
+                By::Off => "its network has `rules: open`".to_owned(),
                 By::Outside => "it is outside".to_owned(),
             })
         };
