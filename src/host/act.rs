@@ -7,11 +7,13 @@ use uuid::Uuid;
 
 use super::fleet::RealHost;
 use super::libvirt::CallError;
+use super::rules::{self, Guard};
 use super::shell::{Program, succeed};
 use super::xml::{self, Reading, XmlError};
 use super::{accel, bridge, container, device, disk, images, moves, power, ready, seed};
 use crate::execute::{Done, Progress, StepError};
-use crate::model::{Acceleration, Bytes, DiskPhase, Layer, Name, Power, Stamp};
+use crate::model::{Acceleration, Bytes, DiskPhase, HostRules, Layer, Name, Power, Stamp};
+use crate::observe::Boxed;
 use crate::plan::{DiskFrom, DomainSpec, Edit, KernelBoot, Op};
 
 /// Carries out one step. `peer` is the other host of a step that concerns two ([`Op::peer`]).
@@ -107,9 +109,26 @@ pub(super) async fn perform(
         Op::RetireDisk { path, to, stamp } => moves::retire(host, path, to, stamp).await,
         Op::DropRemnant { vm, uuid } => moves::drop_remnant(host, vm, *uuid).await,
         Op::Announce { vm, uuid } => moves::announce(host, vm, *uuid).await,
-        Op::SetRules { .. } => Err(StepError::failed("packet filters come with the next commit")),
+        Op::SetRules { rules } => set_rules(host, rules).await,
         Op::Fence { .. } => Err(StepError::failed("moves come with the next commit")),
     }
+}
+
+/// Makes the host's packet filter what it should be. Over a way that the filter might cut it is confirmed through a new
+/// connection, or the host takes it back.
+async fn set_rules(host: &RealHost, rules: &HostRules) -> Result<Done, StepError> {
+    let reach = || -> Boxed<'_, Result<(), String>> {
+        Box::pin(async move {
+            host.shell.afresh().await.map_err(|e| e.to_string())?;
+            host.hypervisor.ping().await.map_err(|e| e.to_string())
+        })
+    };
+    let guard = match host.shell.is_remote() {
+        true => Guard::Armed { host: &host.doc.name, reach: &reach },
+        false => Guard::Sure,
+    };
+    let mut kept = host.filter.lock().await;
+    rules::apply(host.shell.as_ref(), &host.folders.fleet, rules, &mut kept, guard).await
 }
 
 /// A domain's inactive XML, after seeing that the domain carries our stamp of this VM.

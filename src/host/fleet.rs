@@ -16,7 +16,7 @@ use super::contact::Doors;
 use super::disk::Folders;
 use super::libvirt::{FRESH, Hypervisor, Opener};
 use super::shell::Shell;
-use super::{accel, act, fence, glance, lock, shell, survey};
+use super::{accel, act, fence, lock, rules, shell, survey};
 use crate::execute::{Actuator, Done, LockError, Progress, StepError};
 use crate::model::stats::HostCounters;
 use crate::model::{
@@ -56,10 +56,23 @@ pub(super) struct RealHost {
     accelerated: Arc<tokio::sync::Mutex<Option<Found>>>,
     /// Subnets behind bridges that are the host's own.
     inside: Mutex<Vec<Ipv4Net>>,
+    /// The fleet's packet filter as last seen or set here.
+    pub(super) filter: tokio::sync::Mutex<Option<rules::Kept>>,
+    /// Listens whether somebody else changes it, while anybody wants to know.
+    listening: Mutex<Option<Listening>>,
     /// What it is, as last found out.
     pub(super) facts: tokio::sync::Mutex<Option<super::facts::Kept>>,
     /// The fleet's domains as last seen here.
     names: Mutex<BTreeMap<Uuid, Name>>,
+}
+
+/// A task that ends with its host.
+struct Listening(tokio::task::JoinHandle<()>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What an acceleration probe found, over which connection and when.
@@ -144,8 +157,25 @@ impl RealFleet {
             accelerated: if shell.is_remote() { Arc::default() } else { self.machine.clone() },
             shell,
             inside: Mutex::default(),
+            filter: tokio::sync::Mutex::default(),
+            listening: Mutex::default(),
             facts: tokio::sync::Mutex::new(None),
             names: Mutex::default(),
+        }
+    }
+
+    /// Listens on every host whether somebody changes its packet filter.
+    fn listen(&self) {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        for host in self.hosts().values() {
+            let stirred = self.stirred.clone();
+            let heard: Arc<dyn Fn() + Send + Sync> = Arc::new(move || stirred.notify_one());
+            let mut listening = host.listening.lock().unwrap_or_else(PoisonError::into_inner);
+            listening.get_or_insert_with(|| {
+                Listening(tokio::spawn(rules::watch(host.shell.clone(), self.fleet.clone(), heard)))
+            });
         }
     }
 
@@ -189,7 +219,7 @@ impl Observer for RealFleet {
         Box::pin(async move {
             self.adopt(desired);
             let asked: Vec<Arc<RealHost>> = desired.hosts.keys().filter_map(|name| self.host(name)).collect();
-            let here = glance::Interfaces::new();
+            let here = survey::Here::default();
             let answers = join_all(asked.iter().map(|host| survey::observe(host, desired, look, &here))).await;
             let mut observed = Observed {
                 format: 1,
@@ -231,6 +261,7 @@ impl Observer for RealFleet {
     }
 
     fn stirred(&self) -> Boxed<'_, ()> {
+        self.listen();
         Box::pin(self.stirred.notified())
     }
 

@@ -39,6 +39,8 @@ mod power;
 pub mod probe;
 #[cfg(feature = "libvirt")]
 mod ready;
+#[cfg(feature = "libvirt")]
+pub mod rules;
 pub mod seed;
 pub mod shell;
 #[cfg(feature = "libvirt")]

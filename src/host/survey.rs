@@ -11,12 +11,12 @@ use super::contact::{self, CONTACT};
 use super::fleet::{RealHost, now};
 use super::glance::{self, Glance, Interfaces};
 use super::libvirt::{Seen, SeenJob, Survey};
-use super::shell::{Program, succeed};
+use super::shell::{Program, ShellError, succeed};
 use super::xml::{self, Reading};
-use super::{facts, ready};
+use super::{facts, ready, rules};
 use crate::model::{
-    Acceleration, Bytes, Desired, HostObs, JobKind, JobObs, Layer, Name, PauseCause, PlacementRecord, Power, Readiness,
-    Shape, Stamp, Unmanaged, VmObs, domain_uuid,
+    Acceleration, Bytes, Desired, FilterObs, HostObs, JobKind, JobObs, Layer, Name, PauseCause, PlacementRecord, Power,
+    Readiness, Shape, Stamp, Unmanaged, VmObs, domain_uuid,
 };
 use crate::observe::Look;
 
@@ -26,21 +26,28 @@ const AT_ONCE: usize = 32;
 /// Placement records, by VM.
 pub(super) type Records = BTreeMap<Name, PlacementRecord>;
 
+/// What one look has in common on this machine.
+#[derive(Default)]
+pub(super) struct Here {
+    interfaces: Interfaces,
+    filter: tokio::sync::OnceCell<(Result<FilterObs, ShellError>, Option<rules::Kept>)>,
+}
+
 /// Observes one host, or says in words why it cannot; and its placement records, which can be read also while its libvirt
 /// does not answer. `here` is what one look has in common on this machine.
 pub(super) async fn observe(
     host: &RealHost,
     desired: &Desired,
     look: Look,
-    here: &Interfaces,
+    here: &Here,
 ) -> (Result<HostObs, String>, Records) {
-    let (there, glance) = contact(host, here).await;
+    let (there, glance) = contact(host, &here.interfaces).await;
     let records = glance.as_ref().map(|g| g.records.clone()).unwrap_or_default();
     let seen = match (there, glance) {
         (Ok(()), Ok(glance)) if host.hypervisor.is_remote() => {
-            contact::while_it_answers(&host.doors.libvirt, examine(host, desired, look, glance)).await
+            contact::while_it_answers(&host.doors.libvirt, examine(host, desired, look, glance, here)).await
         }
-        (Ok(()), Ok(glance)) => examine(host, desired, look, glance).await,
+        (Ok(()), Ok(glance)) => examine(host, desired, look, glance, here).await,
         (Err(text), _) => Err(text),
         (Ok(()), Err(text)) if host.shell.is_remote() => Err(format!("libvirt answers, its shell does not: {text}")),
         (Ok(()), Err(text)) => Err(text),
@@ -68,9 +75,34 @@ async fn contact(host: &RealHost, here: &Interfaces) -> (Result<(), String>, Res
     tokio::join!(ping, glance)
 }
 
-async fn examine(host: &RealHost, desired: &Desired, look: Look, glance: Glance) -> Result<HostObs, String> {
+/// The packet filter. Hosts that are this machine have one between them.
+async fn filter(host: &RealHost, here: &Here) -> Result<FilterObs, ShellError> {
+    let (shell, fleet) = (host.shell.as_ref(), &host.folders.fleet);
+    let mut kept = host.filter.lock().await;
+    if shell.is_remote() {
+        return rules::observe(shell, fleet, &mut kept).await;
+    }
+    let look = async {
+        let mut seen = None;
+        let found = rules::observe(shell, fleet, &mut seen).await;
+        (found, seen)
+    };
+    let (found, seen) = here.filter.get_or_init(|| look).await.clone();
+    *kept = seen;
+    found
+}
+
+async fn examine(
+    host: &RealHost,
+    desired: &Desired,
+    look: Look,
+    glance: Glance,
+    here: &Here,
+) -> Result<HostObs, String> {
     let shell = host.shell.as_ref();
-    let mut survey = host.hypervisor.survey().await.map_err(|e| e.to_string())?;
+    let (survey, filter) = tokio::join!(host.hypervisor.survey(), filter(host, here));
+    let mut survey = survey.map_err(|e| e.to_string())?;
+    let filter = filter.map_err(|e| e.to_string())?;
     let uuid = host_uuid(host, &survey).await;
     let pinned = desired.hosts.get(&host.doc.name).map_or(host.doc.uuid, |doc| doc.uuid);
     if let Some(pinned) = pinned.filter(|p| *p != uuid) {
@@ -118,7 +150,7 @@ async fn examine(host: &RealHost, desired: &Desired, look: Look, glance: Glance)
         images: glance.images,
         bridges: bridges.map(|(name, (seen, _))| (name, seen)).collect(),
         vms,
-        filter: None,
+        filter: Some(filter),
         unmanaged,
         lock: if host.is_locked() { None } else { glance.lock },
     })

@@ -14,6 +14,7 @@ mod host;
 mod killed;
 mod moving;
 mod rack;
+mod rules;
 
 /// Whether real guests can run here; in words, what is missing.
 pub(crate) fn can_run() -> Result<(), String> {

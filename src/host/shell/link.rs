@@ -65,12 +65,21 @@ impl Link {
 
     /// The process that runs `words` on the host.
     pub(super) fn to_run(&self, words: &[String]) -> Command {
+        self.to_run_over(words, |ssh| ssh.options(Some("no")))
+    }
+
+    /// The same by a connection of its own.
+    pub(super) fn to_run_alone(&self, words: &[String]) -> Command {
+        self.to_run_over(words, |ssh| ssh.options(None))
+    }
+
+    fn to_run_over(&self, words: &[String], options: impl FnOnce(&Ssh) -> Vec<String>) -> Command {
         let mut command = Command::new(self.program());
         match self {
             Self::Command(own) => command.args(own.get(1..).unwrap_or_default()).args(words),
             Self::Ssh(ssh) => {
                 let line: Vec<String> = words.iter().map(|w| quote(w)).collect();
-                command.args(ssh.options("no")).arg("--").arg(&ssh.target).arg(line.join(" "))
+                command.args(options(ssh)).arg("--").arg(&ssh.target).arg(line.join(" "))
             }
         };
         command
@@ -84,14 +93,15 @@ impl Link {
             return None;
         }
         let mut command = Command::new("ssh");
-        command.args(ssh.options("auto")).arg("--").arg(&ssh.target).arg("true");
+        command.args(ssh.options(Some("auto"))).arg("--").arg(&ssh.target).arg("true");
         Some(command)
     }
 }
 
 impl Ssh {
     /// ssh_config(5). A connection that is there is shared; `master` says whether one that is not there is made for others.
-    fn options(&self, master: &str) -> Vec<String> {
+    /// `None`: one that nobody shares.
+    fn options(&self, master: Option<&str>) -> Vec<String> {
         let mut words: Vec<String> = Vec::new();
         // Nobody is there to answer a question; that a host is away is known within half a minute; nothing in a user's own
         // configuration changes what is run.
@@ -111,8 +121,8 @@ impl Ssh {
         ] {
             words.extend(["-o".to_owned(), option.to_owned()]);
         }
-        match self.socket() {
-            Some(socket) => {
+        match master.and_then(|master| Some((master, self.socket()?))) {
+            Some((master, socket)) => {
                 words.extend(["-o".to_owned(), format!("ControlMaster={master}")]);
                 words.extend(["-o".to_owned(), format!("ControlPath={}", socket.display())]);
             }
@@ -177,7 +187,7 @@ mod tests {
         let base = Path::new("/srv/fleet");
         let words = |link: Link| match link {
             Link::Command(words) => words,
-            Link::Ssh(ssh) => ssh.options("no"),
+            Link::Ssh(ssh) => ssh.options(Some("no")),
         };
         assert_eq!(words(Link::command(["tools/reach", "h1"].into_iter(), base)), ["/srv/fleet/tools/reach", "h1"]);
         assert_eq!(words(Link::command(["ip", "netns"].into_iter(), base)), ["ip", "netns"]);

@@ -20,6 +20,9 @@ impl Shell for Local {
     fn start(&self, words: Vec<String>) -> Boxed<'_, Result<Running, ShellError>> {
         Box::pin(async move { start(&words) })
     }
+    fn afresh(&self) -> Boxed<'_, Result<(), ShellError>> {
+        Box::pin(async { Ok(()) })
+    }
     fn run(&self, program: Program) -> Boxed<'_, Result<Output, ShellError>> {
         Box::pin(async move { run(start(&program.words)?, program).await })
     }

@@ -142,6 +142,8 @@ pub trait Shell: Send + Sync {
     fn is_remote(&self) -> bool;
     /// Starts a program whose input and output the caller has in hand. It ends with the [`Running`].
     fn start(&self, words: Vec<String>) -> Boxed<'_, Result<Running, ShellError>>;
+    /// Reaches the host by a connection that is new, whatever connection calls share.
+    fn afresh(&self) -> Boxed<'_, Result<(), ShellError>>;
     /// Runs a program to its end, whatever its status is.
     fn run(&self, program: Program) -> Boxed<'_, Result<Output, ShellError>>;
     /// Reads the first `cap` bytes of a file.

@@ -19,6 +19,9 @@ const CALLS: usize = 6;
 /// How long a call on a file may take.
 const FILE: Duration = Duration::from_secs(30);
 
+/// How long a connection of its own may take: somewhat more than ssh's `ConnectTimeout`.
+const ALONE: Duration = Duration::from_secs(10);
+
 /// What the way to the host may take beside the program's own time.
 const WAY: Duration = Duration::from_secs(10);
 
@@ -222,6 +225,15 @@ impl Shell for Remote {
     }
     fn start(&self, words: Vec<String>) -> Boxed<'_, Result<Running, ShellError>> {
         Box::pin(async move { self.wrapped(&words, Duration::ZERO).await })
+    }
+    fn afresh(&self) -> Boxed<'_, Result<(), ShellError>> {
+        Box::pin(async move {
+            let words = vec!["true".to_owned()];
+            let running = self.spawn(self.link.to_run_alone(&words), &words)?;
+            let ended = tokio::time::timeout(ALONE, running.end()).await;
+            let ended = ended.map_err(|_| ShellError::TimedOut(self.link.name(), ALONE.as_secs()))??;
+            if ended.status == 0 { Ok(()) } else { Err(failed("true", &ended)) }
+        })
     }
     fn run(&self, program: Program) -> Boxed<'_, Result<Output, ShellError>> {
         Box::pin(self.call(program))
