@@ -84,6 +84,10 @@ pub(crate) enum Verb {
     Describe(Describe),
     /// Say why something is where it is, or why nothing happens to it
     Why(Describe),
+    /// Say whether one reaches another, and by which rule; exit code 0 when it does, 1 when it does not
+    Reach(Reach),
+    /// Show who may reach whom
+    Matrix(Matrix),
     /// Explain a code (E0207, R101), or where a field of a VM comes from (vm/web-1 memory)
     Explain(Explain),
     /// Print what a change of each field costs
@@ -282,6 +286,33 @@ pub(crate) enum Kind {
 pub(crate) struct Describe {
     /// kind/name, like vm/web-1
     pub(crate) address: crate::model::Address,
+    /// Which observed state
+    #[arg(long, value_name = "live|none|DIR", default_value = "live")]
+    pub(crate) observed: String,
+}
+
+/// `reach`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Both ends filter: what passes has to be allowed by the rules of both. UDP and ICMP pass both ways, \
+    since no connections are tracked. Exit codes: 0 yes, with all that was asked; 1 no, or not between all of them; \
+    64 no such end."
+)]
+pub(crate) struct Reach {
+    /// Who begins: vm/NAME, service/NAME, service/NAME/APP, module/NAME, module/NAME/VM, or an address
+    pub(crate) from: crate::plan::rules::End,
+    /// Who is reached: the same
+    pub(crate) to: crate::plan::rules::End,
+    /// With what: any, icmp, tcp, udp, tcp/443, udp/5000-5010 [default: anything that passes is a yes]
+    pub(crate) traffic: Option<crate::model::Traffic>,
+    /// Which observed state
+    #[arg(long, value_name = "live|none|DIR", default_value = "live")]
+    pub(crate) observed: String,
+}
+
+/// `matrix`
+#[derive(Debug, Args)]
+pub(crate) struct Matrix {
     /// Which observed state
     #[arg(long, value_name = "live|none|DIR", default_value = "live")]
     pub(crate) observed: String,

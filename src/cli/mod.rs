@@ -28,7 +28,7 @@ use console::Console;
 use context::{Context, Surroundings};
 use failure::{Exit, Failure, Outcome};
 use verbs::hand::Asked;
-use verbs::{apply, cases, doctor, drain, files, hand, inspect, look, plan, texts, top};
+use verbs::{apply, cases, doctor, drain, files, hand, inspect, look, plan, reach, texts, top};
 
 /// Runs the program with this process's arguments and streams.
 pub fn main() -> ExitCode {
@@ -122,6 +122,8 @@ fn asks_hosts(verb: &Verb) -> bool {
         Verb::Graph(a) => a.observed == "live",
         Verb::Status(a) => a.observed == "live",
         Verb::Describe(a) | Verb::Why(a) => a.observed == "live",
+        Verb::Reach(a) => a.observed == "live",
+        Verb::Matrix(a) => a.observed == "live",
         Verb::Drain(_) | Verb::Restore(_) => true,
         Verb::Apply(_) | Verb::Start(_) | Verb::Stop(_) | Verb::Suspend(_) | Verb::Restart(_) => true,
         Verb::Console(_) | Verb::Observe(_) | Verb::Export(_) | Verb::Adopt(_) | Verb::Top(_) => true,
@@ -156,6 +158,8 @@ async fn dispatch(context: Context, verb: Verb) -> Outcome {
         Verb::Get(a) => look::get(c, &a),
         Verb::Describe(a) => look::describe(c, &a).await,
         Verb::Why(a) => plan::why(c, &a).await,
+        Verb::Reach(a) => reach::reach(c, &a).await,
+        Verb::Matrix(a) => reach::matrix(c, &a).await,
         Verb::Explain(a) => texts::explain(c, &a),
         Verb::ExplainImpact => plan::explain_impact(c),
         Verb::Start(a) => hand::hand(c, Asked::Run(RunState::Started), &a.vms, a.withdraw).await,

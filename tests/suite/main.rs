@@ -20,4 +20,5 @@ mod plan;
 mod props;
 mod roams;
 mod rooms;
+mod rules;
 mod sim;

@@ -9,5 +9,6 @@ pub(crate) mod hand;
 pub(crate) mod inspect;
 pub(crate) mod look;
 pub(crate) mod plan;
+pub(crate) mod reach;
 pub(crate) mod texts;
 pub(crate) mod top;

@@ -85,7 +85,8 @@ impl Compiled {
         let parties = self.access.iter().flat_map(|a| [&a.from, &a.to]);
         let named = Named::of(parties.filter_map(|party| match party {
             Party::Net(net) => Some(*net),
-            party => self.subnet(party),
+            Party::Network(network) => self.networks.get(network).and_then(|wire| wire.subnet),
+            _ => None,
         }));
         let mut classes: BTreeMap<(Option<Label<'c>>, Vec<Look<'c>>), Vec<&'c Name>> = BTreeMap::new();
         for (vm, (first, end)) in vms.filter_map(|vm| self.vms.get_key_value(vm)) {

@@ -138,9 +138,7 @@ impl Compiled {
         };
         match (party, there) {
             (Party::Net(net), _) => within(net) && self.leads(port, *net),
-            (Party::Host, Spot::Address(address)) => {
-                self.networks.get(&port.at.network).and_then(|wire| wire.host) == Some(address)
-            }
+            (Party::Host, Spot::Address(address)) => self.host_addresses(port, &self.hosts).any(|own| own == address),
             (Party::Host, Spot::Port(_)) => false,
             (party, there) => {
                 let named = match there {
@@ -150,7 +148,7 @@ impl Compiled {
                     }
                     Spot::Address(_) => false,
                 };
-                named || self.subnet(party).is_some_and(|net| within(&net) && self.leads(port, net))
+                named || self.subnet(port, party).is_some_and(|net| within(&net))
             }
         }
     }

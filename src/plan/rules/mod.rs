@@ -11,6 +11,7 @@ mod alike;
 mod compile;
 mod flow;
 mod matrix;
+mod nics;
 mod reach;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +58,8 @@ pub struct Compiled {
     /// The interfaces that have an address.
     holders: BTreeMap<IpAddr, Vec<usize>>,
     networks: BTreeMap<Name, Wire>,
+    /// Addresses that hosts have on their bridges, as far as anybody looked.
+    hosts: BTreeSet<IpAddr>,
     /// Where services and modules were written.
     homes: BTreeMap<Address, Origin>,
 }
@@ -111,6 +114,12 @@ impl Compiled {
         HostRules { taps: ports.map(|port| (port.at.tap.clone(), self.tap(port, own))).collect() }
     }
 
+    /// The same, told which addresses hosts have on their bridges: for questions about such an address.
+    #[must_use]
+    pub fn with_hosts(self, hosts: BTreeSet<IpAddr>) -> Self {
+        Self { hosts, ..self }
+    }
+
     /// The rules that it was made from, in order.
     pub fn access(&self) -> &[Access] {
         &self.access
@@ -163,7 +172,7 @@ impl Compiled {
             (Party::Net(net), _) => peers.extend(Some(*net).filter(|net| self.leads(port, *net))),
             (Party::Host, _) => peers.extend(self.host_addresses(port, own).map(exactly)),
             (party, others) => {
-                let subnet = self.subnet(party).filter(|net| self.leads(port, *net));
+                let subnet = self.subnet(port, party);
                 peers.extend(subnet);
                 let linked = others.iter().map(|n| &self.ports[*n]).filter(|o| o.vm != port.vm && self.linked(port, o));
                 let addresses = linked.flat_map(|o| &o.at.addresses).copied();
@@ -183,10 +192,11 @@ impl Compiled {
         }
     }
 
-    /// All addresses of a network that is a side of a rule.
-    fn subnet(&self, party: &Party) -> Option<IpNet> {
+    /// All addresses of a network that is a side of a rule, where an interface can get to them.
+    fn subnet(&self, port: &Port, party: &Party) -> Option<IpNet> {
         let Party::Network(network) = party else { return None };
-        self.networks.get(network).and_then(|wire| wire.subnet)
+        let wire = self.networks.get(network).filter(|_| self.meets(&port.at.network, network));
+        wire.and_then(|wire| wire.subnet)
     }
 
     /// The host's addresses that count on an interface's network.

@@ -105,7 +105,7 @@ pub enum Reason {
     /// A rule says so.
     Rule(Said),
     /// Its network has `rules: open`.
-    Off,
+    Open,
     /// It is not ours, so nothing of ours filters there.
     Outside,
 }
@@ -226,7 +226,7 @@ impl Compiled {
     fn passing(&self, pass: &Pass) -> Passing {
         let reason = |by: By| match by {
             By::Rule(rule) => Reason::Rule(self.said(rule)),
-            By::Off => Reason::Off,
+            By::Off => Reason::Open,
             By::Outside => Reason::Outside,
         };
         Passing {
@@ -275,23 +275,25 @@ impl Compiled {
             return Missing { why, write: None };
         }
         let wanted = |flows: Vec<(super::flow::Flow, By)>| {
-            let by = flows.iter().find(|(flow, _)| traffic.is_none_or(|asked| flow.traffic.covers(asked)))?.1;
-            Some(match by {
+            let fits = |(flow, by): &&(super::flow::Flow, By)| {
+                *by != By::Outside && traffic.is_none_or(|asked| flow.traffic.covers(asked))
+            };
+            Some(match flows.iter().find(fits)?.1 {
                 By::Rule(rule) => format!("{} at {}", sentence(&self.access[rule]), self.access[rule].origin),
                 By::Off => "its network has `rules: open`".to_owned(),
-                By::Outside => "it is outside".to_owned(),
+                By::Outside => String::new(),
             })
         };
-        let what = traffic.map_or("anything".to_owned(), |asked| asked.to_string());
+        let what = traffic.map_or("something".to_owned(), |asked| asked.to_string());
         let sender = joined.iter().find_map(|(a, b)| wanted(self.lets(*a, *b, true)));
         let receiver = joined.iter().find_map(|(a, b)| wanted(self.lets(*b, *a, false)));
         let some: Vec<String> = passes.iter().map(|passing| passing.traffic.to_string()).collect();
         let why = match (sender, receiver) {
             (Some(by), None) => {
-                format!("{} may send {what} ({by}), but {} lets it in from nobody like it", from.0, to.0)
+                format!("{} may send {what} ({by}), but {} does not let it in", from.0, to.0)
             }
             (None, Some(by)) => format!("{} lets {what} in ({by}), but {} may not send it", to.0, from.0),
-            _ if !some.is_empty() => format!("only {} passes", some.join(", ")),
+            _ if !some.is_empty() => format!("nothing but {} passes", some.join(", ")),
             _ => format!("no rule allows {what} from {} to {}", from.0, to.0),
         };
         Missing { why, write: self.wording(from, to, traffic) }
@@ -318,8 +320,8 @@ impl Compiled {
             Some(Owner::Service { service, app, .. }) => format!("{{service: {service}, app: {app}}}"),
             Some(Owner::Module { module, member, .. }) => format!("{{module: {module}, vm: {member}}}"),
             None => match peer.1.first()? {
-                Spot::Address(address) => format!("{{cidr: {}}}", ipnet::IpNet::from(*address)),
-                Spot::Port(port) => format!("{{cidr: {}}}", ipnet::IpNet::from(*port.at.addresses.first()?)),
+                Spot::Address(address) => format!("{{cidr: {address}}}"),
+                Spot::Port(port) => format!("{{cidr: {}}}", port.at.addresses.first()?),
             },
         };
         let ports = traffic.map_or(String::new(), |asked| format!(", ports: [{asked}]"));
