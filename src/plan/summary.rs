@@ -28,7 +28,7 @@ pub const RISKS: &[(&str, &str, &str)] = &[
     (
         "R104",
         "an emulated guest is moved while it runs",
-        "Without KVM, QEMU can miss a page that is written while memory travels (a race of its emulation with the dirty bitmap): rarely, and then the guest's kernel fails soon after. `relocatable: cold` moves it stopped.",
+        "Without KVM, QEMU before 9.0 misses pages that are written while memory travels, and the guest's kernel may fail soon after. VMs that we make are given memory of a size with which it does not; an adopted VM, or one made or started before that, may be damaged. `relocatable: cold` moves it stopped.",
     ),
     ("R201", "data is deleted", "A disk that holds data is deleted by this plan and cannot be had back."),
     (

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use roxmltree::Node;
 
-use super::read::{XmlError, child, children, hostdevs, mac_of, named_disks, parse, stamp_node};
-use super::{escape, escape_text, lxc, write};
+use super::read::{XmlError, bytes, child, children, hostdevs, mac_of, named_disks, parse, stamp_node};
+use super::{escape, escape_text, lxc, ram, write};
 use crate::model::{Acceleration, Firmware, Mac, Stamp};
 use crate::plan::{DomainDevice, DomainDisk, DomainNic, Edit, KernelBoot};
 
@@ -149,6 +149,7 @@ fn memory(root: Node<'_, '_>, out: &mut Splices<'_>, now: u64, max: u64) -> Resu
     } else {
         out.after(node, &format!("<currentMemory unit='KiB'>{now}</currentMemory>"));
     }
+    ram::resize(root, out, max);
     Ok(())
 }
 
@@ -172,6 +173,11 @@ fn firmware(root: Node<'_, '_>, out: &mut Splices<'_>, firmware: Firmware) -> Re
 fn acceleration(root: Node<'_, '_>, out: &mut Splices<'_>, acceleration: Acceleration) {
     let kvm = acceleration == Acceleration::Kvm;
     out.set_attribute(root, "type", if kvm { "kvm" } else { "qemu" });
+    if kvm {
+        ram::remove(root, out);
+    } else if let Some(memory) = child(root, "memory").and_then(bytes) {
+        ram::add(root, out, memory.kib_ceil());
+    }
     let Some(cpu) = child(root, "cpu") else { return };
     let mode = cpu.attribute("mode").unwrap_or("custom");
     let ours = mode == "custom" && child(cpu, "model").and_then(|m| m.text()).map(str::trim) == Some("qemu64");
@@ -341,7 +347,7 @@ pub(super) struct Splices<'x> {
 }
 
 impl Splices<'_> {
-    fn replace(&mut self, range: Range<usize>, text: String) {
+    pub(super) fn replace(&mut self, range: Range<usize>, text: String) {
         if self.xml[range.clone()] != text {
             self.list.push((range, text));
         }

@@ -7,6 +7,7 @@
 mod edit;
 mod link;
 pub(crate) mod lxc;
+mod ram;
 mod read;
 mod write;
 

@@ -330,7 +330,7 @@ fn source_path<'a>(source: Node<'a, '_>) -> Option<&'a str> {
 }
 
 /// An element such as `<memory unit='KiB'>`; the units are those of virScaleInteger ("Memory Allocation", formatdomain).
-fn bytes(node: Node<'_, '_>) -> Option<Bytes> {
+pub(super) fn bytes(node: Node<'_, '_>) -> Option<Bytes> {
     let number: u64 = node.text()?.trim().parse().ok()?;
     let factor: u64 = match node.attribute("unit").unwrap_or("KiB") {
         "b" | "bytes" => 1,

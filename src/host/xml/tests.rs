@@ -123,6 +123,32 @@ fn a_new_domain_reads_back_as_what_was_asked() {
     });
 }
 
+/// QEMU before 9.0 loses written pages of emulated guests whose memory fills its words of 64 pages.
+#[test]
+fn the_memory_of_an_emulated_guest_never_fills_whole_words_of_pages() {
+    let size = |xml: &str| -> Option<u64> {
+        let (_, rest) = xml.split_once("id=stablehand.ram,size=")?;
+        rest.split('\'').next()?.parse().ok()
+    };
+    let emulated = domain(&spec(), &stamp(), None);
+    assert_eq!(size(&emulated), Some(Bytes::mib(192).0 + 8192));
+    let memory = |kib: u64| [Edit::Memory { memory: Bytes::mib(96), max: Bytes(kib << 10) }];
+    for (kib, mib) in [(262_144, 256), (262_145, 257)] {
+        let larger = apply(&emulated, &memory(kib)).unwrap();
+        assert_eq!(size(&larger), Some(Bytes::mib(mib).0 + 8192), "as libvirt rounds it");
+        assert_eq!(apply(&larger, &memory(kib)).unwrap(), larger, "doing it twice does no harm");
+        assert!(size(&larger).is_some_and(|s| s % (64 * 4096) != 0));
+    }
+    let kvm = apply(&emulated, &[Edit::Acceleration(Acceleration::Kvm)]).unwrap();
+    assert!(!kvm.contains("qemu:"), "{kvm}");
+    assert_eq!(domain(&DomainSpec { acceleration: Acceleration::Kvm, ..spec() }, &stamp(), None).find("qemu:"), None);
+    let back = apply(&kvm, &[Edit::Acceleration(Acceleration::Tcg)]).unwrap();
+    assert_eq!(size(&back), size(&emulated));
+    // Arguments that somebody else gave are never ours, and ours are not put beside them.
+    let foreign = apply(FOREIGN, &[Edit::Acceleration(Acceleration::Tcg)]).unwrap();
+    assert_eq!(size(&foreign), None);
+}
+
 /// As another tool wrote it: units, comments, elements that we do not know, devices that are not ours.
 const FOREIGN: &str = include_str!("../../../tests/cases/host/foreign.xml");
 

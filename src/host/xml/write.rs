@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{DEVICE_ALIAS, DISK_ALIAS, NIC_ALIAS, STAMP_NS, STAMP_PREFIX, escape, escape_text};
+use super::{DEVICE_ALIAS, DISK_ALIAS, NIC_ALIAS, STAMP_NS, STAMP_PREFIX, escape, escape_text, ram};
 use crate::model::{Acceleration, DeviceAt, Firmware, ImageFormat, Stamp};
 use crate::plan::{DomainDevice, DomainDisk, DomainNic, DomainSpec};
 
@@ -111,8 +111,9 @@ pub fn domain(spec: &DomainSpec, stamp: &Stamp, agent: Option<&str>) -> String {
       <backend model='random'>/dev/urandom</backend>
     </rng>
   </devices>
-</domain>
+{ram}</domain>
 ",
+        ram = if kvm { String::new() } else { format!("  {}\n", ram::element(spec.max_memory.kib_ceil())) },
         usb = if spec.devices.iter().any(|d| d.at.is_usb()) { USB } else { "<controller type='usb' model='none'/>" },
         console = escape(&spec.console),
         agent = agent.map(|path| format!("\n      <source mode='bind' path='{}'/>", escape(path))).unwrap_or_default(),

@@ -235,6 +235,16 @@ impl Rack {
         }
     }
 
+    /// Waits until memory of a VM travels away from a host.
+    pub(crate) fn memory_travels(&self, host: &str, vm: &str, seconds: u64) {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        let domain = format!("rack.{vm}");
+        while !self.console(host, &["virsh", "domjobinfo", &domain]).contains("Memory remaining") {
+            assert!(Instant::now() < end, "no memory of {vm} travels");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
     /// A command by a host's own keyboard.
     pub(crate) fn console(&self, host: &str, words: &[&str]) -> String {
         let output = Command::new(top().join("tests/lab/lab"))
