@@ -99,6 +99,16 @@ impl Teller {
         }
     }
 
+    /// What a step says of itself.
+    fn says(&self, action: &Action, text: &str) {
+        let line = format!("{}: {}", action.id, render::clean(text));
+        let all = self.state().all.clone();
+        match all {
+            Some(all) => drop(all.println(line)),
+            None => self.console.note(&line),
+        }
+    }
+
     /// A VM that moved: how long that took, and how long its guest stood still.
     fn moved(&self, action: &Action, step: usize, past: &PastMove) {
         let Some(Op::Migrate { vm, to, .. }) = action.steps.get(step).map(|s| &s.op) else { return };
@@ -182,6 +192,7 @@ impl Listener for Teller {
             Event::Begins { action, step } => self.begins(action, *step),
             Event::Advances { action, step, done, total } => self.advances(action, *step, *done, *total),
             Event::Moved { action, step, past } => self.moved(action, *step, past),
+            Event::Says { action, text, .. } => self.says(action, text),
             Event::Ends { action, step, result: Ok(done) } => {
                 if *done == Done::Changed {
                     self.fate();

@@ -8,6 +8,7 @@ use super::container;
 use super::expand;
 use super::host::hosts;
 use super::leaf::{Addressing, ApprovalPlacement, Rules};
+use super::marker;
 use super::read::{Loc, listed, nearest};
 use super::repository::{Doc, Docs, Repository};
 use super::sink::{Mark, Sink};
@@ -51,6 +52,7 @@ pub(crate) fn desired(repo: &Repository, snapshot: &Snapshot, sink: &mut Sink) -
         pauses: Vec::new(),
     };
     reviews(repo, &mut out, sink);
+    marker::vms(repo, &out, sink);
     Some(out)
 }
 
@@ -155,7 +157,9 @@ fn image(doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
         }
     };
     let identity = spec.identity.as_ref().map_or(Identity::CloudInit, |i| i.value);
-    let clone = spec.clone.as_ref().map_or(CloneMethod::Overlay, |c| c.value);
+    let usual = if identity == Identity::Marker { CloneMethod::Copy } else { CloneMethod::Overlay };
+    let clone = spec.clone.as_ref().map_or(usual, |c| c.value);
+    let markers = marker::markers(spec, sink);
     let (boot, identity, clone) = match format? {
         ImageFormat::Rootfs => container::archive(doc, sink),
         ImageFormat::Qcow2 | ImageFormat::Raw => {
@@ -177,6 +181,7 @@ fn image(doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
         retire: Retire::Auto,
         stores: Stores::Needed,
         peers: Peers::Auto,
+        markers: markers?,
         origin: sink.origin(doc.name.at),
     })
 }

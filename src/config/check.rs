@@ -9,6 +9,7 @@ use petgraph::graph::DiGraph;
 
 use super::expand::Expanded;
 use super::node::{self, Kind};
+use super::read::{Loc, nearest};
 use super::repository::Repository;
 use super::sink::{Mark, Sink};
 use super::spec::CloudInitSpec;
@@ -383,22 +384,56 @@ pub(crate) fn addresses(
     }
 }
 
-/// User data that says it is YAML must be YAML.
-pub(crate) fn cloud_init(spec: &CloudInitSpec, sink: &mut Sink) {
-    if let Some(text) = &spec.user_data
-        && text.value.starts_with("#cloud-config")
-    {
-        let mut inner = sink.inner();
-        let (documents, lost) = node::documents(&text.value, 0, &mut inner);
-        let first = inner.first_message();
-        let map = matches!(documents.as_slice(), [] | [node::Node { kind: Kind::Map(_), .. }]);
-        if let Some((line, message)) = first.filter(|_| !lost.is_empty()) {
-            let message = format!("line {line} of the cloud-config: {message}");
-            sink.report("E0221", text.at, message)
-                .help("it begins with `#cloud-config`, so the guest reads it as YAML");
-        } else if !map {
-            sink.report("E0221", text.at, "the cloud-config is not a map").help("like `packages: [nginx]`");
+/// Reports user data that the guest could not use: it would only show as a guest that is not set up (cloud-init, "User-data
+/// formats").
+fn user_data(text: &Loc<Arc<str>>, sink: &mut Sink) {
+    let first = text.value.lines().next().unwrap_or_default();
+    let mut not = |message: String, help: &str| {
+        sink.report("E0223", text.at, message).help(help);
+    };
+    let said = first.trim_end();
+    if text.value.contains('\r') {
+        not("the user data has carriage returns in it".to_owned(), "lines end with a line feed alone in a guest");
+    } else if said == "#cloud-config" {
+        cloud_config(text, sink);
+    } else if let Some(program) = said.strip_prefix("#!") {
+        if !program.trim_start().starts_with('/') {
+            not(format!("the script names no program: `{said}`"), "an absolute path, like `#!/bin/sh`");
+        } else if text.value.lines().skip(1).all(|line| line.trim().is_empty()) {
+            not("the script is empty".to_owned(), "leave `userData` out where there is nothing to do");
         }
+    } else if ["content-type:", "mime-version:"].iter().any(|mime| said.to_ascii_lowercase().starts_with(mime)) {
+        let help = "say all of it in one `#cloud-config`: `write_files` for files, `runcmd` for scripts";
+        not("user data in parts (MIME) is not read".to_owned(), help);
+    } else {
+        let known = ["#include", "#include-once", "#cloud-boothook", "#part-handler", "#cloud-config-archive"];
+        let other = known.contains(&said) || said.starts_with("## template:");
+        let what = if other { "is not read" } else { "is no kind of user data" };
+        let near = nearest(said, ["#cloud-config"].into_iter());
+        let message = format!("user data that begins with `{said}` {what}");
+        let help = "its first line is `#cloud-config`, or `#!` and the program of a script";
+        sink.report("E0223", text.at, message).suggest(near.filter(|_| !other)).help(help);
+    }
+}
+
+/// What says that it is YAML must be YAML.
+fn cloud_config(text: &Loc<Arc<str>>, sink: &mut Sink) {
+    let mut inner = sink.inner();
+    let (documents, lost) = node::documents(&text.value, 0, &mut inner);
+    let first = inner.first_message();
+    let map = matches!(documents.as_slice(), [] | [node::Node { kind: Kind::Map(_), .. }]);
+    if let Some((line, message)) = first.filter(|_| !lost.is_empty()) {
+        let message = format!("line {line} of the cloud-config: {message}");
+        sink.report("E0221", text.at, message).help("it begins with `#cloud-config`, so the guest reads it as YAML");
+    } else if !map {
+        sink.report("E0221", text.at, "the cloud-config is not a map").help("like `packages: [nginx]`");
+    }
+}
+
+/// What cloud-init is given.
+pub(crate) fn cloud_init(spec: &CloudInitSpec, sink: &mut Sink) {
+    if let Some(text) = &spec.user_data {
+        user_data(text, sink);
     }
     for key in spec.ssh_keys.iter().flatten() {
         let kinds = ["ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"];

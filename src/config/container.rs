@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::marker::IdentityChoice;
 use super::read::Loc;
 use super::repository::{Doc, Repository};
 use super::sink::{Mark, Sink};
@@ -29,12 +30,19 @@ pub(crate) fn archive(doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> (Boot, Iden
         }
         Some(BootChoice::Init(_)) | None => {}
     }
-    if let Some(identity) = spec.identity.as_ref().filter(|i| i.value == Identity::CloudInit) {
+    let seeded = |i: &&IdentityChoice| matches!(i.value, Identity::CloudInit | Identity::Marker);
+    if let Some(identity) = spec.identity.as_ref().filter(seeded) {
         let help = "the host itself sets a container's name and addresses: `host`";
-        not(identity.at, "`learnsAddressBy: cloud-init`", help);
+        let word = if identity.value == Identity::Marker {
+            "`learnsAddressBy: {marker: …}`"
+        } else {
+            "`learnsAddressBy: cloud-init`"
+        };
+        not(identity.at, word, help);
     }
-    if let Some(clone) = spec.clone.as_ref().filter(|c| c.value == CloneMethod::Overlay) {
-        not(clone.at, "`clone: overlay`", "leave it out: an archive is unpacked");
+    if let Some(clone) = spec.clone.as_ref().filter(|c| c.value != CloneMethod::Copy) {
+        let word = if clone.value == CloneMethod::Reflink { "`clone: reflink`" } else { "`clone: overlay`" };
+        not(clone.at, word, "leave it out: an archive is unpacked");
     }
     let init = match &spec.boot {
         Some(BootChoice::Init(spec)) => init(spec, sink),

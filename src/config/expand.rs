@@ -343,7 +343,11 @@ impl<'a> Expander<'a> {
             layers.group_run = doc.spec.run.as_ref().map(|run| (*run, format!("module {module}").into()));
             let made = layers.resolve(member.at, &format!("vm `{}`", member.value), &self.known, sink);
             let depends_on = member_dependencies(doc, part, sink);
-            resolved.push((member, made.map(|(spec, resolved)| (Arc::new(spec), resolved)), depends_on));
+            let made = made.map(|(mut spec, resolved)| {
+                spec.returns_root = !spec.persistent_root;
+                (Arc::new(spec), resolved)
+            });
+            resolved.push((member, made, depends_on));
         }
         for (instance, spec) in doc.spec.instances.iter().flat_map(|i| &i.entries) {
             let run = spec.run.as_ref().or(doc.spec.run.as_ref()).map_or(RunState::Started, |r| r.value);

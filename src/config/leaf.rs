@@ -350,14 +350,11 @@ words!(Identity, "a way to learn an address" {
     "cloud-init" => Self::CloudInit,
     "host" => Self::Host,
     "none" => Self::None,
-} later {
-    "marker" : "comes with desktop images",
 });
 words!(CloneMethod, "a way to clone" {
     "overlay" => Self::Overlay,
+    "reflink" => Self::Reflink,
     "copy" => Self::Copy,
-} later {
-    "reflink" : "comes in a later version",
 });
 words!(NetworkMode, "a network mode" {
     "isolated" => Self::Isolated,
@@ -401,10 +398,13 @@ impl Leaf for ImageName {
 pub(crate) enum Persistence {
     Persistent,
     NonPersistent,
+    /// As non-persistent, and it returns to its image at every start also where no session ends.
+    Reset,
 }
 words!(Persistence, "a persistence" {
     "persistent" => Self::Persistent,
     "non-persistent" => Self::NonPersistent,
+    "reset" => Self::Reset,
 });
 
 /// How a network's addresses are given.

@@ -21,6 +21,7 @@ pub mod fmt;
 mod host;
 pub mod inspect;
 mod leaf;
+mod marker;
 mod node;
 mod read;
 mod repository;

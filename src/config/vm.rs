@@ -159,6 +159,7 @@ impl Layers<'_> {
             max_memory: max_memory.map_or(memory.value, |m| m.value),
             root_size: root_size.map(|s| s.value),
             persistent_root: persistence.is_some_and(|p| p.value == Persistence::Persistent),
+            returns_root: persistence.is_some_and(|p| p.value == Persistence::Reset),
             disks: disks?,
             mounts: mounts?,
             nics: nics?,

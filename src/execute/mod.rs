@@ -29,6 +29,10 @@ pub trait Actuator: Send + Sync {
 pub trait Progress: Send + Sync {
     /// `done` of `total` bytes (or milliseconds of a wait); `total` is 0 when unknown.
     fn advance(&self, done: u64, total: u64);
+    /// Something about what was done that is worth keeping: it goes into the journal, and to people. Said once, at the end.
+    fn says(&self, text: &str) {
+        let _ = text;
+    }
     /// A VM, or a file of it, came over a link: what that took. Said once, when it is there.
     fn moved(&self, past: &PastMove) {
         let _ = past;

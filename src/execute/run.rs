@@ -69,6 +69,15 @@ pub enum Event<'e> {
         /// What it took.
         past: &'e PastMove,
     },
+    /// A step says something about what it did.
+    Says {
+        /// Its action.
+        action: &'e Action,
+        /// Its number.
+        step: usize,
+        /// What.
+        text: &'e str,
+    },
     /// A step ended.
     Ends {
         /// Its action.
@@ -187,11 +196,16 @@ struct Passing<'r> {
     moves: &'r Mutex<Vec<PastMove>>,
     action: &'r Action,
     step: usize,
+    said: Mutex<Vec<String>>,
 }
 
 impl Progress for Passing<'_> {
     fn advance(&self, done: u64, total: u64) {
         self.run.listener.hear(&Event::Advances { action: self.action, step: self.step, done, total });
+    }
+    fn says(&self, text: &str) {
+        self.run.listener.hear(&Event::Says { action: self.action, step: self.step, text });
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
     }
     fn moved(&self, past: &PastMove) {
         self.run.listener.hear(&Event::Moved { action: self.action, step: self.step, past });
@@ -216,7 +230,7 @@ async fn one<'r>(
             return (number, index, Some(Err(error)));
         }
     };
-    let progress = Passing { run, moves, action, step: index };
+    let progress = Passing { run, moves, action, step: index, said: Mutex::default() };
     let perform = run.actuator.perform(step, &progress);
     let result = if matches!(step.op, Op::AwaitReady { .. } | Op::Migrate { .. }) {
         // A guest may take minutes, and waiting for it changes nothing: whoever comes next waits again. A move between two
@@ -229,7 +243,9 @@ async fn one<'r>(
     } else {
         Some(perform.await)
     };
+    let said = progress.said.lock().unwrap_or_else(PoisonError::into_inner).join("; ");
     let word = match &result {
+        Some(Ok(Done::Changed)) if !said.is_empty() => format!("changed: {said}"),
         Some(Ok(Done::Changed)) => "changed".to_owned(),
         Some(Ok(Done::Already)) => "already".to_owned(),
         Some(Err(error)) => error.to_string(),

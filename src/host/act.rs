@@ -58,13 +58,14 @@ pub(super) async fn perform(
                 moves::clear_arrival(host, &new.stamp.vm).await?;
                 unused(host, &new.path, Some(&new.stamp.vm)).await?;
             }
-            if let DiskFrom::Image { path, .. } | DiskFrom::Archive { path, .. } = &new.from
+            if let DiskFrom::Image { path, .. } | DiskFrom::Marked { path, .. } | DiskFrom::Archive { path, .. } =
+                &new.from
                 && shell.size(path).await?.is_some()
             {
                 // What a disk of this fleet stands on is this fleet's to keep, whoever fetched it.
                 images::needed(shell, path, &folders.fleet).await?;
             }
-            disk::make(shell, new).await
+            disk::make(shell, new, progress).await
         }
         Op::MakeSeed { path, stamp, seed, replace } => {
             let failed = |e: seed::SeedError| StepError::failed(e.to_string());
@@ -230,8 +231,11 @@ async fn edit(host: &RealHost, vm: &Name, uuid: Uuid, edits: &[Edit], stamp: &St
     }
     if hypervisor.power(uuid).await?.is_some_and(Power::is_active) {
         let live = xml::read(&hypervisor.live_xml(uuid).await?)?;
-        if live.stamp != Some(Ok(stamp.clone())) {
-            hypervisor.set_live_metadata(uuid, Some(xml::stamp_content(stamp))).await?;
+        // What the root disk was at its start only that start knew.
+        let began = live.stamp.as_ref().and_then(|s| s.as_ref().ok()?.root);
+        let wanted = Stamp { root: began, ..stamp.clone() };
+        if live.stamp != Some(Ok(wanted.clone())) {
+            hypervisor.set_live_metadata(uuid, Some(xml::stamp_content(&wanted))).await?;
             done = Done::Changed;
         }
     }

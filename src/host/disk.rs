@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use super::container;
 use super::shell::{Program, Shell, ShellError, succeed};
-use crate::execute::{Done, StepError};
+use super::{container, marker};
+use crate::execute::{Done, Progress, StepError};
 use crate::model::{
-    Bytes, CONTAINER_DISK, CloneMethod, DiskObs, DiskPhase, DiskStamp, ImageFormat, Name, PlacementRecord, Timestamp,
+    Bytes, CONTAINER_DISK, CloneMethod, DiskObs, DiskPhase, DiskStamp, ImageFormat, Marked, Name, PlacementRecord,
+    Timestamp,
 };
 use crate::plan::{DiskFrom, NewDisk};
 
@@ -63,9 +64,10 @@ pub(super) async fn write_stamp(shell: &dyn Shell, disk: &str, stamp: &DiskStamp
     Ok(shell.write(&stamp_path(disk), (text + "\n").into_bytes(), 0o644).await?)
 }
 
-/// Whether two stamps say the same of a disk, whatever its epoch.
+/// Whether two stamps say the same of a disk, whatever its epoch and however often its markers were replaced.
 fn same(a: &DiskStamp, b: &DiskStamp) -> bool {
-    a == &DiskStamp { epoch: a.epoch, ..b.clone() }
+    let values = |s: &DiskStamp| s.marked.as_ref().map(|m| m.values.clone());
+    a == &DiskStamp { epoch: a.epoch, marked: a.marked.clone(), ..b.clone() } && values(a) == values(b)
 }
 
 /// What stands at a path that is to be made.
@@ -106,7 +108,7 @@ async fn place(shell: &dyn Shell, path: &str, stamp: &DiskStamp) -> Result<Place
 ///
 /// # Errors
 /// An existing path that is not this very disk, an image that is not there or larger than the disk, `qemu-img`.
-pub async fn make(shell: &dyn Shell, disk: &NewDisk) -> Result<Done, StepError> {
+pub async fn make(shell: &dyn Shell, disk: &NewDisk, progress: &dyn Progress) -> Result<Done, StepError> {
     let arrives = matches!(disk.stamp.phase, DiskPhase::Incoming { .. });
     match place(shell, &disk.path, &disk.stamp).await? {
         Place::Free => {}
@@ -123,7 +125,7 @@ pub async fn make(shell: &dyn Shell, disk: &NewDisk) -> Result<Done, StepError> 
     write_stamp(shell, &disk.path, &disk.stamp).await?;
     let partial = format!("{}.partial", disk.path);
     shell.remove(&partial).await?;
-    create(shell, disk, &partial).await?;
+    create(shell, disk, &partial, progress).await?;
     publish(shell, &partial, &disk.path).await?;
     Ok(Done::Changed)
 }
@@ -133,13 +135,19 @@ pub(super) async fn is_incoming(shell: &dyn Shell, path: &str) -> Result<bool, S
     Ok(read_stamp(shell, path).await?.is_some_and(|s| matches!(s.phase, DiskPhase::Incoming { .. })))
 }
 
-async fn create(shell: &dyn Shell, disk: &NewDisk, partial: &str) -> Result<(), StepError> {
+/// The format that a disk's path says.
+fn format_of(path: &str) -> &'static str {
+    if path.ends_with(".qcow2") { "qcow2" } else { "raw" }
+}
+
+async fn create(shell: &dyn Shell, disk: &NewDisk, partial: &str, progress: &dyn Progress) -> Result<(), StepError> {
     let number = |size: Bytes| size.0.to_string();
     let sized = || disk.size.ok_or_else(|| StepError::failed("an empty disk needs a size"));
+    let own = format_of(&disk.path);
     let words: Vec<String> = match &disk.from {
         DiskFrom::Blank => {
             let size = sized()?;
-            ["qemu-img", "create", "-q", "-f", "qcow2", partial, &number(size)].map(str::to_owned).to_vec()
+            ["qemu-img", "create", "-q", "-f", own, partial, &number(size)].map(str::to_owned).to_vec()
         }
         DiskFrom::FileSystem => return container::create(shell, partial, sized()?, None).await,
         DiskFrom::Archive { path, hostname } => {
@@ -147,33 +155,58 @@ async fn create(shell: &dyn Shell, disk: &NewDisk, partial: &str) -> Result<(), 
         }
         DiskFrom::Image { path, format, method } => {
             let format = format_name(*format);
-            let real = size(shell, path, format)
-                .await?
-                .ok_or_else(|| StepError::Stale(format!("the image {path} is not in the host's store")))?;
-            if let Some(size) = disk.size.filter(|s| *s < real) {
-                return Err(StepError::failed(format!("the image is {real} large, more than the disk's {size}")));
-            }
+            fits(shell, path, format, disk.size).await?;
             let mut words: Vec<String> = match method {
                 CloneMethod::Overlay => ["qemu-img", "create", "-q", "-f", "qcow2", "-F", format, "-b", path, partial]
                     .map(str::to_owned)
                     .to_vec(),
-                CloneMethod::Copy => ["qemu-img", "convert", "-q", "-f", format, "-O", "qcow2", path, partial]
-                    .map(str::to_owned)
-                    .to_vec(),
+                // What does not share blocks now is an error: whether it can was asked when it was planned.
+                CloneMethod::Reflink if format == own => {
+                    ["cp", "--reflink=always", "--", path, partial].map(str::to_owned).to_vec()
+                }
+                CloneMethod::Reflink => {
+                    return Err(StepError::failed(format!("a reflink of a {format} image is no {own} disk")));
+                }
+                CloneMethod::Copy => {
+                    ["qemu-img", "convert", "-q", "-f", format, "-O", own, path, partial].map(str::to_owned).to_vec()
+                }
             };
             if *method == CloneMethod::Overlay {
                 words.extend(disk.size.map(number));
             }
             words
         }
+        DiskFrom::Marked { path, format, markers } => {
+            fits(shell, path, format_name(*format), disk.size).await?;
+            let replaced = marker::copy(shell, (path, *format), partial, markers, progress).await?;
+            let list: Vec<String> = replaced.iter().map(|(name, n)| format!("{name} {n}")).collect();
+            progress.says(&format!("markers replaced: {}", list.join(", ")));
+            let marked = disk.stamp.marked.clone().map(|m| Marked { replaced, ..m });
+            write_stamp(shell, &disk.path, &DiskStamp { marked, ..disk.stamp.clone() }).await?;
+            Vec::new()
+        }
     };
-    succeed(shell, Program::new(words).limit(COPY)).await?;
-    if let (DiskFrom::Image { method: CloneMethod::Copy, .. }, Some(size)) = (&disk.from, disk.size) {
-        succeed(shell, Program::new(["qemu-img", "resize", "-q", "-f", "qcow2", partial, &number(size)])).await?;
+    if !words.is_empty() {
+        succeed(shell, Program::new(words).limit(COPY)).await?;
+    }
+    let overlay = matches!(disk.from, DiskFrom::Image { method: CloneMethod::Overlay, .. } | DiskFrom::Blank);
+    if let Some(size) = disk.size.filter(|_| !overlay) {
+        succeed(shell, Program::new(["qemu-img", "resize", "-q", "-f", own, partial, &number(size)])).await?;
     }
     // What a guest writes is nobody else's to read; libvirt gives the file to QEMU's user at start.
     succeed(shell, Program::new(["chmod", "0600", partial])).await?;
     Ok(())
+}
+
+/// Sees that an image is there and not larger than the disk that it becomes.
+async fn fits(shell: &dyn Shell, image: &str, format: &str, wanted: Option<Bytes>) -> Result<(), StepError> {
+    let real = size(shell, image, format)
+        .await?
+        .ok_or_else(|| StepError::Stale(format!("the image {image} is not in the host's store")))?;
+    match wanted.filter(|s| *s < real) {
+        Some(wanted) => Err(StepError::failed(format!("the image is {real} large, more than the disk's {wanted}"))),
+        None => Ok(()),
+    }
 }
 
 /// Makes a seed, or exchanges one of the same VM.
@@ -467,6 +500,7 @@ impl From<ShellError> for StepError {
 mod tests {
     use super::super::shell::Local;
     use super::*;
+    use crate::execute::NoProgress;
 
     fn a_stamp(vm: &str) -> DiskStamp {
         DiskStamp {
@@ -479,6 +513,7 @@ mod tests {
             made_from: None,
             on_remove: crate::model::OnRemove::Delete,
             phase: crate::model::DiskPhase::Valid,
+            marked: None,
         }
     }
 
@@ -496,10 +531,10 @@ mod tests {
         let disk =
             NewDisk { path: path.clone(), stamp: a_stamp("a"), from: DiskFrom::Blank, size: Some(Bytes::mib(4)) };
         run(async {
-            assert_eq!(make(&Local, &disk).await, Ok(Done::Changed));
-            assert_eq!(make(&Local, &disk).await, Ok(Done::Already));
+            assert_eq!(make(&Local, &disk, &NoProgress).await, Ok(Done::Changed));
+            assert_eq!(make(&Local, &disk, &NoProgress).await, Ok(Done::Already));
             let other = NewDisk { stamp: a_stamp("b"), ..disk.clone() };
-            assert!(make(&Local, &other).await.is_err());
+            assert!(make(&Local, &other, &NoProgress).await.is_err());
             assert_eq!(grow(&Local, &path, "qcow2", Bytes::mib(8)).await, Ok(Done::Changed));
             assert_eq!(grow(&Local, &path, "qcow2", Bytes::mib(8)).await, Ok(Done::Already));
             assert!(grow(&Local, &path, "qcow2", Bytes::mib(4)).await.is_err());
@@ -512,7 +547,7 @@ mod tests {
             assert_eq!(delete(&Local, &fleet, &Name::new("a").unwrap(), &path).await, Ok(Done::Already));
             // Unstamped files are nobody's to delete or to overwrite.
             std::fs::write(&path, b"mine").unwrap();
-            assert!(make(&Local, &disk).await.is_err());
+            assert!(make(&Local, &disk, &NoProgress).await.is_err());
             assert!(delete(&Local, &fleet, &Name::new("a").unwrap(), &path).await.is_err());
             assert_eq!(std::fs::read(&path).unwrap(), b"mine");
             // Nor is such a file the disk, though the disk's stamp still lies beside it.

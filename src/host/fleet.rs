@@ -49,6 +49,8 @@ pub(super) struct RealHost {
     pub(super) base: PathBuf,
     /// QEMU's version and machine types, when it was asked itself.
     pub(super) emulator: tokio::sync::OnceCell<(String, Vec<String>)>,
+    /// Whether its folders can share blocks, as last tried.
+    pub(super) reflinks: tokio::sync::Mutex<Option<(Instant, bool)>>,
     /// One file at a time comes into the store: two fetches of one path would write one partial file.
     pub(super) fetching: tokio::sync::Mutex<()>,
     lock: Mutex<Option<lock::Held>>,
@@ -152,6 +154,7 @@ impl RealFleet {
             hypervisor,
             base: self.base.clone(),
             emulator: tokio::sync::OnceCell::new(),
+            reflinks: tokio::sync::Mutex::default(),
             fetching: tokio::sync::Mutex::new(()),
             lock: Mutex::new(None),
             accelerated: if shell.is_remote() { Arc::default() } else { self.machine.clone() },

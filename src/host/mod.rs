@@ -12,6 +12,8 @@ pub mod accel;
 mod act;
 pub mod bridge;
 #[cfg(feature = "libvirt")]
+mod clone;
+#[cfg(feature = "libvirt")]
 mod contact;
 mod container;
 #[cfg(feature = "libvirt")]
@@ -32,6 +34,7 @@ mod inspect;
 #[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod lock;
+mod marker;
 #[cfg(feature = "libvirt")]
 mod moves;
 #[cfg(feature = "libvirt")]

@@ -9,7 +9,7 @@ use super::fleet::RealHost;
 use super::libvirt::CallError;
 use super::{inside, ready, xml};
 use crate::execute::{Done, Progress, StepError};
-use crate::model::{Bytes, Layer, Name, Power, StopPolicy};
+use crate::model::{Bytes, Layer, Name, Power, RootUse, Stamp, StopPolicy};
 
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(150);
@@ -26,7 +26,10 @@ pub(super) async fn start(host: &RealHost, vm: &Name, uuid: Uuid) -> Result<Done
     let power = host.hypervisor.power(uuid).await?;
     let result = match power {
         None => return Err(StepError::Stale(format!("{vm} has no domain"))),
-        Some(Power::Running) => return Ok(Done::Already),
+        Some(Power::Running) => {
+            began(host, vm, uuid).await?;
+            return Ok(Done::Already);
+        }
         Some(Power::Paused) => host.hypervisor.resume(uuid).await,
         Some(Power::ShuttingDown) => return Err(StepError::Stale(format!("{vm} is shutting down"))),
         Some(Power::Stopped | Power::Suspended | Power::Crashed) => {
@@ -41,6 +44,7 @@ pub(super) async fn start(host: &RealHost, vm: &Name, uuid: Uuid) -> Result<Done
     };
     match wait_for(host, uuid, Duration::from_secs(5), |p| p == Some(Power::Running)).await? {
         Some(_) => {
+            began(host, vm, uuid).await?;
             if reading.shape.container.is_some() {
                 inside::begun(host, vm, uuid, reading.shape.memory).await?;
             }
@@ -48,6 +52,17 @@ pub(super) async fn start(host: &RealHost, vm: &Name, uuid: Uuid) -> Result<Done
         }
         None => Err(not_started(host, vm, result).await),
     }
+}
+
+/// Writes into the definition of a domain that was just started that its root disk is used from now on: the guest that runs
+/// keeps saying that it was fresh, and the next start by anybody else does not.
+async fn began(host: &RealHost, vm: &Name, uuid: Uuid) -> Result<(), StepError> {
+    let (text, reading) = ours(host, vm, uuid).await?;
+    if let Some(Ok(stamp)) = reading.stamp.filter(|s| s.as_ref().is_ok_and(|s| s.root == Some(RootUse::Fresh))) {
+        let used = Stamp { root: Some(RootUse::Used), ..stamp };
+        host.hypervisor.define(xml::restamp(&text, &used)?).await?;
+    }
+    Ok(())
 }
 
 async fn not_started(host: &RealHost, vm: &Name, result: Result<(), CallError>) -> StepError {

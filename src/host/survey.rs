@@ -146,6 +146,7 @@ async fn examine(
         machines,
         slots_free: glance.free.0,
         images_free: glance.free.1,
+        reflink: super::clone::of(host, desired).await,
         disks,
         images: glance.images,
         bridges: bridges.map(|(name, (seen, _))| (name, seen)).collect(),
@@ -234,6 +235,7 @@ fn is_genuine(stamp: &Stamp, uuid: Uuid) -> bool {
 
 fn vm(domain: &Seen, config: &Reading, live: Option<Reading>, stamp: Stamp) -> VmObs {
     let screen = live.as_ref().and_then(|l| l.screen.clone());
+    let began = live.as_ref().and_then(|l| l.stamp.as_ref()?.as_ref().ok()?.root);
     let live = live.map(|l| Shape {
         memory: domain.balloon.unwrap_or(l.shape.memory),
         cpus: domain.cpus.unwrap_or(l.shape.cpus),
@@ -246,6 +248,7 @@ fn vm(domain: &Seen, config: &Reading, live: Option<Reading>, stamp: Stamp) -> V
         power: domain.power,
         live,
         config: config.shape.clone(),
+        began: began.filter(|_| domain.power.is_active()),
         autostart: domain.autostart,
         transient: domain.transient,
         pause: domain.pause,

@@ -15,6 +15,7 @@ use super::device::Device;
 use super::generation::{Generations, Retire, Rollout};
 use super::ids::{Address, Name};
 use super::image::{Compression, Peers, Stores};
+use super::marker::Marker;
 use super::moving::{Fence, HostShell, Layer, Maintenance, Migration, OnUnknown};
 use super::origin::Origin;
 use super::quantity::{Bytes, Span, Timestamp};
@@ -333,6 +334,8 @@ pub enum Identity {
     CloudInit,
     /// The host sets address, route, name and name servers before the first program runs: containers only.
     Host,
+    /// Markers in the image, replaced while its disk is copied into the slot.
+    Marker,
     /// Not at all.
     None,
 }
@@ -343,7 +346,9 @@ pub enum Identity {
 pub enum CloneMethod {
     /// A copy-on-write overlay: instant.
     Overlay,
-    /// A full copy.
+    /// A copy of the file as it is, which shares its blocks where the file system can (ioctl_ficlone(2)).
+    Reflink,
+    /// A full copy, holes kept.
     Copy,
 }
 
@@ -360,7 +365,7 @@ pub struct Image {
     pub boot: Boot,
     /// How a clone learns its address.
     pub identity: Identity,
-    /// Overlay or copy.
+    /// Overlay, reflink or copy.
     pub clone: CloneMethod,
     /// What the document calls the generation that is current, when it names generations.
     pub generation: Option<Name>,
@@ -376,11 +381,22 @@ pub struct Image {
     pub stores: Stores,
     /// Whether hosts take it from one another.
     pub peers: Peers,
+    /// What stands in it for what each clone is told, by name.
+    pub markers: BTreeMap<Name, Marker>,
     /// Where it was written.
     pub origin: Origin,
 }
 
 impl Image {
+    /// The format of its clones' root disks.
+    pub fn root_format(&self) -> ImageFormat {
+        match (self.identity, self.clone) {
+            // What a guest sees as one text is one text in the file.
+            (Identity::Marker, _) => ImageFormat::Raw,
+            (_, CloneMethod::Reflink) => self.format,
+            (_, CloneMethod::Overlay | CloneMethod::Copy) => ImageFormat::Qcow2,
+        }
+    }
     /// The files of the image, the disk first: what a host's store must hold.
     pub fn files(&self) -> Vec<&ImageFile> {
         let mut files = vec![&self.disk];

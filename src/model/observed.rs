@@ -206,6 +206,10 @@ pub struct HostObs {
     pub slots_free: Bytes,
     /// Bytes free where images live.
     pub images_free: Bytes,
+    /// Whether files of the image store and the slots folder can share their blocks: both lie on one file system that can
+    /// (ioctl_ficlone(2)). `None` where no image asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reflink: Option<bool>,
     /// Domains that carry our stamp, by the VM's name.
     pub vms: BTreeMap<Name, VmObs>,
     /// Disks in the slots folder that carry a stamp file of this fleet, by path.
@@ -308,10 +312,25 @@ pub struct Stamp {
     pub stop: StopPolicy,
     /// Whether the root disk is data: then the VM does not go without a Removal.
     pub persistent_root: bool,
+    /// What the root disk is, where it returns to its image at each start. A guest that runs carries here what it was at its
+    /// start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<RootUse>,
     /// Set for an adopted VM: names of its disks by target device (`vda` → `root`). Its disks are not ours to
     /// delete without a Removal that says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted: Option<BTreeMap<String, String>>,
+}
+
+/// What a root disk is that returns to its image at each start. Written before our start, and again when the guest runs: so
+/// whoever starts the domain otherwise, by hand or after a crash, starts it as one that was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum RootUse {
+    /// As its image, never started from.
+    Fresh,
+    /// A guest was started from it.
+    Used,
 }
 
 /// An interface in a stamp.
@@ -340,6 +359,9 @@ pub struct VmObs {
     pub live: Option<Shape>,
     /// What it gets at the next start (inactive XML).
     pub config: Shape,
+    /// What its root disk was when it was started, where it returns to its image and the guest runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub began: Option<RootUse>,
     /// libvirt's autostart: always off with us.
     pub autostart: bool,
     /// Whether it has no definition on this host: one that arrives from another.
@@ -432,6 +454,10 @@ impl VmObs {
     pub fn holds(&self) -> impl Iterator<Item = DeviceAt> + '_ {
         self.live.iter().filter(|_| self.power.is_active()).flat_map(|live| live.devices.values().copied())
     }
+    /// Whether somebody started it from a root disk that was used before, which should have returned to its image.
+    pub fn runs_used(&self) -> bool {
+        self.power == Power::Running && self.began == Some(RootUse::Used)
+    }
     /// Whether it has a device of its host, now or at its next start: then it does not move while it runs.
     pub fn has_devices(&self) -> bool {
         !self.config.devices.is_empty() || self.holds().next().is_some()
@@ -483,6 +509,20 @@ pub struct DiskStamp {
     /// What this copy is worth, when its VM moves or moved.
     #[serde(default, skip_serializing_if = "DiskPhase::is_valid")]
     pub phase: DiskPhase,
+    /// What its markers were replaced by, where its image has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marked: Option<Marked>,
+}
+
+/// What the markers of a disk were replaced by.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Marked {
+    /// Digest of the markers and their values.
+    pub values: String,
+    /// How often each was replaced, by name; empty while the disk is made.
+    #[serde(default)]
+    pub replaced: BTreeMap<Name, u64>,
 }
 
 /// A disk file in a slots folder.

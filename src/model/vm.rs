@@ -218,9 +218,11 @@ pub struct VmSpec {
     pub max_memory: Bytes,
     /// Size of the root disk, when larger than the image's.
     pub root_size: Option<Bytes>,
-    /// Whether the root disk is data (`persistence: persistent`). Otherwise it goes with the VM without a Removal, and in
-    /// a module it returns to the image each time the VM is started.
+    /// Whether the root disk is data (`persistence: persistent`). Otherwise it goes with the VM without a Removal.
     pub persistent_root: bool,
+    /// Whether the root disk returns to the image each time the VM is started: in a module unless it is data, in a service
+    /// where its document says so (`persistence: reset`).
+    pub returns_root: bool,
     /// Data disks by name.
     pub disks: BTreeMap<Name, DataDisk>,
     /// Where a container finds its data disks: a path for each.

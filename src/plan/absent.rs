@@ -205,6 +205,18 @@ impl<'a> Draft<'a> {
         let mut ops = vec![target.record()];
         let mut data = Vec::new();
         let mut grows = Vec::new();
+        let found = self.world.disk(&vm.name, &host.name, "root").filter(|_| whole);
+        let other_marks = found.is_some_and(|d| !target.has_marks(&d.obs.stamp));
+        if other_marks && vm.spec.persistent_root {
+            let text = "its root disk is persistent, and another address stands in it than is planned";
+            let unblock = "write back the address that it had".to_owned();
+            return self.blocked_create(vm, Block { by: BlockedBy::Policy, text: text.to_owned(), unblock });
+        }
+        let whole = whole && !other_marks && !target.returns_root();
+        if let Some(used) = found.filter(|_| !whole) {
+            ops.push(Op::DeleteDisk { path: used.path.to_owned(), vm: vm.name.clone() });
+            data.push(DataEffect { disk: "root".to_owned(), effect: DiskFate::Remake, bytes: used.obs.size });
+        }
         if whole {
             let root = self.world.disk(&vm.name, &host.name, "root").map(|d| d.obs.size).unwrap_or_default();
             data.push(DataEffect { disk: "root".to_owned(), effect: DiskFate::Reattach, bytes: root });

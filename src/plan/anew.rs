@@ -14,8 +14,7 @@ impl<'a> Draft<'a> {
         let Some(number) = t.other else { return };
         let built = self
             .target(vm, from, obs.stamp.incarnation, Some(obs))
-            .map(|target| self.next_incarnation(&target, obs))
-            .and_then(|incarnation| self.target_next(vm, to, incarnation, obs));
+            .and_then(|target| self.target_next(&target, to, self.next_incarnation(&target, obs), obs));
         let Ok(fresh) = built else {
             // It was built before, at its host: an address that is missing is said there.
             self.placer.release(&to.name, &vm.group, t.need);

@@ -29,6 +29,8 @@ pub(crate) struct Carriage<'a> {
     pub(crate) shared: bool,
     /// Whether it is started at the target, having been stopped before or by the move.
     pub(crate) starts: bool,
+    /// How its root disk returns to its image at the target before it is started there.
+    pub(crate) returning: Vec<Op>,
     /// Until when the source's copies are kept.
     pub(crate) until: Timestamp,
     /// Whether its guest must learn that its network is another segment.
@@ -90,7 +92,21 @@ impl<'a> Draft<'a> {
             .any(|nic| self.input.desired.networks.get(&nic.network).is_some_and(|network| network.create_bridge));
         let until = Timestamp(self.input.now.0 + from.migration.keep_source.as_secs());
         let shared = self.shares_files(from, to);
-        Carriage { vm, obs, from, to, moves, cold, cargo, stamp: obs.stamp.clone(), shared, starts, until, announce }
+        Carriage {
+            vm,
+            obs,
+            from,
+            to,
+            moves,
+            cold,
+            cargo,
+            stamp: obs.stamp.clone(),
+            shared,
+            starts,
+            returning: Vec::new(),
+            until,
+            announce,
+        }
     }
 
     /// The steps of a live move. `begun`: a job of ours runs already, and everything before it was done.
@@ -163,6 +179,9 @@ impl<'a> Draft<'a> {
         steps.retire();
         steps.promote();
         steps.from(Op::Undefine { vm: vm.clone(), uuid, drop_save: true });
+        for op in &c.returning {
+            steps.to(op.clone());
+        }
         if c.starts {
             steps.to(Op::Start { vm, uuid });
             steps.to(c.await_ready());

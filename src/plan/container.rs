@@ -13,11 +13,18 @@ use crate::model::{
     ImageFormat, Init, Layer, Mac, Vm, VmObs, VmSpec,
 };
 
+/// The ending of a NoCloud seed's file.
+pub(crate) const SEED: &str = "iso";
+/// The ending of a disk's file that is QEMU's own format.
+pub(crate) const QCOW2: &str = "qcow2";
+/// The ending of a disk's file that is plain bytes.
+pub(crate) const RAW: &str = "raw";
+
 /// The ending of a disk's file on a host.
 pub(crate) fn extension(layer: Layer, disk: &str) -> &'static str {
     match (layer, disk) {
-        (Layer::Qemu, "seed") => "iso",
-        (Layer::Qemu, _) => "qcow2",
+        (Layer::Qemu, "seed") => SEED,
+        (Layer::Qemu, _) => QCOW2,
         (Layer::Lxc, "seed") => CONTAINER_SEED,
         (Layer::Lxc, _) => CONTAINER_DISK,
     }
@@ -48,7 +55,7 @@ pub(crate) fn part(
     };
     let addresses = match image.identity {
         Identity::Host => addresses.filter_map(told).collect(),
-        Identity::CloudInit | Identity::None => BTreeMap::new(),
+        Identity::CloudInit | Identity::Marker | Identity::None => BTreeMap::new(),
     };
     let mut init = init.clone();
     if image.identity == Identity::Host {

@@ -30,6 +30,8 @@ pub(crate) struct Diff {
     pub(crate) devices: Vec<super::devices::Handing>,
     /// The image is another one.
     pub(crate) image: bool,
+    /// What stands in its root disk instead of markers is not what should stand there.
+    pub(crate) marks: bool,
     /// The stamp must be written again, though nothing else differs.
     pub(crate) restamp: bool,
     /// Its next start brings what differs only now: fields that wait for it.
@@ -71,6 +73,7 @@ pub(crate) fn diff(target: &Target<'_>, obs: &VmObs, host: &Name, world: &World<
     out.devices();
     out.container();
     out.seed();
+    out.marks();
     out.ours();
     out.waiting();
     out.diff
@@ -385,6 +388,25 @@ impl Differ<'_, '_> {
             let number = u8::try_from(self.obs.config.disks.len()).unwrap_or(u8::MAX);
             self.diff.edits.push(Edit::AddDisk(any_disk(self.target.vm, "seed", path.to_owned(), number)));
         }
+    }
+
+    /// What was written into the root disk while it was copied. Each start of a VM whose root returns to its image writes it
+    /// again, once its disk is one that can be written so.
+    fn marks(&mut self) {
+        let (old, new) = (&self.obs.stamp.seed, &self.target.stamp.seed);
+        if self.target.marks.is_none() || old == new || self.diff.image {
+            return;
+        }
+        if !self.diff.fields.iter().any(|f| f.field == Field::Nics) {
+            self.change(Field::Nics, "image.learnsAddressBy", None, Some("other markers".to_owned()), false);
+            if let Some(field) = self.diff.fields.last_mut() {
+                field.keep = None;
+            }
+        }
+        let ending = |path: Option<&str>| path.and_then(|p| p.rsplit('.').next().map(str::to_owned));
+        let fits =
+            ending(self.obs.config.disks.get("root").map(|d| d.path.as_str())) == ending(self.target.path("root"));
+        self.diff.marks = !(fits && self.target.returns_root());
     }
 
     /// What only our stamp knows.

@@ -6,8 +6,8 @@ use sha2::{Digest as _, Sha256};
 use super::steps::Op;
 use super::types::{Action, DiskFate};
 use crate::model::{
-    Boot, CloudInit, DataDisk, Desired, Display, Firmware, Init, Name, Nic, Placement, Probe, Protection, Relocatable,
-    RunState, StopPolicy, UpdatePolicy, Vm, VmSpec,
+    Boot, CloudInit, DataDisk, Desired, Display, Firmware, Init, Name, Nic, Owner, Placement, Probe, Protection,
+    Relocatable, RunState, StopPolicy, UpdatePolicy, Vm, VmSpec,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -47,6 +47,9 @@ struct SpecView<'a> {
     init: Option<&'a Init>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     mounts: &'a BTreeMap<Name, Arc<str>>,
+    // A module's root disks always do, unless they are data.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    resets: bool,
 }
 
 /// Digest of what a VM's document asks for, 32 hexadecimal digits. Equal digests in stamp and desired state mean
@@ -88,6 +91,7 @@ pub fn spec_digest(desired: &Desired, vm: &Vm) -> String {
             Boot::Kernel { .. } | Boot::Disk => None,
         }),
         mounts: &spec.mounts,
+        resets: spec.returns_root && matches!(vm.owner, Owner::Service { .. }),
     };
     of(&view)
 }
@@ -123,6 +127,7 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
             DiskFate::Delete => "delete".to_owned(),
             DiskFate::Make => "make".to_owned(),
             DiskFate::Remake => "remake".to_owned(),
+            DiskFate::Reset => "reset".to_owned(),
             DiskFate::Grow(size) => format!("grow {}", size.0),
             DiskFate::Reattach => "reattach".to_owned(),
             DiskFate::Move(_) => "move".to_owned(),

@@ -105,6 +105,14 @@ impl<'a> Draft<'a> {
         build(self.input.desired, &self.world, &mut self.addresses, digest, slot)
     }
 
+    /// The steps by which the root disk of a VM that is stopped returns to its image before it is started on a host.
+    pub(crate) fn returning(&mut self, vm: &'a Vm, host: &Name, obs: &VmObs) -> Vec<super::steps::Op> {
+        let root = obs.config.disks.get("root").filter(|_| vm.spec.returns_root);
+        let (Some(root), Some(host)) = (root, self.input.desired.hosts.get(host)) else { return Vec::new() };
+        let target = self.target(vm, host, obs.stamp.incarnation, Some(obs));
+        target.map(|target| target.reset_root(&root.path)).unwrap_or_default()
+    }
+
     /// Whether it should run, what was asked by hand included.
     pub(crate) fn effective_run(&self, vm: &Vm) -> (RunState, bool) {
         match self.input.demand.holds.get(&vm.name) {

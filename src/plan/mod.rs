@@ -16,6 +16,7 @@ mod anew;
 mod carry;
 pub mod check;
 mod clear;
+mod clones;
 mod container;
 mod detour;
 mod devices;
@@ -55,8 +56,8 @@ use std::collections::BTreeMap;
 pub use digest::{effect_key, spec_digest};
 pub use place::{HostScore, Verdict};
 pub use steps::{
-    DiskFrom, DomainDevice, DomainDisk, DomainNic, DomainSpec, Edit, KernelBoot, MigrateHow, NewDisk, Op, Seed,
-    SeedNic, Step,
+    DiskFrom, DomainDevice, DomainDisk, DomainNic, DomainSpec, Edit, KernelBoot, MigrateHow, NewDisk, Op, Replacement,
+    Seed, SeedNic, Step,
 };
 pub use summary::RISKS;
 pub use types::*;
@@ -153,6 +154,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
     let hosts = draft.host_rooms();
     draft.assess(&hosts);
     let unchanged = draft.wanted.keys().filter(|name| !draft.touched.contains(**name)).count();
+    draft.note_copies();
     let mut notes = std::mem::take(&mut draft.notes);
     notes.sort();
     notes.dedup();

@@ -301,6 +301,9 @@ impl<'a> Draft<'a> {
                 carriage.stamp.clone_from(stamp);
             }
         }
+        if way.mode == MoveMode::StopCopyStart {
+            carriage.returning = self.returning(vm, &to.name, obs);
+        }
         let boot = self.boot_millis(vm, obs);
         let trip = Trip { vm, obs, from, to };
         let transfer = self.transfer(&trip, &carriage.cargo, way, boot.0);

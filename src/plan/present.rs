@@ -10,7 +10,7 @@ use super::types::{
     Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, FieldChange, NoteKind, Reason, Verb,
 };
 use crate::model::{
-    Field, Name, OnRemove, Origin, Owner, Power, Protection, RunState, Span, Stamp, Timestamp, Vm, VmObs,
+    Field, Name, OnRemove, Origin, Power, Protection, RootUse, RunState, Span, Stamp, Timestamp, Vm, VmObs,
 };
 
 /// What a VM's power needs.
@@ -58,6 +58,7 @@ impl<'a> Draft<'a> {
         let only_spec = Stamp { spec: obs.stamp.spec.clone(), ..target.stamp.clone() } == obs.stamp;
         diff.restamp &= diff.shrinks.is_empty() || !only_spec;
         let restart = self.input.demand.restarts.contains_key(&vm.name) && obs.power == Power::Running;
+        let used = target.returns_root() && obs.runs_used() && want == RunState::Started;
         self.shrinks(vm, host, &diff);
         let before = need_now(obs);
         // Nothing suspends what does not run, and what is recreated runs or is stopped.
@@ -72,7 +73,11 @@ impl<'a> Draft<'a> {
         let moved = moved || target.domain.container.is_some() && obs.stamp.seed != target.stamp.seed;
         let field_cause = if applied && !moved { Cause::Drift } else { Cause::Change };
 
-        if diff.image {
+        if diff.marks && !diff.image && obs.stamp.persistent_root {
+            self.touched.insert(&vm.name);
+            return self.kept_marks(vm, host, obs, &diff);
+        }
+        if diff.image || diff.marks {
             self.recreate(&target, obs, &mut diff, want, before, after);
             self.touched.insert(&vm.name);
             return;
@@ -88,6 +93,7 @@ impl<'a> Draft<'a> {
                 && turn == Turn::Nothing
                 && (diff.class() == Class::Reboot
                     || restart
+                    || used
                     || (waits && vm.spec.update == crate::model::UpdatePolicy::Reboot));
         if waits && !reboot_now && turn == Turn::Nothing {
             let list: Vec<&str> = diff.waiting.iter().map(|f| f.path()).collect();
@@ -105,6 +111,7 @@ impl<'a> Draft<'a> {
         self.touched.insert(&vm.name);
         let cause = match turn {
             Turn::Nothing if restart => Cause::Demand,
+            Turn::Nothing if used => Cause::Drift,
             Turn::Nothing if waits => Cause::Pending,
             Turn::Nothing => field_cause,
             _ if by_hand => Cause::Demand,
@@ -126,7 +133,12 @@ impl<'a> Draft<'a> {
             attach.into_iter().for_each(|act| self.push(act, []));
             return;
         }
-        let why = self.why(vm, obs, turn, restart, waits, by_hand, applied, &diff);
+        let why = if used && !restart {
+            let text = "it was started by hand, from a root disk that was used before: that returns to its image";
+            reason("root_used", text, Some(vm.origin.clone()))
+        } else {
+            self.why(vm, obs, turn, restart, waits, by_hand, applied, &diff)
+        };
         let mut act = action(&vm.name, verb, cause, why, class, downtime);
         act.from = Some(host.clone());
         act.to = Some(host.clone());
@@ -366,28 +378,43 @@ impl<'a> Draft<'a> {
 
     /// A root disk without data that somebody deleted is made again before the start.
     fn with_new_root(&self, target: &Target<'_>, obs: &VmObs, ops: Vec<Op>) -> Vec<Op> {
-        let make = target.make_root().and_then(|op| match (op, obs.config.disks.get("root")) {
-            (Op::MakeDisk(mut disk), Some(root)) => {
-                disk.path.clone_from(&root.path);
-                Some(Op::MakeDisk(disk))
-            }
-            _ => None,
-        });
+        let make = obs.config.disks.get("root").and_then(|root| target.make_root_at(&root.path));
         let already = ops.iter().any(|op| matches!(op, Op::MakeDisk(d) if d.stamp.disk == "root"));
         make.into_iter().filter(|_| !already).chain(ops).collect()
     }
 
-    /// A non-persistent VM of a module returns to its image before each start.
+    /// A root disk that returns to its image does so before each start.
     fn reset_root(&self, target: &Target<'_>, obs: &VmObs) -> Vec<Op> {
-        let module = matches!(target.vm.owner, Owner::Module { .. });
-        if !module || target.vm.spec.persistent_root || obs.power == Power::Suspended {
-            return Vec::new();
-        }
-        let Some(Op::MakeDisk(mut disk)) = target.make_root() else { return Vec::new() };
-        let Some(root) = obs.config.disks.get("root") else { return Vec::new() };
-        disk.path.clone_from(&root.path);
-        let delete = Op::DeleteDisk { path: disk.path.clone(), vm: target.vm.name.clone() };
-        vec![delete, Op::MakeDisk(disk)]
+        let root = obs.config.disks.get("root").filter(|_| obs.power != Power::Suspended);
+        root.map(|root| target.reset_root(&root.path)).unwrap_or_default()
+    }
+
+    /// What stands in a root disk that is data cannot be exchanged: the disk would have to be made anew.
+    fn kept_marks(&mut self, vm: &'a Vm, host: &Name, obs: &VmObs, diff: &Diff) {
+        let bytes = obs.config.disks.get("root").and_then(|d| self.size_of(vm, host, &d.path)).unwrap_or_default();
+        let origin = vm.spec.origins.of(Field::Nics).cloned();
+        let text = "what it was told at its making stands in its root disk, which is persistent";
+        let mut act = action(
+            &vm.name,
+            Verb::Recreate,
+            Cause::Change,
+            reason("marker", text, origin),
+            Class::RecreateData,
+            Downtime::None,
+        );
+        act.from = Some(host.clone());
+        act.to = Some(host.clone());
+        act.fields.clone_from(&diff.fields);
+        act.impact.data.push(DataEffect { disk: "root".to_owned(), effect: DiskFate::Keep, bytes });
+        act.blocked.push(Block {
+            by: BlockedBy::Policy,
+            text: text.to_owned(),
+            unblock: format!(
+                "write back what was there, or end it by a Removal of vm/{}: it is then made anew without what is on the disk",
+                vm.name
+            ),
+        });
+        self.push(act, []);
     }
 
     /// The root disk is made anew in the next incarnation, beside the old one, which goes last.
@@ -402,14 +429,20 @@ impl<'a> Draft<'a> {
     ) {
         let (vm, host) = (target.vm, target.host);
         let applied = obs.stamp.spec == target.stamp.spec;
-        let cause = if applied { Cause::Drift } else { Cause::Change };
+        let cause = if applied && diff.image { Cause::Drift } else { Cause::Change };
         let class = if obs.stamp.persistent_root { Class::RecreateData } else { Class::Recreate };
-        let origin = vm.spec.origins.of(Field::Image).cloned();
         let kept = if vm.spec.disks.is_empty() { "" } else { ", data disks are kept" };
-        let why = reason("image_immutable", format!("another image: its root disk is made anew{kept}"), origin);
+        let why = if diff.image {
+            let origin = vm.spec.origins.of(Field::Image).cloned();
+            reason("image_immutable", format!("another image: its root disk is made anew{kept}"), origin)
+        } else {
+            let origin = vm.spec.origins.of(Field::Nics).cloned();
+            let text = format!("its address stands in its root disk instead of a marker: that is made anew{kept}");
+            reason("marker", text, origin)
+        };
         let incarnation = self.next_incarnation(target, obs);
         // The new incarnation keeps MACs and addresses, and gets its own UUID.
-        let fresh = match self.target_next(vm, host, incarnation, obs) {
+        let fresh = match self.target_next(target, host, incarnation, obs) {
             Ok(fresh) => fresh,
             Err(text) => {
                 return self.blocked_update(
@@ -485,7 +518,7 @@ impl<'a> Draft<'a> {
         let wanted = target.stamp.image.as_ref().map(crate::model::Digest::as_str);
         let prepared = disks.iter().map(|(_, d)| &d.obs.stamp).find(|s| s.disk == "root" && s.incarnation > current);
         match prepared {
-            Some(stamp) if stamp.made_from.as_deref() == wanted => stamp.incarnation,
+            Some(stamp) if stamp.made_from.as_deref() == wanted && target.has_marks(stamp) => stamp.incarnation,
             _ => 1 + disks.iter().map(|(_, d)| d.obs.stamp.incarnation).max().unwrap_or(0).max(current),
         }
     }
@@ -493,17 +526,22 @@ impl<'a> Draft<'a> {
     /// The target of the next incarnation: MACs and addresses stay, the UUID is its own.
     pub(crate) fn target_next(
         &mut self,
-        vm: &'a Vm,
+        target: &Target<'a>,
         host: &'a crate::model::Host,
         incarnation: u32,
         obs: &VmObs,
     ) -> Result<Target<'a>, String> {
+        let vm = target.vm;
         let mut next = obs.clone();
+        // An address that was just planned anew is not planned a second time.
+        next.stamp.nics.clone_from(&target.stamp.nics);
         let fleet = &self.input.desired.fleet.name;
         next.uuid = crate::model::domain_uuid(fleet, &vm.name, incarnation);
         next.domain = crate::model::domain_name(fleet, &vm.name);
         next.stamp.adopted = None;
-        self.target(vm, host, incarnation, Some(&next))
+        let mut fresh = self.target(vm, host, incarnation, Some(&next))?;
+        fresh.stamp = fresh.fresh_stamp();
+        Ok(fresh)
     }
 
     fn size_of(&self, vm: &Vm, host: &Name, path: &str) -> Option<crate::model::Bytes> {
@@ -605,10 +643,15 @@ fn device_block(vm: &Vm, host: &crate::model::Host, obs: &VmObs, turn: Turn) -> 
 fn root_reset_effect(ops: &[Op]) -> Option<DataEffect> {
     ops.iter().find_map(|op| match op {
         Op::MakeDisk(NewDisk { stamp, size, .. }) if stamp.disk == "root" => {
-            Some(DataEffect { disk: "root".to_owned(), effect: DiskFate::Make, bytes: size.unwrap_or_default() })
+            let effect = if stamp_says_reset(ops) { DiskFate::Reset } else { DiskFate::Make };
+            Some(DataEffect { disk: "root".to_owned(), effect, bytes: size.unwrap_or_default() })
         }
         _ => None,
     })
+}
+
+fn stamp_says_reset(ops: &[Op]) -> bool {
+    ops.iter().any(|op| matches!(op, Op::Edit { stamp, .. } if stamp.root == Some(RootUse::Fresh)))
 }
 
 pub(crate) fn protected(obs: &VmObs) -> Block {

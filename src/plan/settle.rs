@@ -151,6 +151,7 @@ impl<'a> Draft<'a> {
         work.add(to, [Op::Stop { vm: name.clone(), uuid: obs.uuid, policy }]);
         self.settle_at(&mut work, name, to, obs);
         if self.effective_run(vm).0 == RunState::Started {
+            work.add(to, self.returning(vm, to, obs));
             let address = obs.stamp.nics.values().find_map(|n| n.address);
             let start = Op::Start { vm: name.clone(), uuid: obs.uuid };
             let wait = Op::AwaitReady { vm: name.clone(), uuid: obs.uuid, probe: vm.spec.ready.clone(), address };

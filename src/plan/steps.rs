@@ -381,7 +381,7 @@ pub struct MigrateHow {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NewDisk {
-    /// Its path: qcow2, or for containers a file with an ext4 file system.
+    /// Its path, whose ending says its format: `.qcow2`, `.raw`, or of a container a file with an ext4 file system.
     pub path: String,
     /// Its stamp.
     pub stamp: DiskStamp,
@@ -403,8 +403,18 @@ pub enum DiskFrom {
         path: String,
         /// Its format.
         format: ImageFormat,
-        /// Overlay or copy.
+        /// Overlay, reflink or copy. A reflink has the format of its image.
         method: CloneMethod,
+    },
+    /// A full copy of an image in the host's store, with its markers replaced on the way: a raw disk. How often each was
+    /// replaced is written into its stamp; a marker that is nowhere in the image is an error.
+    Marked {
+        /// Path of the image.
+        path: String,
+        /// Its format.
+        format: ImageFormat,
+        /// Markers by name.
+        markers: BTreeMap<Name, Replacement>,
     },
     /// An ext4 file system with nothing in it.
     FileSystem,
@@ -415,6 +425,16 @@ pub enum DiskFrom {
         /// The name for `/etc/hostname` and `/etc/hosts`; `None`: the archive's stay as they are.
         hostname: Option<Name>,
     },
+}
+
+/// A marker and what comes in its place, of the same length.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Replacement {
+    /// The text in the image.
+    pub marker: String,
+    /// What comes in its place, padding included.
+    pub with: String,
 }
 
 /// What a NoCloud seed holds. Secrets are not part of it.
@@ -611,6 +631,21 @@ pub enum Edit {
     Autostart(bool),
 }
 
+impl DiskFrom {
+    /// How it is made, behind `make disk NAME`.
+    const fn how(&self) -> &'static str {
+        match self {
+            Self::Image { method: CloneMethod::Reflink, .. } => " by reflink",
+            Self::Image { method: CloneMethod::Copy, .. } => " by a full copy",
+            Self::Marked { .. } => " by a full copy with its markers replaced",
+            Self::Blank
+            | Self::Image { method: CloneMethod::Overlay, .. }
+            | Self::FileSystem
+            | Self::Archive { .. } => "",
+        }
+    }
+}
+
 impl Op {
     /// The other host that a step needs beside its own.
     pub const fn peer(&self) -> Option<&Name> {
@@ -638,7 +673,7 @@ impl Op {
             Self::RemoveBridge { bridge, .. } => format!("remove bridge {bridge}"),
             Self::Record { .. } => "record placement".to_owned(),
             Self::Unrecord { .. } => "remove placement record".to_owned(),
-            Self::MakeDisk(disk) => format!("make disk {}", disk.stamp.disk),
+            Self::MakeDisk(disk) => format!("make disk {}{}", disk.stamp.disk, disk.from.how()),
             Self::MakeSeed { .. } => "make seed".to_owned(),
             Self::StampDisk { stamp, .. } => format!("stamp disk {}", stamp.disk),
             Self::RetainDisk { .. } => "retain disk".to_owned(),

@@ -6,13 +6,15 @@ use std::net::Ipv4Addr;
 use super::container;
 use super::digest;
 use super::groups::HostGroup;
-use super::steps::{DiskFrom, DomainDevice, DomainDisk, DomainNic, DomainSpec, KernelBoot, NewDisk, Op, Seed, SeedNic};
+use super::steps::{
+    DiskFrom, DomainDevice, DomainDisk, DomainNic, DomainSpec, KernelBoot, NewDisk, Op, Replacement, Seed, SeedNic,
+};
 use super::types::{DataEffect, DiskFate};
 use super::world::{Disk, HostView, World};
 use crate::model::{
-    Acceleration, Boot, CONTAINER_ROOT, Desired, DiskStamp, Host, Identity, Image, ImageFile, Layer, Mac,
-    NEWEST_MACHINE, Name, NicStamp, OnRemove, PlacementRecord, Stamp, USUAL_MACHINE, Vm, VmObs, VmSpec, disk_file_name,
-    domain_name, domain_uuid, nic_mac, tap_name,
+    Acceleration, Boot, CONTAINER_ROOT, CloneMethod, Desired, DiskStamp, Host, Identity, Image, ImageFile, ImageFormat,
+    Layer, Mac, Marked, Marker, MarkerValue, NEWEST_MACHINE, Name, NicStamp, OnRemove, PlacementRecord, RootUse,
+    Stamp, USUAL_MACHINE, Vm, VmObs, VmSpec, disk_file_name, domain_name, domain_uuid, nic_mac, tap_name,
 };
 
 /// Addresses that are taken, and the next ones to give.
@@ -54,8 +56,12 @@ pub(crate) struct Target<'a> {
     /// How often it was moved, as its record says.
     pub(crate) moves: u32,
     pub(crate) image: Option<&'a Image>,
+    /// Whether store and slots of the host can share blocks, where that was looked for.
+    pub(crate) reflinks: Option<bool>,
     pub(crate) stamp: Stamp,
     pub(crate) seed: Option<Seed>,
+    /// What is written into the root disk while it is copied.
+    pub(crate) marks: Option<BTreeMap<Name, Replacement>>,
     pub(crate) domain: DomainSpec,
 }
 
@@ -81,9 +87,16 @@ pub(crate) fn image_path(host: &Host, file: &ImageFile) -> String {
     format!("{}/{}-{safe}", host.images_dir, file.digest.short())
 }
 
-/// The path of a VM's disk in its slot.
-pub(crate) fn disk_path(fleet: &Name, host: &Host, vm: &Name, incarnation: u32, disk: &str) -> String {
-    let extension = container::extension(host.layer(), disk);
+/// The path of a VM's disk in its slot. `image` is what a root disk is made from.
+pub(crate) fn disk_path(
+    (fleet, host): (&Name, &Host),
+    vm: &Name,
+    incarnation: u32,
+    disk: &str,
+    image: Option<&Image>,
+) -> String {
+    let raw = disk == "root" && image.is_some_and(|i| i.root_format() == ImageFormat::Raw);
+    let extension = if raw { container::RAW } else { container::extension(host.layer(), disk) };
     format!("{}/{}", host.slots_dir, disk_file_name(fleet, vm, incarnation, disk, extension))
 }
 
@@ -162,7 +175,8 @@ pub(crate) fn build<'a>(
     let uuid = existing.map_or_else(|| domain_uuid(fleet, &vm.name, incarnation), |e| e.uuid);
     // cloud-init reads network-config once an instance: other addresses are another instance.
     let instance = uuid::Uuid::new_v5(&uuid, digest::of(&seed_nics).as_bytes());
-    let seed = image.filter(|i| i.identity != Identity::None).map(|_| Seed {
+    let marks = image.map(|i| marks(i, vm, told.first())).transpose()?.filter(|m| !m.is_empty());
+    let seed = image.filter(|i| !matches!(i.identity, Identity::None | Identity::Marker)).map(|_| Seed {
         instance,
         hostname: vm.name.clone(),
         nics: seed_nics,
@@ -179,7 +193,7 @@ pub(crate) fn build<'a>(
         image: image.map(|i| i.disk.digest.clone()),
         image_name: image.map(|i| i.name.clone()),
         rolled: existing.and_then(|e| e.stamp.rolled.clone()),
-        seed: seed.as_ref().map(digest::of).unwrap_or_default(),
+        seed: seed.as_ref().map(digest::of).or_else(|| marks.as_ref().map(digest::of)).unwrap_or_default(),
         nics,
         group: vm.group.clone(),
         after: desired
@@ -192,6 +206,11 @@ pub(crate) fn build<'a>(
         ready: spec.ready.clone(),
         stop: spec.stop,
         persistent_root: spec.persistent_root,
+        root: (spec.returns_root && image.is_some()).then(|| match existing {
+            None => RootUse::Fresh,
+            Some(e) if e.power.is_active() => RootUse::Used,
+            Some(e) => e.stamp.root.unwrap_or(RootUse::Used),
+        }),
         adopted: existing.and_then(|e| e.stamp.adopted.clone()),
     };
     let kernel = image.and_then(|i| match &i.boot {
@@ -203,9 +222,10 @@ pub(crate) fn build<'a>(
         }),
     });
     let domain_disk = |name: &str, path, number| any_disk(vm, name, path, number);
-    let mut disks = vec![domain_disk("root", disk_path(fleet, host, &vm.name, incarnation, "root"), 0)];
+    let here = (fleet, host);
+    let mut disks = vec![domain_disk("root", disk_path(here, &vm.name, incarnation, "root", image), 0)];
     if seed.is_some() {
-        disks.push(domain_disk("seed", disk_path(fleet, host, &vm.name, incarnation, "seed"), 1));
+        disks.push(domain_disk("seed", disk_path(here, &vm.name, incarnation, "seed", None), 1));
     }
     for (number, name) in (2u8..).zip(spec.disks.keys()) {
         let path = data_path(desired, world, host, vm, incarnation, name);
@@ -238,7 +258,33 @@ pub(crate) fn build<'a>(
         console: format!("{}/{}.console", host.slots_dir, domain_name(fleet, &vm.name)),
     };
     let moves = world.records.get(&vm.name).map_or(0, |r| r.moves);
-    Ok(Target { vm, host, moves, image, stamp, seed, domain })
+    let reflinks = view.known().and_then(|seen| seen.reflink);
+    Ok(Target { vm, host, moves, image, reflinks, stamp, seed, marks, domain })
+}
+
+/// What comes in the place of each marker of an image: of a VM's first interface by name, where it is an address.
+fn marks(
+    image: &Image,
+    vm: &Vm,
+    first: Option<&(Mac, Option<Ipv4Addr>, u8, Option<Ipv4Addr>)>,
+) -> Result<BTreeMap<Name, Replacement>, String> {
+    let address = first.and_then(|(_, address, ..)| *address);
+    let one = |(name, marker): (&Name, &Marker)| {
+        let value = match marker.value {
+            MarkerValue::Address => address.map(|a| a.to_string()),
+            MarkerValue::Cidr => address.zip(first).map(|(a, (_, _, prefix, _))| format!("{a}/{prefix}")),
+            MarkerValue::Gateway => first.and_then(|(.., gateway)| *gateway).map(|g| g.to_string()),
+            MarkerValue::Hostname => Some(vm.name.to_string()),
+        };
+        let what = marker.value.word();
+        let value =
+            value.ok_or_else(|| format!("the marker {name} of its image stands for a {what} that it does not have"))?;
+        let with = marker.filled(&value).ok_or_else(|| {
+            format!("{value} is longer than the marker {name} of its image, which has {} characters", marker.text.len())
+        })?;
+        Ok((name.clone(), Replacement { marker: marker.text.as_ref().to_owned(), with }))
+    };
+    image.markers.iter().map(one).collect()
 }
 
 /// The disk of a name: a VM's at a number (`vda` is 0), a container's where it is mounted.
@@ -246,7 +292,7 @@ pub(crate) fn any_disk(vm: &Vm, name: &str, path: String, number: u8) -> DomainD
     if vm.spec.layer == Layer::Lxc {
         return container::mounted(&vm.spec, name, path);
     }
-    let format = if name == "seed" { crate::model::ImageFormat::Raw } else { crate::model::ImageFormat::Qcow2 };
+    let format = if path.ends_with(".qcow2") { ImageFormat::Qcow2 } else { ImageFormat::Raw };
     DomainDisk { name: name.to_owned(), path, target: target_device(number), format, readonly: name == "seed" }
 }
 
@@ -263,7 +309,7 @@ pub(crate) fn target_device(number: u8) -> String {
 /// A data disk is where it is, else where this incarnation makes it.
 fn data_path(desired: &Desired, world: &World<'_>, host: &Host, vm: &Vm, incarnation: u32, disk: &Name) -> String {
     world.disk(&vm.name, &host.name, disk.as_str()).map_or_else(
-        || disk_path(&desired.fleet.name, host, &vm.name, incarnation, disk.as_str()),
+        || disk_path((&desired.fleet.name, host), &vm.name, incarnation, disk.as_str(), None),
         |found| found.path.to_owned(),
     )
 }
@@ -313,6 +359,7 @@ impl Target<'_> {
             made_from,
             on_remove,
             phase: crate::model::DiskPhase::Valid,
+            marked: None,
         }
     }
 
@@ -330,22 +377,67 @@ impl Target<'_> {
         Op::Record { vm: self.vm.name.clone(), record }
     }
 
+    /// The steps by which a root disk returns to its image before a start; the last one says so on the domain.
+    pub(crate) fn reset_root(&self, path: &str) -> Vec<Op> {
+        let Some(make) = self.make_root_at(path).filter(|_| self.returns_root()) else { return Vec::new() };
+        let (vm, uuid, stamp) = (self.vm.name.clone(), self.domain.uuid, self.fresh_stamp());
+        let delete = Op::DeleteDisk { path: path.to_owned(), vm: vm.clone() };
+        vec![delete, make, Op::Edit { vm, uuid, edits: Vec::new(), stamp }]
+    }
+
     /// The step that makes the root disk.
     pub(crate) fn make_root(&self) -> Option<Op> {
+        self.make_root_at(self.path("root")?)
+    }
+
+    /// The step that makes the root disk at a path, which decides its format.
+    pub(crate) fn make_root_at(&self, path: &str) -> Option<Op> {
         let image = self.image?;
         let container = image.layer() == Layer::Lxc;
-        let from = if container {
-            container::root(self, image)
-        } else {
-            DiskFrom::Image { path: image_path(self.host, &image.disk), format: image.format, method: image.clone }
-        };
         let made_from = Some(image.disk.digest.as_str().to_owned());
-        Some(Op::MakeDisk(NewDisk {
-            path: self.path("root")?.to_owned(),
-            stamp: self.disk_stamp("root", made_from, 1, self.stamp.incarnation),
-            from,
-            size: self.vm.spec.root_size.or(container.then_some(CONTAINER_ROOT)),
-        }))
+        let mut stamp = self.disk_stamp("root", made_from, 1, self.stamp.incarnation);
+        let from = match &self.marks {
+            Some(markers) => {
+                let values = self.stamp.seed.clone();
+                stamp.marked = Some(Marked { values, replaced: BTreeMap::new() });
+                let (path, markers) = (image_path(self.host, &image.disk), markers.clone());
+                DiskFrom::Marked { path, format: image.format, markers }
+            }
+            None if container => container::root(self, image),
+            None => {
+                let (method, format) = (self.clone_method(image, path), image.format);
+                DiskFrom::Image { path: image_path(self.host, &image.disk), format, method }
+            }
+        };
+        let size = self.vm.spec.root_size.or(container.then_some(CONTAINER_ROOT));
+        Some(Op::MakeDisk(NewDisk { path: path.to_owned(), stamp, from, size }))
+    }
+
+    /// How a clone of an image is made at a path: only a qcow2 file can be an overlay, only a file of the image's format
+    /// can share its blocks, and only where both folders are on a file system that can.
+    fn clone_method(&self, image: &Image, path: &str) -> CloneMethod {
+        let format = if path.ends_with(".qcow2") { ImageFormat::Qcow2 } else { ImageFormat::Raw };
+        match image.clone {
+            CloneMethod::Overlay if format == ImageFormat::Qcow2 => CloneMethod::Overlay,
+            CloneMethod::Reflink if format == image.format && self.reflinks == Some(true) => CloneMethod::Reflink,
+            CloneMethod::Overlay | CloneMethod::Reflink | CloneMethod::Copy => CloneMethod::Copy,
+        }
+    }
+
+    /// Its stamp when its root disk was just made.
+    pub(crate) fn fresh_stamp(&self) -> Stamp {
+        Stamp { root: self.stamp.root.map(|_| RootUse::Fresh), ..self.stamp.clone() }
+    }
+
+    /// Whether its root disk returns to its image before each start.
+    pub(crate) fn returns_root(&self) -> bool {
+        self.vm.spec.returns_root && self.image.is_some()
+    }
+
+    /// Whether a root disk was written with what its markers should be replaced by.
+    pub(crate) fn has_marks(&self, stamp: &DiskStamp) -> bool {
+        let wanted = self.marks.as_ref().map(|_| &self.stamp.seed);
+        stamp.marked.as_ref().map(|m| &m.values) == wanted
     }
 
     /// The step that makes or exchanges the seed.

@@ -447,6 +447,8 @@ pub enum DiskFate {
     Make,
     /// Made anew from the image: what was on it is gone.
     Remake,
+    /// Returns to its image, as it does at each start.
+    Reset,
     /// Grown to this size.
     Grow(Bytes),
     /// Attached again.

@@ -211,6 +211,7 @@ pub(super) fn disk(effect: &DataEffect, arrow: &str) -> String {
         DiskFate::Delete => format!("DELETES {disk} {bytes}"),
         DiskFate::Make => format!("makes {disk} {bytes}"),
         DiskFate::Remake => format!("REMAKES {disk} {bytes} from the image"),
+        DiskFate::Reset => format!("{disk} returns to its image"),
         DiskFate::Grow(to) => format!("grows {disk} {bytes} {arrow} {to}"),
         DiskFate::Reattach => format!("re-attaches {disk} {bytes}"),
         DiskFate::Move(at) => format!("moves {disk} {bytes}, the old copy is kept until {}", moment(at)),

@@ -8,7 +8,7 @@ use super::world::{SimDisk, SimDomain, SimHost, World};
 use crate::execute::{Done, StepError};
 use crate::model::{
     Acceleration, BridgeObs, Bytes, CloneMethod, Digest, DiskPhase, DiskStamp, ImageNote, Name, PlacementRecord, Power,
-    Shape, ShapeDisk, ShapeNic, Stamp, StopPolicy, Timestamp,
+    RootUse, Shape, ShapeDisk, ShapeNic, Stamp, StopPolicy, Timestamp,
 };
 use crate::plan::{DiskFrom, DomainDisk, DomainNic, DomainSpec, Edit, NewDisk, Op, Step};
 
@@ -198,7 +198,7 @@ impl World {
                 if host.active().any(|(_, d)| d.live.as_ref().is_some_and(has)) {
                     return Err(StepError::failed(format!("{} is open", new.path)));
                 }
-            } else if there.stamp.as_ref() == Some(&new.stamp) {
+            } else if there.stamp.as_ref().is_some_and(|s| unmarked(s) == unmarked(&new.stamp)) {
                 return Ok(Done::Already);
             } else {
                 self.violate(step, &format!("{} would be created over another disk", new.path));
@@ -213,6 +213,12 @@ impl World {
                 }
                 (IMAGE_SIZE, IMAGE_USED, None)
             }
+            DiskFrom::Marked { path, .. } => {
+                if !host.images.contains_key(path) {
+                    return Err(StepError::failed(format!("image {path} is not in the store")));
+                }
+                (IMAGE_SIZE, IMAGE_USED, None)
+            }
             DiskFrom::Image { path, method, .. } => {
                 if !host.images.contains_key(path) {
                     return Err(StepError::failed(format!("image {path} is not in the store")));
@@ -223,7 +229,11 @@ impl World {
         };
         needs_space(host, used)?;
         let size = new.size.unwrap_or(image_size);
-        let disk = SimDisk { stamp: Some(new.stamp.clone()), size, used, backing, content, writes: 0 };
+        let mut stamp = new.stamp.clone();
+        if let (Some(marked), DiskFrom::Marked { markers, .. }) = (&mut stamp.marked, &new.from) {
+            marked.replaced = markers.keys().map(|name| (name.clone(), 1)).collect();
+        }
+        let disk = SimDisk { stamp: Some(stamp), size, used, backing, content, writes: 0 };
         host.disks.insert(new.path.clone(), disk);
         self.next_content = content;
         Ok(Done::Changed)
@@ -308,6 +318,12 @@ impl World {
         }
         let boot = if resumed.is_some() { Some(500) } else { guest.boot_millis };
         let slow = boot.map(|b| b * host.load_milli / 1000);
+        let returns = domain(host, uuid)?.stamp.as_ref().is_some_and(|s| s.root.is_some());
+        let used = shape.disks.get("root").and_then(|d| host.disks.get(&d.path)).is_some_and(|d| d.writes > 0);
+        if returns && used && resumed.is_none() {
+            self.violate(step, "it is started from a root disk that was used, and should be as its image");
+        }
+        let host = self.host(&step.host)?;
         domain(host, uuid)?.live = Some(shape.clone());
         self.guard_data_of(&Self::step_name(step), &step.host, uuid, false);
         let host = self.host(&step.host)?;
@@ -317,6 +333,10 @@ impl World {
             }
         }
         let there = domain(host, uuid)?;
+        if let Some(stamp) = there.stamp.as_mut().filter(|_| resumed.is_none()) {
+            there.began = stamp.root;
+            stamp.root = stamp.root.map(|_| RootUse::Used);
+        }
         there.boots += u64::from(resumed.is_none());
         there.cpu = Some(processor);
         (there.power, there.pause) = (Power::Running, None);
@@ -435,6 +455,15 @@ pub(super) const fn changed(yes: bool) -> Done {
     if yes { Done::Changed } else { Done::Already }
 }
 
+/// A stamp without how often markers were replaced, which nobody plans.
+fn unmarked(stamp: &DiskStamp) -> DiskStamp {
+    let mut stamp = stamp.clone();
+    if let Some(marked) = &mut stamp.marked {
+        marked.replaced.clear();
+    }
+    stamp
+}
+
 /// The domain, which the plan has seen.
 pub(super) fn domain(host: &mut SimHost, uuid: Uuid) -> Result<&mut SimDomain, StepError> {
     host.domains.get_mut(&uuid).ok_or_else(|| StepError::Stale(format!("domain {uuid} is not there")))
@@ -518,6 +547,7 @@ fn define(host: &mut SimHost, spec: &DomainSpec, stamp: &Stamp) -> Outcome {
         live: None,
         config,
         saved: None,
+        began: None,
         autostart: false,
         ready_at: None,
         cpu: None,

@@ -227,6 +227,9 @@ impl World {
         if domain.power.is_active() {
             return Err(format!("{vm} runs already"));
         }
+        if domain.saved.is_none() {
+            domain.began = domain.stamp.as_ref().and_then(|s| s.root);
+        }
         domain.live = Some(domain.saved.take().unwrap_or_else(|| domain.config.clone()));
         (domain.power, domain.pause) = (Power::Running, None);
         domain.boots += 1;

@@ -11,7 +11,7 @@ use super::jobs::{MoveJob, Stage};
 use super::ledger::Memory;
 use crate::model::{
     Acceleration, BridgeObs, Bytes, Desired, DiskStamp, Host, LockHolder, Name, Observation, Observed, PauseCause,
-    PlacementRecord, Power, Shape, Stamp, Timestamp,
+    PlacementRecord, Power, RootUse, Shape, Stamp, Timestamp,
 };
 use crate::plan::Step;
 
@@ -97,6 +97,8 @@ pub struct SimDomain {
     pub config: Shape,
     /// What the managed save will bring back.
     pub saved: Option<Shape>,
+    /// What its root disk was when its guest was started, while it is active or saved.
+    pub began: Option<RootUse>,
     /// libvirt's autostart flag.
     pub autostart: bool,
     /// Milliseconds of the clock at which its guest is ready, while it is active.
@@ -149,6 +151,8 @@ pub struct SimHost {
     pub cpu: String,
     /// Machine types of its QEMU; empty: it does not say.
     pub machines: Vec<String>,
+    /// Whether its store and its slots can share blocks; `None`: it does not say.
+    pub reflink: Option<bool>,
     /// The storage that its disks and records lie on: hosts with the same name have the same files.
     pub shared: Option<Name>,
     /// How much longer everything takes on it, in thousandths (2000: twice as long).
@@ -187,6 +191,7 @@ impl SimHost {
             hidden: 0,
             cpu: CPU.to_owned(),
             machines: Vec::new(),
+            reflink: None,
             shared: None,
             load_milli: 1000,
             domains: BTreeMap::new(),
@@ -452,6 +457,7 @@ fn recorded(host: &mut SimHost, seen: &crate::model::HostObs, fleet: Option<&Nam
     host.size = HostSize { cpus: seen.cpus, memory: seen.memory, ..host.size };
     host.acceleration = seen.acceleration.unwrap_or(Acceleration::Kvm);
     host.machines.clone_from(&seen.machines);
+    host.reflink = seen.reflink;
     host.lock.clone_from(&seen.lock);
     if let Some(lock) = &mut host.lock {
         lock.token = format!("foreign-{}", lock.token);
@@ -466,6 +472,7 @@ fn recorded(host: &mut SimHost, seen: &crate::model::HostObs, fleet: Option<&Nam
             live: vm.live.clone().or_else(|| vm.power.is_active().then(|| vm.config.clone())),
             config: vm.config.clone(),
             saved: (vm.power == Power::Suspended).then(|| vm.config.clone()),
+            began: vm.began,
             autostart: vm.autostart,
             ready_at: vm.power.is_active().then_some(0),
             cpu: vm.cpu_model.clone().or_else(|| vm.power.is_active().then(|| CPU.to_owned())),
@@ -508,6 +515,7 @@ pub(super) fn unmanaged(name: &str, shape: Shape, power: Power) -> SimDomain {
         transient: false,
         live: power.is_active().then(|| shape.clone()),
         saved: (power == Power::Suspended).then(|| shape.clone()),
+        began: None,
         config: shape,
         autostart: false,
         ready_at: power.is_active().then_some(0),

@@ -176,6 +176,7 @@ impl World {
             ready: None,
             stop: StopPolicy { deadline: Span::secs(1), power_off: true },
             persistent_root: false,
+            root: None,
             after: Vec::new(),
             adopted: None,
         }
@@ -194,6 +195,7 @@ impl World {
             made_from: None,
             on_remove: OnRemove::Delete,
             phase: stablehand::model::DiskPhase::Valid,
+            marked: None,
         }
     }
     fn spec(&self) -> DomainSpec {

@@ -42,6 +42,7 @@ pub fn stamp(vm: &str) -> Stamp {
         ready: None,
         stop: StopPolicy { deadline: Span::secs(20), power_off: false },
         persistent_root: false,
+        root: None,
         after: Vec::new(),
         adopted: None,
     }
@@ -59,6 +60,7 @@ pub fn disk_stamp(vm: &str, disk: &str) -> DiskStamp {
         on_remove: OnRemove::Delete,
         made_from: None,
         phase: Default::default(),
+        marked: None,
     }
 }
 

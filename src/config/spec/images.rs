@@ -4,10 +4,11 @@ use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 
 use super::Text;
+use crate::config::marker::IdentityChoice;
 use crate::config::node::{Kind, Node};
 use crate::config::read::{Labels, Loc, Read, not, spec};
 use crate::config::sink::{Mark, Sink};
-use crate::model::{CloneMethod, Digest, Identity, ImageFormat};
+use crate::model::{CloneMethod, Digest, ImageFormat};
 
 spec! {
     /// A golden disk by digest.
@@ -20,9 +21,11 @@ spec! {
         "format" format: Loc<ImageFormat>, required;
         /// `disk` (default), a kernel that the host hands over, or of a container the first program (default `/sbin/init`).
         "boot" boot: BootChoice;
-        /// How a clone learns its name and address: `cloud-init` (default), `host` (containers, whose default it is) or `none`.
-        "learnsAddressBy" identity: Loc<Identity>;
-        /// How a root disk is made: `overlay` (default) or `copy`; a container's is unpacked.
+        /// How a clone learns its name and address: `cloud-init` (default), `host` (containers, whose default it is), `none`, or
+        /// `{marker: {…}}`: texts in the image that are replaced while the disk is copied into the slot.
+        "learnsAddressBy" identity: IdentityChoice;
+        /// How a root disk is made: `overlay` (default), `reflink` (the file as it is, sharing blocks where the file system can,
+        /// else a full copy) or `copy`; a container's is unpacked, one with markers copied.
         "clone" clone: Loc<CloneMethod>;
     }
     later { "rollout": "comes with image generations", }

@@ -31,7 +31,7 @@ use crate::model::{Name, Share};
 /// The API version that is read.
 pub(crate) const API_VERSION: &str = "stablehand/v1alpha1";
 
-type Text = Loc<Arc<str>>;
+pub(super) type Text = Loc<Arc<str>>;
 
 macro_rules! kinds {
     ($($kind:ident: $spec:ty, $doc:literal;)*) => {

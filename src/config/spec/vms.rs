@@ -30,7 +30,8 @@ spec! {
         "maxMemory" max_memory: Loc<Bytes>;
         /// Size of the root disk, when larger than the image's.
         "rootSize" root_size: Loc<Bytes>;
-        /// `persistent`: the root disk is data, and the VM does not go without a Removal; `non-persistent` (default).
+        /// `persistent`: the root disk is data, and the VM does not go without a Removal; `non-persistent` (default): it goes
+        /// with the VM, and in a module returns to its image at every start; `reset`: so it does in a service, too.
         "persistence" persistence: Loc<Persistence>;
         /// Data disks by name: persistent, they outlive the VM.
         "disks" disks: Named<DiskSpec>;
@@ -157,7 +158,7 @@ spec! {
 spec! {
     /// What cloud-init is given.
     CloudInitSpec("cloudInit") {
-        /// User data; parsed as YAML when it begins with `#cloud-config`.
+        /// User data: a `#cloud-config`, parsed as YAML, or a script that begins with `#!`.
         "userData" user_data: Text;
         /// Public SSH keys.
         "sshKeys" ssh_keys: Vec<Text>;

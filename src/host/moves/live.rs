@@ -170,8 +170,15 @@ impl Move<'_> {
             }
             // Only what is written at the source travels: what an earlier move wrote here, and the guest discarded there
             // since, would come back from the dead.
-            let check = Program::new(["qemu-img", "check", "--output=json", "-f", "qcow2", &disk.path]);
-            if !is_fresh(&succeed(shell, check).await?) {
+            let fresh = if disk.path.ends_with(".qcow2") {
+                let check = Program::new(["qemu-img", "check", "--output=json", "-f", "qcow2", &disk.path]);
+                is_fresh(&succeed(shell, check).await?)
+            } else {
+                // qemu-img writes the first block of a new raw file and no other (QEMU, block/file-posix.c,
+                // `allocate_first_block`).
+                shell.size(&disk.path).await?.is_some_and(|(_, used)| used <= 4096)
+            };
+            if !fresh {
                 return Err(StepError::Stale(format!(
                     "{} at {to} was filled by a move that failed: it is made anew",
                     disk.path

@@ -34,6 +34,9 @@ pub fn restamp(xml: &str, stamp: &Stamp) -> Result<String, XmlError> {
             let after = child(root, "uuid").or_else(|| child(root, "name")).ok_or(XmlError::Missing("name"))?;
             out.after(after, &format!("<metadata>{}</metadata>", write::stamp_element(stamp)));
         }
+        if let Some(node) = child(root, "on_reboot").filter(|_| stamp.root.is_some()) {
+            out.set_text(node, write::on_reboot(stamp));
+        }
         Ok(())
     })
 }

@@ -35,6 +35,7 @@ pub(super) fn stamp() -> Stamp {
         ready: None,
         stop: StopPolicy { deadline: Span::secs(20), power_off: true },
         persistent_root: false,
+        root: None,
         after: Vec::new(),
         adopted: None,
     }

@@ -62,10 +62,11 @@ pub fn domain(spec: &DomainSpec, stamp: &Stamp, agent: Option<&str>) -> String {
   {cpu}
   <clock offset='utc'/>
   <on_poweroff>destroy</on_poweroff>
-  <on_reboot>restart</on_reboot>
+  <on_reboot>{reboot}</on_reboot>
   <on_crash>destroy</on_crash>
   <devices>
 ",
+        reboot = on_reboot(stamp),
         cpu = cpu(spec.acceleration, spec.cpu_model.as_deref()),
     );
     for d in &spec.disks {
@@ -121,6 +122,12 @@ pub fn domain(spec: &DomainSpec, stamp: &Stamp, agent: Option<&str>) -> String {
         height = spec.display.height,
     );
     x
+}
+
+/// What a guest's own restart does. Where the root disk returns to its image at each start, QEMU ends with it: it would go on
+/// with what was written else.
+pub(super) const fn on_reboot(stamp: &Stamp) -> &'static str {
+    if stamp.root.is_some() { "destroy" } else { "restart" }
 }
 
 fn os(x: &mut String, spec: &DomainSpec) {

@@ -350,6 +350,7 @@ impl<'l> Guest<'l> {
             ready: Some(Probe { kind: ProbeKind::Tcp { port: 80 }, within: Span::secs(60), every: Span(250) }),
             stop: StopPolicy { deadline: Span::secs(20), power_off: false },
             persistent_root: false,
+            root: None,
             adopted: None,
         }
     }
@@ -364,6 +365,7 @@ impl<'l> Guest<'l> {
             made_from: None,
             on_remove: OnRemove::Delete,
             phase,
+            marked: None,
         }
     }
 
