@@ -13,8 +13,8 @@ use super::types::{DataEffect, DiskFate};
 use super::world::{Disk, HostView, World};
 use crate::model::{
     Acceleration, Boot, CONTAINER_ROOT, CloneMethod, Desired, DiskStamp, Host, Identity, Image, ImageFile, ImageFormat,
-    Layer, Mac, Marked, Marker, MarkerValue, NEWEST_MACHINE, Name, NicStamp, OnRemove, PlacementRecord, RootUse,
-    Stamp, USUAL_MACHINE, Vm, VmObs, VmSpec, disk_file_name, domain_name, domain_uuid, nic_mac, tap_name,
+    Layer, Mac, Marked, Marker, MarkerValue, NEWEST_MACHINE, Name, NicStamp, OnRemove, PlacementRecord, RootUse, Stamp,
+    USUAL_MACHINE, Vm, VmObs, VmSpec, disk_file_name, domain_name, domain_uuid, nic_mac, tap_name,
 };
 
 /// Addresses that are taken, and the next ones to give.
