@@ -7,28 +7,31 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// A copy of the quickstart under names of its own, removed when dropped, also after a panic.
-struct Fleet {
+pub(crate) struct Fleet {
     id: String,
+    subnet: String,
     bridge: String,
-    root: PathBuf,
-    store: PathBuf,
+    pub(crate) root: PathBuf,
+    pub(crate) store: PathBuf,
     state: PathBuf,
-    folder: PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
 impl Fleet {
-    fn new() -> Self {
+    /// `letter` tells fleets of one process from one another; addresses begin with `subnet`, like `10.84.0.`.
+    pub(crate) fn new(letter: char, subnet: &str) -> Self {
         let pid = std::process::id();
-        let id = format!("k{pid}");
+        let id = format!("{letter}{pid}");
         let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstart");
         let base = Path::new("/var/lib/stablehand");
         let fleet = Self {
-            bridge: format!("shk{pid}"),
+            bridge: format!("sh{letter}{pid}"),
             root: base.join(&id),
             store: base.join(format!("{id}-store")),
             state: base.join(format!("{id}-state")),
             folder: base.join(format!("{id}-fleet")),
             id,
+            subnet: subnet.to_owned(),
         };
         std::fs::create_dir_all(&fleet.folder).unwrap();
         for entry in std::fs::read_dir(top.join("fleet")).unwrap() {
@@ -49,13 +52,17 @@ impl Fleet {
                 .replace("/var/lib/stablehand/quickstart", fleet.root.to_str().unwrap())
                 .replace("name: quickstart", &format!("name: {}", fleet.id))
                 .replace("shq0", &fleet.bridge)
-                .replace("10.83.0.", "10.84.0.");
+                .replace("10.83.0.", &fleet.subnet);
             std::fs::write(fleet.folder.join(path.file_name().unwrap()), text).unwrap();
         }
         fleet
     }
 
-    fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_stablehand"));
         command.arg("--fleet").arg(&self.folder).arg("--state-dir").arg(&self.state).args(words);
         command.stdin(Stdio::null());
@@ -67,7 +74,7 @@ impl Fleet {
     }
 
     /// Runs a verb that must succeed, gives what it printed.
-    fn must(&self, words: &[&str]) -> String {
+    pub(crate) fn must(&self, words: &[&str]) -> String {
         let output = self.say(words);
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{words:?}: {}\n{out}\n{err}", output.status);
@@ -94,7 +101,7 @@ impl Fleet {
     }
 
     /// Names of the guests of this fleet that have a QEMU process, with how many they have.
-    fn guests(&self) -> BTreeMap<String, u32> {
+    pub(crate) fn guests(&self) -> BTreeMap<String, u32> {
         let mut guests = BTreeMap::new();
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
             // A process that is gone, or a zombie, has no command line.
@@ -132,7 +139,7 @@ impl Fleet {
     }
 
     /// A line of a guest's status page.
-    fn guest_says(&self, address: &str, key: &str) -> String {
+    pub(crate) fn guest_says(&self, address: &str, key: &str) -> String {
         use std::io::{Read, Write};
         let until = Instant::now() + Duration::from_secs(30);
         while Instant::now() < until {
@@ -178,7 +185,7 @@ fn killed_after_each_change_it_converges_with_nothing_double_and_nothing_left() 
         println!("SKIPPED: kill -9 of the real quickstart ({missing})");
         return;
     }
-    let fleet = Fleet::new();
+    let fleet = Fleet::new('k', "10.84.0.");
 
     // Up, dying after each single change: fetches, the bridge, disks, seeds, definitions, starts.
     let deaths = fleet.apply_dying();

@@ -15,6 +15,7 @@ mod killed;
 mod moving;
 mod rack;
 mod rules;
+mod slots;
 
 /// Whether real guests can run here; in words, what is missing.
 pub(crate) fn can_run() -> Result<(), String> {
