@@ -89,9 +89,8 @@ impl Bridge {
 pub(crate) const EVERYBODY: Mac = Mac([0xff; 6]);
 
 pub(crate) fn ethernet(to: Mac, from: Mac, kind: u16, payload: &[u8]) -> Vec<u8> {
-    let mut frame = [&to.0[..], &from.0[..], &kind.to_be_bytes()[..], payload].concat();
-    frame.resize(frame.len().max(60), 0);
-    frame
+    // Not padded: a bridge cuts padding off where `br_netfilter` looks into packets.
+    [&to.0[..], &from.0[..], &kind.to_be_bytes()[..], payload].concat()
 }
 
 /// 1 asks, 2 answers.
