@@ -1,12 +1,13 @@
 //! What a reviewer wants to know beside the actions: room on hosts, and risks by stable code.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::draft::Draft;
 use super::place::Need;
+use super::steps::Op;
 use super::types::{Class, DiskFate, HostRoom, Risk, Verb};
 use super::world::HostView;
-use crate::model::{Address, Bytes, Name};
+use crate::model::{Address, Bytes, Name, ProbeKind};
 
 /// Every risk that a plan can flag: code, title, what it means. Codes are never given another meaning.
 pub const RISKS: &[(&str, &str, &str)] = &[
@@ -31,6 +32,11 @@ pub const RISKS: &[(&str, &str, &str)] = &[
         "Without KVM, QEMU before 9.0 misses pages that are written while memory travels, and the guest's kernel may fail soon after. VMs that we make are given memory of a size with which it does not; an adopted VM, or one made or started before that, may be damaged. `relocatable: cold` moves it stopped.",
     ),
     ("R201", "data is deleted", "A disk that holds data is deleted by this plan and cannot be had back."),
+    (
+        "R302",
+        "a probe that cannot pass",
+        "A VM starts whose readiness is probed over TCP or HTTP by its host, and its host has no address on that closed network's bridge: the probe comes from an address that nobody allows. `probesFrom` of the Network says from where it comes.",
+    ),
     (
         "R401",
         "observed state is old",
@@ -92,6 +98,34 @@ impl Draft<'_> {
         after
     }
 
+    /// Networks on which VMs start whose filter drops the probes of their host.
+    fn deaf(&self) -> BTreeSet<(Name, String)> {
+        let desired = self.input.desired;
+        let mut found = BTreeSet::new();
+        for act in self.actions.iter().filter(|a| !a.is_blocked() && a.subject.kind() == "vm") {
+            let Some(vm) = desired.vms.get(act.subject.name()) else { continue };
+            let probed = vm.spec.ready.as_ref().map(|probe| &probe.kind);
+            let Some(nic) = vm.spec.nics.values().next() else { continue };
+            let Some(network) = desired.networks.get(&nic.network) else { continue };
+            let said = network.host_address.is_some() || !network.probes_from.is_empty();
+            if said || !network.closed || !matches!(probed, Some(ProbeKind::Tcp { .. } | ProbeKind::Http { .. })) {
+                continue;
+            }
+            for step in act.steps.iter().filter(|step| matches!(step.op, Op::Start { .. })) {
+                let bridge = self.world.view(&step.host).known().and_then(|host| host.bridges.get(&*network.bridge));
+                if bridge.is_some_and(|bridge| bridge.addresses.is_empty()) {
+                    let host = &step.host;
+                    let text = format!(
+                        "host/{host} has no address on {}, from which it probes: write `probesFrom`",
+                        network.bridge
+                    );
+                    found.insert((network.name.clone(), text));
+                }
+            }
+        }
+        found
+    }
+
     /// Flags risks.
     pub(crate) fn assess(&mut self, hosts: &[HostRoom]) {
         let mut risks = Vec::new();
@@ -112,6 +146,9 @@ impl Draft<'_> {
             if let Some(data) = deleted.filter(|_| loses) {
                 flag("R201", act.subject.clone(), format!("disk {} ({}) is lost for good", data.disk, data.bytes));
             }
+        }
+        for (network, text) in self.deaf() {
+            flag("R302", Address::Network(network), text);
         }
         for (key, group) in &desired.groups {
             for text in self.placer.broken(key, group) {

@@ -267,7 +267,7 @@ impl Compiled {
             );
             return Missing { why, write: None };
         }
-        if let Some(port) = joined.iter().find_map(|(a, b)| self.awaited(*a, *b)) {
+        if let Some(port) = joined.iter().find_map(|(a, b)| self.unaddressed(*a, *b)) {
             let why = format!(
                 "a rule allows it, but the address of vm/{} on network/{} is not known yet",
                 port.vm, port.at.network
@@ -294,13 +294,16 @@ impl Compiled {
             }
             (None, Some(by)) => format!("{} lets {what} in ({by}), but {} may not send it", to.0, from.0),
             _ if !some.is_empty() => format!("nothing but {} passes", some.join(", ")),
-            _ => format!("no rule allows {what} from {} to {}", from.0, to.0),
+            _ => {
+                let what = traffic.map_or("anything".to_owned(), |asked| asked.to_string());
+                format!("no rule allows {what} from {} to {}", from.0, to.0)
+            }
         };
         Missing { why, write: self.wording(from, to, traffic) }
     }
 
     /// The end whose address is all that is missing for a rule that names both.
-    fn awaited<'c>(&self, a: Spot<'c>, b: Spot<'c>) -> Option<&'c Port> {
+    fn unaddressed<'c>(&self, a: Spot<'c>, b: Spot<'c>) -> Option<&'c Port> {
         let (Spot::Port(a), Spot::Port(b)) = (a, b) else { return None };
         let named = a.out.iter().any(|rule| b.into.binary_search(rule).is_ok());
         [a, b].into_iter().find(|port| named && port.at.addresses.is_empty())
