@@ -76,6 +76,8 @@ pub(crate) enum Verb {
     Watch(Watch),
     /// Show every VM and service as it is now
     Status(Status),
+    /// Images: generations, who uses them, what rolls, what keeps old ones
+    Images(Images),
     /// Show how busy hosts and VMs are, or were
     Top(Top),
     /// List what the fleet describes: hosts, images, networks, services, modules or vms
@@ -213,6 +215,14 @@ pub(crate) struct Watch {
 pub(crate) struct Status {
     /// Recorded state instead of asking the hosts
     #[arg(long, value_name = "live|DIR", default_value = "live")]
+    pub(crate) observed: String,
+}
+
+/// `images`
+#[derive(Debug, Args)]
+pub(crate) struct Images {
+    /// Which observed state
+    #[arg(long, value_name = "live|none|DIR", default_value = "live")]
     pub(crate) observed: String,
 }
 

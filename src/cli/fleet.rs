@@ -157,5 +157,11 @@ pub(crate) async fn observe(
     let mut observed = world.observe(desired, look).await;
     let stamped = observed.hosts.values().filter_map(|h| h.known()).any(|h| !h.vms.is_empty());
     observed.store = store.state(stamped, now)?;
+    observed.store.unready = store.book()?.unready;
+    if !look.probe && crate::plan::roll::wants_probes(desired, &observed) {
+        let past = std::mem::take(&mut observed.store);
+        observed = world.observe(desired, Look { probe: true }).await;
+        observed.store = past;
+    }
     Ok(observed)
 }

@@ -84,7 +84,7 @@ impl Teller {
         if let Some(bar) = self.state().bars.get(&action.id) {
             let how_far = match action.steps.get(step).map(|s| &s.op) {
                 // Milliseconds of patience: a percentage of it would look like progress of the guest.
-                Some(Op::AwaitReady { .. }) => format!(", {}s of at most {}s", done / 1000, total / 1000),
+                Some(op) if op.only_waits() => format!(", {}s of at most {}s", done / 1000, total / 1000),
                 _ => done.saturating_mul(100).checked_div(total).map(|p| format!(" {p}%")).unwrap_or_default(),
             };
             bar.set_message(format!("{}{how_far}", words(action, step)));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::access;
 use super::container;
 use super::expand;
+use super::generation;
 use super::host::hosts;
 use super::leaf::{Addressing, ApprovalPlacement, Rules};
 use super::marker;
@@ -15,9 +16,9 @@ use super::sink::{Mark, Sink};
 use super::spec::{BootChoice, FileSpec, FleetSpec, ImageSpec, NetworkSpec, WeightsSpec};
 use super::vm::RETAIN;
 use crate::model::{
-    Address, Adoption, Boot, CloneMethod, Desired, Field, Fleet, Generations, HostLost, Identity, Image, ImageFile,
-    ImageFormat, Limits, Name, Network, NetworkMode, OnRemove, Pause, Peers, Removal, RemovalData, Retire, Rollout,
-    Share, Snapshot, Source, Span, Stores, Weights,
+    Address, Adoption, Boot, CloneMethod, Desired, Field, Fleet, HostLost, Identity, Image, ImageFile, ImageFormat,
+    Limits, Name, Network, NetworkMode, OnRemove, Pause, Peers, Removal, RemovalData, Retire, Share, Snapshot, Source,
+    Span, Stores, Weights,
 };
 
 /// How long a file that nothing needs any more stays in a store, in seconds: a week, as data disks do.
@@ -45,6 +46,7 @@ pub(crate) fn desired(repo: &Repository, snapshot: &Snapshot, sink: &mut Sink) -
         modules: vms.modules,
         groups: vms.groups,
         vms: vms.vms,
+        pinned: BTreeMap::new(),
         access,
         removals: Vec::new(),
         adoptions: Vec::new(),
@@ -139,11 +141,50 @@ pub(crate) fn level(levels: &[Name], name: &Loc<Name>, repo: &Repository, sink: 
     None
 }
 
+/// Generations that stores keep where nothing is said: what runs, and what a revert brings back.
+const KEEP: u32 = 2;
+
 fn image(doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
     let spec = &doc.spec;
-    let source = spec.source.as_ref().and_then(|s| source(s.at, s.path.as_ref(), s.url.as_ref(), s.flawed, sink));
     let format = spec.format.as_ref().map(|f| f.value);
-    let boot = match &spec.boot {
+    let boot = boot(spec.boot.as_ref(), sink);
+    let identity = spec.identity.as_ref().map_or(Identity::CloudInit, |i| i.value);
+    let usual = if identity == Identity::Marker { CloneMethod::Copy } else { CloneMethod::Overlay };
+    let clone = spec.clone.as_ref().map_or(usual, |c| c.value);
+    let markers = marker::markers(spec, sink);
+    let parts = match format {
+        Some(ImageFormat::Rootfs) => Some(container::archive(doc, sink)),
+        Some(ImageFormat::Qcow2 | ImageFormat::Raw) => {
+            container::disk_image(doc, sink);
+            boot.map(|boot| (boot, identity, clone))
+        }
+        None => None,
+    };
+    let usual = parts.as_ref().map_or(Boot::Disk, |(boot, ..)| boot.clone());
+    let current = generation::current(doc, usual, sink);
+    let ((_, identity, clone), current) = (parts?, current?);
+    Some(Image {
+        name: doc.name.value.clone(),
+        disk: current.disk,
+        format: format?,
+        boot: current.boot,
+        identity,
+        clone,
+        generation: current.name,
+        generations: current.all,
+        rollout: generation::rollout(doc, sink),
+        keep: spec.keep.as_ref().map_or(KEEP, |n| n.value.0),
+        retire: spec.retire.as_ref().map_or(Retire::Auto, |r| r.value),
+        stores: Stores::Needed,
+        peers: Peers::Auto,
+        markers: markers?,
+        origin: sink.origin(doc.name.at),
+    })
+}
+
+/// How an image boots.
+pub(crate) fn boot(choice: Option<&BootChoice>, sink: &mut Sink) -> Option<Boot> {
+    match choice {
         None | Some(BootChoice::Disk(_) | BootChoice::Init(_)) => Some(Boot::Disk),
         Some(BootChoice::Kernel(boot)) => {
             let kernel = boot.kernel.as_ref().and_then(|file| image_file(file, sink));
@@ -155,35 +196,7 @@ fn image(doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
                 _ => None,
             }
         }
-    };
-    let identity = spec.identity.as_ref().map_or(Identity::CloudInit, |i| i.value);
-    let usual = if identity == Identity::Marker { CloneMethod::Copy } else { CloneMethod::Overlay };
-    let clone = spec.clone.as_ref().map_or(usual, |c| c.value);
-    let markers = marker::markers(spec, sink);
-    let (boot, identity, clone) = match format? {
-        ImageFormat::Rootfs => container::archive(doc, sink),
-        ImageFormat::Qcow2 | ImageFormat::Raw => {
-            container::disk_image(doc, sink);
-            (boot?, identity, clone)
-        }
-    };
-    Some(Image {
-        name: doc.name.value.clone(),
-        disk: ImageFile::new(source?, spec.digest.as_ref()?.value.clone()),
-        format: format?,
-        boot,
-        identity,
-        clone,
-        generation: None,
-        generations: Generations::new(),
-        rollout: Rollout::default(),
-        keep: 2,
-        retire: Retire::Auto,
-        stores: Stores::Needed,
-        peers: Peers::Auto,
-        markers: markers?,
-        origin: sink.origin(doc.name.at),
-    })
+    }
 }
 
 fn image_file(spec: &FileSpec, sink: &mut Sink) -> Option<ImageFile> {
@@ -192,7 +205,7 @@ fn image_file(spec: &FileSpec, sink: &mut Sink) -> Option<ImageFile> {
 }
 
 /// A path or a URL, not both.
-fn source(
+pub(crate) fn source(
     at: Mark,
     path: Option<&Loc<Arc<str>>>,
     url: Option<&Loc<Arc<str>>>,

@@ -18,6 +18,7 @@ mod expand;
 pub mod explain;
 pub mod export;
 pub mod fmt;
+mod generation;
 mod host;
 pub mod inspect;
 mod leaf;

@@ -74,6 +74,8 @@ pub struct Machine<'p> {
     flights: Vec<Flying<'p>>,
     limits: HostLimits,
     stopping: bool,
+    /// Images whose roll failed, with the action that did.
+    halted: BTreeMap<&'p Name, usize>,
 }
 
 /// A move that ran when the plan was made.
@@ -117,7 +119,7 @@ impl<'p> Machine<'p> {
         });
         let hosts = plan.actions.iter().map(|act| {
             // To wait for a guest of another host is no work for that host.
-            let works = act.steps.iter().filter(|s| !matches!(s.op, Op::AwaitReady { .. }));
+            let works = act.steps.iter().filter(|s| !s.op.only_waits());
             let all = works.flat_map(|s| std::iter::once(&s.host).chain(s.op.peer()));
             all.collect::<BTreeSet<_>>().into_iter().collect()
         });
@@ -141,6 +143,7 @@ impl<'p> Machine<'p> {
             flights: flights.collect(),
             limits,
             stopping: false,
+            halted: BTreeMap::new(),
         };
         machine.skip_waiters();
         machine
@@ -180,12 +183,37 @@ impl<'p> Machine<'p> {
     pub fn succeeded(&mut self, action: usize, step: usize) {
         let more = step + 1 < self.plan.actions[action].steps.len();
         self.states[action] = if more { State::Between(step + 1) } else { State::Over(Outcome::Done) };
+        if !self.halted.is_empty() {
+            self.spare_the_rest();
+            self.skip_waiters();
+        }
     }
 
     /// A step failed: what waits for its action is skipped.
     pub fn failed(&mut self, action: usize, step: usize, error: StepError) {
         self.states[action] = State::Over(Outcome::Failed { step, error });
+        if let Some(roll) = &self.plan.actions[action].roll {
+            self.halted.entry(roll).or_insert(action);
+        }
+        self.spare_the_rest();
         self.skip_waiters();
+    }
+
+    /// Of a roll that failed, whoever has not been stopped yet stays as it is, even in the same step of the roll.
+    fn spare_the_rest(&mut self) {
+        for number in 0..self.states.len() {
+            let act = &self.plan.actions[number];
+            let Some(failed) = act.roll.as_ref().and_then(|roll| self.halted.get(roll)) else { continue };
+            let stops = act.steps.iter().position(|s| matches!(s.op, Op::Stop { .. })).unwrap_or(0);
+            let untouched = match self.states[number] {
+                State::Pending => true,
+                State::Between(step) => step <= stops,
+                State::Running(_) | State::Over(_) => false,
+            };
+            if untouched {
+                self.states[number] = State::Over(Outcome::Waits(self.plan.actions[*failed].id.clone()));
+            }
+        }
     }
 
     /// A step that changes nothing was given up, as we were asked to stop.
@@ -248,6 +276,10 @@ impl<'p> Machine<'p> {
                 State::Between(step) => (*step, false),
                 State::Pending | State::Over(_) => continue,
             };
+            // Who is only watched is no work for its host any more.
+            if self.step(number, at).is_some_and(|s| matches!(s.op, Op::StayReady { .. })) {
+                continue;
+            }
             self.count(&mut busy, number);
             // From the moment at which the start's turn came, until the last step is over.
             if let Some(start) = self.starts[number].filter(|s| at > *s || (at == *s && running))

@@ -232,7 +232,7 @@ async fn one<'r>(
     };
     let progress = Passing { run, moves, action, step: index, said: Mutex::default() };
     let perform = run.actuator.perform(step, &progress);
-    let result = if matches!(step.op, Op::AwaitReady { .. } | Op::Migrate { .. }) {
+    let result = if step.op.only_waits() || matches!(step.op, Op::Migrate { .. }) {
         // A guest may take minutes, and waiting for it changes nothing: whoever comes next waits again. A move between two
         // hosts is a job of theirs, which goes on without us: whoever comes next finds it running, or done.
         tokio::select! {

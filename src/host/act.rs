@@ -88,6 +88,9 @@ pub(super) async fn perform(
         Op::AwaitReady { vm, uuid, probe, address } => {
             ready::wait(host, vm, *uuid, probe.as_ref(), *address, progress).await
         }
+        Op::StayReady { vm, uuid, probe, address, hold } => {
+            ready::stay(host, vm, *uuid, (probe.as_ref(), *address), *hold, progress).await
+        }
         Op::Stop { vm, uuid, policy } => power::stop(host, vm, *uuid, *policy, progress).await,
         Op::Suspend { vm, uuid } => power::suspend(host, vm, *uuid).await,
         Op::SetMemory { vm, uuid, memory } => power::set_memory(host, vm, *uuid, *memory, progress).await,

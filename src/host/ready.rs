@@ -9,7 +9,7 @@ use super::fleet::RealHost;
 use super::libvirt::{Agent, Hypervisor};
 use super::{inside, probe, survey};
 use crate::execute::{Done, Progress, StepError};
-use crate::model::{Layer, Name, Power, Probe, ProbeKind};
+use crate::model::{Layer, Name, Power, Probe, ProbeKind, Span};
 
 /// Lines of the console that a failure shows.
 const CONSOLE_LINES: usize = 15;
@@ -117,6 +117,40 @@ pub(super) async fn wait(
             return Err(failure(host, vm, what).await);
         }
         tokio::time::sleep(every.min(within.saturating_sub(waited))).await;
+    }
+}
+
+/// Watches that a VM stays ready, or fails with the end of its console.
+pub(super) async fn stay(
+    host: &RealHost,
+    vm: &Name,
+    uuid: Uuid,
+    (probe, address): (Option<&Probe>, Option<Ipv4Addr>),
+    hold: Span,
+    progress: &dyn Progress,
+) -> Result<Done, StepError> {
+    let began = Instant::now();
+    let every = probe.map_or(Duration::from_millis(250), |p| p.every.duration().max(Duration::from_millis(50)));
+    loop {
+        let trouble = match host.hypervisor.power(uuid).await? {
+            Some(Power::Running) => match probe {
+                None => None,
+                Some(probe) => once(host, uuid, &probe.kind, address).await.err(),
+            },
+            Some(power) => Some(format!("it is {}", power.word())),
+            None => return Err(StepError::Stale(format!("{vm} has no domain"))),
+        };
+        let waited = began.elapsed();
+        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        if let Some(trouble) = trouble {
+            let after = Span(millis(waited));
+            return Err(failure(host, vm, format!("{vm} was ready, and not any more after {after}: {trouble}")).await);
+        }
+        progress.advance(millis(waited), hold.0);
+        if waited >= hold.duration() {
+            return Ok(Done::Already);
+        }
+        tokio::time::sleep(every.min(hold.duration().saturating_sub(waited))).await;
     }
 }
 

@@ -44,6 +44,9 @@ pub struct Desired {
     pub groups: BTreeMap<Arc<str>, Group>,
     /// Every VM that the services and modules expand to, by name.
     pub vms: BTreeMap<Name, Vm>,
+    /// VMs that are not on, or do not go to, the generation that their image's document says, each with its own: what a
+    /// plan leaves behind, or takes back. `config` leaves it empty; the planner fills it in for itself.
+    pub pinned: BTreeMap<Name, Image>,
     /// Who may talk to whom, every name in it resolved. What is not in it is closed.
     pub access: Vec<Access>,
     /// Reviewed removals.
@@ -54,6 +57,14 @@ pub struct Desired {
     pub lost: Vec<HostLost>,
     /// Reviewed pauses.
     pub pauses: Vec<Pause>,
+}
+
+impl Desired {
+    /// The image that a VM is, or is to be, made of: its document's generation, unless the VM is pinned to another.
+    pub fn image_of(&self, vm: &Vm) -> Option<&Image> {
+        let document = self.images.get(vm.spec.image.as_ref()?)?;
+        Some(self.pinned.get(&vm.name).filter(|pin| pin.name == document.name).unwrap_or(document))
+    }
 }
 
 /// The Fleet document.

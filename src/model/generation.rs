@@ -87,9 +87,25 @@ pub struct ImageNote {
 pub struct Rolled {
     /// Digest of its disk before.
     pub from: Digest,
+    /// The kernel that it booted, where the host hands one over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<RolledKernel>,
     /// The generation on which it did not get ready and from which it was taken back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<Digest>,
+}
+
+/// What a VM booted before it was rolled: files of the same store, by digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RolledKernel {
+    /// The kernel.
+    pub kernel: Digest,
+    /// The initial RAM disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<Digest>,
+    /// The kernel's command line.
+    pub command_line: String,
 }
 
 /// A generation on which a VM did not get ready, as the controller saw it.

@@ -173,7 +173,7 @@ impl<'a> Draft<'a> {
 
     /// Whether a root disk that is there is the one that is wanted.
     fn root_is_whole(&self, vm: &Vm, disk: &Disk<'_>) -> bool {
-        let image = vm.spec.image.as_ref().and_then(|name| self.input.desired.images.get(name));
+        let image = self.input.desired.image_of(vm);
         let stamp = &disk.obs.stamp;
         stamp.disk == "root"
             && stamp.phase.is_valid()

@@ -56,7 +56,7 @@ struct SpecView<'a> {
 /// that a difference in the world is drift, not a change.
 pub fn spec_digest(desired: &Desired, vm: &Vm) -> String {
     let spec: &VmSpec = &vm.spec;
-    let image = spec.image.as_ref().and_then(|name| desired.images.get(name));
+    let image = desired.image_of(vm);
     let view = SpecView {
         run: vm.run,
         // What a file is, not where it comes from: another mirror changes no VM.

@@ -7,6 +7,7 @@ use super::absent::Seat;
 use super::digest;
 use super::groups::{HostGroup, host_groups};
 use super::place::{Need, Placer};
+use super::roll::Goal;
 use super::steps::{Op, Step};
 use super::target::{Addresses, Slot, Target, build};
 use super::types::{
@@ -40,6 +41,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) footprints: BTreeMap<usize, Vec<Footprint<'a>>>,
     /// The hosts among which VMs move, by each of them.
     groups: BTreeMap<Name, Arc<HostGroup>>,
+    /// Sets that go to another generation of their image.
+    pub(crate) rolls: Vec<Goal>,
     /// VMs that stand in for others, and why.
     pub(crate) standing_in: BTreeMap<Name, String>,
     pub(crate) notes: Vec<Note>,
@@ -73,6 +76,7 @@ impl<'a> Draft<'a> {
             actions: Vec::new(),
             footprints: BTreeMap::new(),
             groups: groups.flat_map(|g| g.hosts.clone().into_iter().map(move |host| (host, g.clone()))).collect(),
+            rolls: Vec::new(),
             standing_in: BTreeMap::new(),
             notes: Vec::new(),
             risks: Vec::new(),
@@ -88,6 +92,9 @@ impl<'a> Draft<'a> {
     pub(crate) fn digest(&mut self, vm: &Vm) -> String {
         let key = (std::sync::Arc::as_ptr(&vm.spec).addr(), vm.run);
         let desired = self.input.desired;
+        if desired.pinned.contains_key(&vm.name) {
+            return digest::spec_digest(desired, vm);
+        }
         self.digests.entry(key).or_insert_with(|| digest::spec_digest(desired, vm)).clone()
     }
 
@@ -183,6 +190,7 @@ pub(crate) fn action(vm: &Name, verb: Verb, cause: Cause, reason: Reason, class:
         to: None,
         fields: Vec::new(),
         transfer: None,
+        roll: None,
         after: Vec::new(),
         wave: 0,
         blocked: Vec::new(),

@@ -8,13 +8,16 @@ use super::target::image_path;
 use super::types::{Action, ActionId, Block, BlockedBy, Cause, Class, Downtime, Impact, Verb};
 use super::way::Base;
 use super::world::HostView;
-use crate::model::{Address, Digest, Host, HostObs, Image, ImageNote, Mac, Name, Network, Power, Shape, VmObs};
+use crate::model::{
+    Address, Digest, Host, HostObs, Image, ImageFile, ImageNote, Mac, Name, Network, Power, Shape, VmObs,
+};
 
 impl<'a> Draft<'a> {
     /// Adds the actions that put images and bridges where this plan's VMs need them, and lets the VMs wait for them.
     pub(crate) fn foundations(&mut self) {
         let desired = self.input.desired;
-        let mut images: BTreeMap<(&'a Name, &'a Name), Vec<usize>> = BTreeMap::new();
+        // Of one image several generations may be wanted on a host: some VMs go on, others go back.
+        let mut images: BTreeMap<(&'a Name, &'a Name), (BTreeMap<&'a Digest, &'a Image>, Vec<usize>)> = BTreeMap::new();
         let mut networks: BTreeMap<(&'a Name, &'a Name), Vec<usize>> = BTreeMap::new();
         let mut copies: BTreeMap<(&'a Name, &'a Digest), (&'a str, &'a Name, Vec<usize>)> = BTreeMap::new();
         for (number, act) in self.actions.iter().enumerate() {
@@ -24,10 +27,10 @@ impl<'a> Draft<'a> {
             };
             let builds = matches!(act.verb, Verb::Create | Verb::Restore | Verb::Recreate)
                 || act.fields.iter().any(|f| f.path == "image.boot");
-            if let Some(image) = vm.spec.image.as_ref().filter(|_| builds)
-                && let Some((key, _)) = desired.images.get_key_value(image)
-            {
-                images.entry((key, host)).or_default().push(number);
+            if let Some(image) = desired.image_of(vm).filter(|_| builds) {
+                let (generations, needed_by) = images.entry((&image.name, host)).or_default();
+                generations.insert(&image.disk.digest, image);
+                needed_by.push(number);
             }
             for (base, from) in self.brought(act) {
                 let documented = desired.images.iter().find(|(_, i)| {
@@ -36,7 +39,11 @@ impl<'a> Draft<'a> {
                         .any(|f| f.digest == *base.digest && image_path(&desired.hosts[host], f) == base.path)
                 });
                 match documented {
-                    Some((key, _)) => images.entry((key, host)).or_default().push(number),
+                    Some((key, image)) => {
+                        let (generations, needed_by) = images.entry((key, host)).or_default();
+                        generations.insert(&image.disk.digest, image);
+                        needed_by.push(number);
+                    }
                     None => copies
                         .entry((host, base.digest))
                         .or_insert_with(|| (base.path, from, Vec::new()))
@@ -53,9 +60,9 @@ impl<'a> Draft<'a> {
                 }
             }
         }
-        for ((image, host), needed_by) in images {
-            let (Some(image), Some(host)) = (desired.images.get(image), desired.hosts.get(host)) else { continue };
-            self.fetch(image, host, &needed_by);
+        for ((_, host), (generations, needed_by)) in images {
+            let Some(host) = desired.hosts.get(host) else { continue };
+            self.fetch(&generations.into_values().collect::<Vec<_>>(), host, &needed_by);
         }
         for ((host, digest), (path, from, needed_by)) in copies {
             self.copy_image(host, digest, (path, from), &needed_by);
@@ -98,28 +105,44 @@ impl<'a> Draft<'a> {
         self.push(act, None);
     }
 
-    fn fetch(&mut self, image: &'a Image, host: &'a Host, needed_by: &[usize]) {
+    fn fetch(&mut self, generations: &[&'a Image], host: &'a Host, needed_by: &[usize]) {
+        let Some(image) = generations.first() else { return };
         let stored = self.world.hosts.get(&host.name).and_then(|v| v.known()).map(|k| &k.images);
         let there = |digest: &crate::model::Digest| stored.is_some_and(|s| s.contains_key(digest));
-        let missing: Vec<_> = image.files().into_iter().filter(|f| !there(&f.digest)).collect();
+        let files: BTreeMap<&Digest, (&ImageFile, &Image)> =
+            generations.iter().flat_map(|i| i.files().into_iter().map(move |f| (&f.digest, (f, *i)))).collect();
+        let wanted: Vec<&ImageFile> = match generations {
+            [one] => one.files(),
+            _ => files.values().map(|(file, _)| *file).collect(),
+        };
+        let missing: Vec<_> = wanted.iter().copied().filter(|f| !there(&f.digest)).collect();
         if missing.is_empty() {
             return;
         }
         let subject = Address::Image(image.name.clone());
         let trigger = needed_by.first().map(|n| self.actions[*n].id.clone());
-        let text = if image.files().len() == 1 {
+        let text = if wanted.len() == 1 {
             format!("not in the store of {} yet", host.name)
-        } else if missing.len() == image.files().len() {
+        } else if missing.len() == wanted.len() {
             format!("none of its {} files is in the store of {} yet", missing.len(), host.name)
         } else {
-            format!("{} of its {} files not in the store of {} yet", missing.len(), image.files().len(), host.name)
+            format!("{} of its {} files not in the store of {} yet", missing.len(), wanted.len(), host.name)
         };
-        let note = ImageNote { image: image.name.clone(), generation: image.generation.clone(), since: self.input.now };
-        let steps = missing.into_iter().map(|file| Op::PutImage {
-            file: file.clone(),
-            path: image_path(host, file),
-            note: (file.digest == image.disk.digest).then(|| note.clone()),
-        });
+        let now = self.input.now;
+        let note = |file: &ImageFile| {
+            let (_, of) = files.get(&file.digest).filter(|(_, of)| of.disk.digest == file.digest)?;
+            Some(ImageNote { image: of.name.clone(), generation: of.generation.clone(), since: now })
+        };
+        let steps: Vec<Op> = missing
+            .into_iter()
+            .map(|file| {
+                let path = image_path(host, file);
+                match self.only_stored(image, file, &path) {
+                    Some(from) => Op::CopyImage { from, path, digest: file.digest.clone() },
+                    None => Op::PutImage { file: file.clone(), path, note: note(file) },
+                }
+            })
+            .collect();
         let mut act = plain(subject, Verb::Fetch, &host.name, steps);
         act.reason = reason("image_missing", text, Some(image.origin.clone()));
         act.reason.trigger = trigger;
@@ -350,6 +373,19 @@ impl<'a> Draft<'a> {
         kept.filter_map(|(_, disk)| disk.stamp.made_from.as_deref()).collect()
     }
 
+    /// The host that has a file at a path, of which no document says any more where it comes from.
+    fn only_stored(&self, image: &Image, file: &ImageFile, path: &str) -> Option<Name> {
+        let document = self.input.desired.images.get(&image.name)?;
+        let named = document.generations.values().map(|g| &g.disk).any(|f| f.digest == file.digest);
+        if named || document.files().iter().any(|f| f.digest == file.digest) {
+            return None;
+        }
+        let has = |(_, view): &(&&Name, &HostView<'_>)| {
+            view.known().and_then(|k| k.images.get(&file.digest)).is_some_and(|i| i.path == path)
+        };
+        self.world.hosts.iter().find(has).map(|(name, _)| (*name).clone())
+    }
+
     fn let_wait(&mut self, needed_by: &[usize], id: &ActionId) {
         for number in needed_by {
             self.actions[*number].after.push(id.clone());
@@ -386,6 +422,7 @@ fn plain(subject: Address, verb: Verb, host: &Name, ops: impl IntoIterator<Item 
         to: Some(host.clone()),
         fields: Vec::new(),
         transfer: None,
+        roll: None,
         after: Vec::new(),
         wave: 0,
         blocked: Vec::new(),

@@ -66,6 +66,7 @@ impl Draft<'_> {
             to: None,
             fields: Vec::new(),
             transfer: None,
+            roll: None,
             after: Vec::new(),
             wave: 0,
             blocked,

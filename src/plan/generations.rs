@@ -102,7 +102,7 @@ pub fn file(image: &Image, digest: &Digest, observed: &Observed) -> Option<Image
 }
 
 /// A file as the store names it: `<folder>/<12 digits>-<name>`.
-fn stored(digest: &Digest, path: &str) -> ImageFile {
+pub(crate) fn stored(digest: &Digest, path: &str) -> ImageFile {
     let name = path.rsplit('/').next().unwrap_or(path);
     let name = name.strip_prefix(digest.short()).and_then(|rest| rest.strip_prefix('-')).unwrap_or(name);
     ImageFile::new(crate::model::Source::Path(name.into()), digest.clone())

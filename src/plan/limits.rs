@@ -43,7 +43,12 @@ impl Draft<'_> {
         let records = self.world.records;
         // What was begun is ended, whatever the limit is: it was counted when it began.
         let begun = |vm: &Name| records.get(vm).is_some_and(|r| r.from.is_some());
-        let counts = |a: &&mut Action| verbs.contains(&a.verb) && !a.is_blocked() && !begun(a.subject.name());
+        // What rolls by a policy of its image is bounded by that, and by the day's limit.
+        let policy: BTreeSet<Name> = if name == "recreate" { self.rolled_by_policy() } else { BTreeSet::new() };
+        let counts = |a: &&mut Action| {
+            let name = a.subject.name();
+            verbs.contains(&a.verb) && !a.is_blocked() && !begun(name) && !policy.contains(name)
+        };
         let vms: BTreeSet<Name> = self.actions.iter_mut().filter(counts).map(|a| a.subject.name().clone()).collect();
         let used = u32::try_from(vms.len()).unwrap_or(u32::MAX);
         let day = most.saturating_mul(PASSES_A_DAY);
@@ -61,6 +66,7 @@ impl Draft<'_> {
                 act.blocked.push(Block { by: BlockedBy::Limit, text: text.clone(), unblock: unblock.clone() });
             }
         }
+        let used = used + self.limit_rolls(&policy, day.saturating_sub(used_day), used, day);
         LimitUse { limit: name.to_owned(), used, used_day, most }
     }
 

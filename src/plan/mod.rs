@@ -38,6 +38,7 @@ mod place;
 mod places;
 mod present;
 mod rename;
+pub mod roll;
 mod room;
 pub mod rules;
 mod sequence;
@@ -110,11 +111,13 @@ pub fn why(input: &PlanInput<'_>, vm: &Name) -> Vec<HostScore> {
 
 fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>) {
     let surge = surge::surge(input.desired, input.observed);
-    let desired: &Desired = &surge.desired;
+    let rolls = roll::rolls(surge.desired, input.demand, input.observed);
+    let desired: &Desired = &rolls.desired;
     let input = &PlanInput { desired, ..*input };
     let mut draft = Draft::new(input, trace);
     draft.standing_in.clone_from(&surge.extra);
-    draft.notes.extend(surge.notes.iter().cloned());
+    draft.notes.extend(surge.notes.iter().chain(&rolls.notes).cloned());
+    draft.rolls.clone_from(&rolls.rolls);
     let whole_fleet_goes = desired.removals.iter().any(|r| matches!(r.target, Address::Fleet(_)));
     let empty = desired.vms.is_empty() && !whole_fleet_goes;
     let seen: Vec<_> = draft.world.vms.iter().map(|(name, places)| (*name, places.clone())).collect();
@@ -145,6 +148,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
     draft.tell_surge();
     draft.wait_when_store_lost();
     draft.start_order();
+    draft.roll();
     draft.one_by_one();
     draft.hand_over();
     // First: it may add actions, which stand on something too.
@@ -162,6 +166,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
     risks.sort();
     risks.dedup();
     let drains = draft.drains();
+    let rolls = draft.rolls_for_people();
     let rows = draft.placer.trace.take().map(|(_, rows)| rows).unwrap_or_default();
     let actions = std::mem::take(&mut draft.actions);
     let plan = Plan {
@@ -177,6 +182,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
         limits,
         risks,
         drains,
+        rolls,
         flights: std::mem::take(&mut draft.world.flights),
         unchanged: u32::try_from(unchanged).unwrap_or(u32::MAX),
         critical_path,
@@ -200,7 +206,7 @@ fn ages(input: &PlanInput<'_>) -> BTreeMap<Name, Option<u64>> {
 fn attribute(plan: &mut Plan, before: &Plan, base: &Desired, input: &PlanInput<'_>) {
     let old: BTreeMap<&ActionId, &Action> = before.actions.iter().map(|a| (&a.id, a)).collect();
     for act in &mut plan.actions {
-        if matches!(act.cause, Cause::Demand | Cause::Expiry) || act.reason.code == "surge" {
+        if matches!(act.cause, Cause::Demand | Cause::Expiry) || ["surge", "roll_back"].contains(&&*act.reason.code) {
             continue;
         }
         let same = |o: &&&Action| effect_key(o, true) == effect_key(act, true);
@@ -302,12 +308,15 @@ impl Draft<'_> {
         }
     }
 
-    /// Replicas of a group are rebooted and recreated one after the other, each ready before the next.
+    /// Replicas of a group are rebooted and recreated one after the other, each ready before the next; a roll, which has an
+    /// order of its own, waits for them.
     fn one_by_one(&mut self) {
         let mut last: BTreeMap<std::sync::Arc<str>, ActionId> = BTreeMap::new();
         let mut order: Vec<usize> = (0..self.actions.len()).collect();
         order.sort_by(|a, b| self.actions[*a].id.cmp(&self.actions[*b].id));
-        for number in order {
+        let (rolled, others): (Vec<usize>, Vec<usize>) =
+            order.into_iter().partition(|n| self.actions[*n].roll.is_some());
+        for number in others {
             let act = &self.actions[number];
             let away = matches!(act.verb, Verb::Reboot | Verb::Recreate) || is_cold_move(act);
             if act.is_blocked() || !away {
@@ -317,6 +326,12 @@ impl Draft<'_> {
             let id = act.id.clone();
             if let Some(previous) = last.insert(vm.group.clone(), id) {
                 self.actions[number].after.push(previous);
+            }
+        }
+        for number in rolled {
+            let group = self.wanted.get(self.actions[number].subject.name()).map(|vm| &vm.group);
+            if let Some(previous) = group.and_then(|group| last.get(group)) {
+                self.actions[number].after.push(previous.clone());
             }
         }
     }

@@ -432,7 +432,11 @@ impl<'a> Draft<'a> {
         let cause = if applied && diff.image { Cause::Drift } else { Cause::Change };
         let class = if obs.stamp.persistent_root { Class::RecreateData } else { Class::Recreate };
         let kept = if vm.spec.disks.is_empty() { "" } else { ", data disks are kept" };
-        let why = if diff.image {
+        let back = diff.image && self.input.desired.pinned.contains_key(&vm.name);
+        let why = if back {
+            let text = format!("back to the generation that it had: the roll failed{kept}");
+            reason("roll_back", text, target.image.map(|i| i.origin.clone()))
+        } else if diff.image {
             let origin = vm.spec.origins.of(Field::Image).cloned();
             reason("image_immutable", format!("another image: its root disk is made anew{kept}"), origin)
         } else {
@@ -440,10 +444,19 @@ impl<'a> Draft<'a> {
             let text = format!("its address stands in its root disk instead of a marker: that is made anew{kept}");
             reason("marker", text, origin)
         };
+        let cause = if back { Cause::Change } else { cause };
         let incarnation = self.next_incarnation(target, obs);
         // The new incarnation keeps MACs and addresses, and gets its own UUID.
         let fresh = match self.target_next(target, host, incarnation, obs) {
-            Ok(fresh) => fresh,
+            Ok(mut fresh) => {
+                let rolls = diff.image && obs.stamp.image_name == fresh.stamp.image_name;
+                if let (Some(seen), Some(goes_to), true) =
+                    (self.world.view(&host.name).known(), fresh.stamp.image.clone(), rolls)
+                {
+                    fresh.stamp.rolled = super::roll::remembered(obs, seen, &goes_to, back, self.input.observed);
+                }
+                fresh
+            }
             Err(text) => {
                 return self.blocked_update(
                     vm,

@@ -172,6 +172,20 @@ pub enum Op {
         /// Where TCP and HTTP probes go.
         address: Option<Ipv4Addr>,
     },
+    /// Watches a VM that is ready for a time, at the pace of its probe; without one, that it runs. Fails as soon as it is not
+    /// ready any more, with the last lines of its console.
+    StayReady {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// The probe.
+        probe: Option<Probe>,
+        /// Where TCP and HTTP probes go.
+        address: Option<Ipv4Addr>,
+        /// How long.
+        hold: Span,
+    },
     /// Asks the guest to shut down (agent, then ACPI), waits, and powers it off only where the policy allows.
     /// Done when it does not run; a managed save is left alone.
     Stop {
@@ -647,6 +661,10 @@ impl DiskFrom {
 }
 
 impl Op {
+    /// Whether it only waits for a guest: no work for its host, and whoever comes next waits again.
+    pub const fn only_waits(&self) -> bool {
+        matches!(self, Self::AwaitReady { .. } | Self::StayReady { .. })
+    }
     /// The other host that a step needs beside its own.
     pub const fn peer(&self) -> Option<&Name> {
         match self {
@@ -685,6 +703,7 @@ impl Op {
             Self::Unstamp { .. } => "remove stamp".to_owned(),
             Self::Start { .. } => "start".to_owned(),
             Self::AwaitReady { vm, .. } => format!("wait until {vm} is ready"),
+            Self::StayReady { vm, hold, .. } => format!("watch that {vm} stays ready for {hold}"),
             Self::Stop { .. } => "stop".to_owned(),
             Self::Suspend { .. } => "suspend".to_owned(),
             Self::SetMemory { memory, .. } => format!("set memory to {memory}"),

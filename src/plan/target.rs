@@ -13,8 +13,8 @@ use super::types::{DataEffect, DiskFate};
 use super::world::{Disk, HostView, World};
 use crate::model::{
     Acceleration, Boot, CONTAINER_ROOT, CloneMethod, Desired, DiskStamp, Host, Identity, Image, ImageFile, ImageFormat,
-    Layer, Mac, Marked, Marker, MarkerValue, NEWEST_MACHINE, Name, NicStamp, OnRemove, PlacementRecord, RootUse, Stamp,
-    USUAL_MACHINE, Vm, VmObs, VmSpec, disk_file_name, domain_name, domain_uuid, nic_mac, tap_name,
+    Layer, Mac, Marked, Marker, MarkerValue, NEWEST_MACHINE, Name, NicStamp, OnRemove, PlacementRecord, Rolled,
+    RootUse, Stamp, USUAL_MACHINE, Vm, VmObs, VmSpec, disk_file_name, domain_name, domain_uuid, nic_mac, tap_name,
 };
 
 /// Addresses that are taken, and the next ones to give.
@@ -131,7 +131,7 @@ pub(crate) fn build<'a>(
     let Slot { vm, host, group, incarnation, existing } = slot;
     let fleet = &desired.fleet.name;
     let spec = &vm.spec;
-    let image = spec.image.as_ref().and_then(|name| desired.images.get(name));
+    let image = desired.image_of(vm);
     let view = world.hosts.get(&host.name).copied().unwrap_or(HostView::Assumed);
     let mut nics = BTreeMap::new();
     let mut domain_nics = Vec::new();
@@ -192,7 +192,7 @@ pub(crate) fn build<'a>(
         spec: spec_digest,
         image: image.map(|i| i.disk.digest.clone()),
         image_name: image.map(|i| i.name.clone()),
-        rolled: existing.and_then(|e| e.stamp.rolled.clone()),
+        rolled: existing.and_then(|e| rolled(desired, vm, &e.stamp)),
         seed: seed.as_ref().map(digest::of).or_else(|| marks.as_ref().map(digest::of)).unwrap_or_default(),
         nics,
         group: vm.group.clone(),
@@ -285,6 +285,14 @@ fn marks(
         Ok((name.clone(), Replacement { marker: marker.text.as_ref().to_owned(), with }))
     };
     image.markers.iter().map(one).collect()
+}
+
+/// What its stamp remembers of its last roll: a generation that it refused, as long as its document asks for that one.
+fn rolled(desired: &Desired, vm: &Vm, stamp: &Stamp) -> Option<Rolled> {
+    let wanted = vm.spec.image.as_ref().and_then(|name| desired.images.get(name)).map(|i| &i.disk.digest);
+    let mut rolled = stamp.rolled.clone()?;
+    rolled.refused = rolled.refused.filter(|refused| Some(refused) == wanted);
+    Some(rolled)
 }
 
 /// The disk of a name: a VM's at a number (`vda` is 0), a container's where it is mounted.

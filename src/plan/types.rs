@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::steps::Step;
-use crate::model::{Address, Bytes, Field, Name, Origin, Timestamp};
+use crate::model::{Address, Bytes, Digest, Field, Name, Origin, Timestamp};
 
 /// Version of the plan's JSON form.
 pub const FORMAT_VERSION: &str = "1.0";
@@ -53,6 +53,9 @@ pub struct Plan {
     /// Moves that ran when it was made: they count among those that may run at once.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub flights: Vec<Flight>,
+    /// Sets that go to another generation of their image, or stand still on the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rolls: Vec<Roll>,
     /// VMs of the fleet that stay as they are.
     pub unchanged: u32,
     /// The longest chain of actions, by estimated duration: ids in order.
@@ -116,6 +119,9 @@ pub struct Action {
     /// How a VM is moved, when it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub transfer: Option<Transfer>,
+    /// The image whose roll it is part of: when one of a roll fails, none of it begins any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roll: Option<Name>,
     /// Actions that must have succeeded before.
     pub after: Vec<ActionId>,
     /// Its wave: 1 + the highest wave of what it waits for.
@@ -152,6 +158,8 @@ pub enum Verb {
     Attach,
     /// A VM's root disk is made anew.
     Recreate,
+    /// A roll that stands still: always blocked.
+    Roll,
     /// A VM is started.
     Start,
     /// A VM is resumed from its managed save or from a pause.
@@ -205,6 +213,7 @@ impl Verb {
             Self::Detach => "detach",
             Self::Attach => "attach",
             Self::Recreate => "recreate",
+            Self::Roll => "roll",
             Self::Start => "start",
             Self::Resume => "resume",
             Self::Stop => "stop",
@@ -619,6 +628,52 @@ pub struct Flight {
     pub vm: Name,
     /// Where it leaves and where it arrives, as far as that is known.
     pub hosts: BTreeSet<Name>,
+}
+
+/// VMs that go to another generation of their image, step by step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Roll {
+    /// The image.
+    pub image: Name,
+    /// Generations that VMs leave, the commonest first, with how many VMs have each.
+    pub from: Vec<(Digest, u32)>,
+    /// The generation that they go to.
+    pub to: Digest,
+    /// What the document calls it, when it does.
+    pub generation: Option<Name>,
+    /// Whether they go back, after one failed.
+    pub back: bool,
+    /// Who goes first, one after the other.
+    pub canaries: Vec<Name>,
+    /// Who goes in which step; the canaries are steps too. Each waits until all of the step before are ready.
+    pub steps: Vec<Vec<Name>>,
+    /// Milliseconds that each must stay ready before the next step.
+    pub min_ready_millis: u64,
+    /// Milliseconds that all of it takes, by past boots, else by the probes' patience.
+    pub millis: u64,
+    /// VMs that run now and are stopped for it.
+    pub interrupted: Vec<Name>,
+    /// Bytes that are fetched and copied for it, as far as sizes are known.
+    pub bytes: Bytes,
+    /// VMs that have the generation already.
+    pub there: u32,
+    /// VMs that cannot go now: each has a blocked action, or the roll stands still.
+    pub later: u32,
+    /// Why it stands still.
+    pub halted: Option<Halted>,
+}
+
+/// Why a roll stands still.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Halted {
+    /// The VM that failed.
+    pub vm: Name,
+    /// How.
+    pub text: String,
+    /// What lets it go on.
+    pub unblock: String,
 }
 
 /// How much of a limit a plan uses.

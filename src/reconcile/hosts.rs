@@ -1,11 +1,12 @@
 //! What a pass remembers of hosts: when each was last Known, which were fenced, whose VMs a drain took away.
 
 use super::Cast;
-use crate::execute::{Outcome, Report};
+use crate::execute::{Outcome, Report, StepError};
 use crate::model::{
-    Demand, Desired, Fenced, Maintenance, Missing, Name, Observation, Observed, PauseCause, Timestamp, Tries,
+    Book, Demand, Desired, Fenced, Maintenance, Missing, Name, Observation, Observed, PauseCause, Readiness, Timestamp,
+    Tries, Unready,
 };
-use crate::plan::{Op, Plan, Verb};
+use crate::plan::{Action, Op, Plan, Step, Verb};
 
 /// Brings the book up to date with what was seen, and tells the planner what it holds.
 ///
@@ -65,6 +66,13 @@ pub(super) fn remember(cast: &Cast<'_>, desired: &Desired, observed: &mut Observ
     }
     book.tries.retain(|_, tries| now.since(tries.at) < Tries::FORGOTTEN);
     observed.store.tries.clone_from(&book.tries);
+    let still = |vm: &Name, unready: &Unready| {
+        let seen = observed.hosts.values().filter_map(Observation::known).find_map(|h| h.vms.get(vm));
+        // Where it cannot be seen, nothing new is known of it.
+        seen.is_none_or(|obs| obs.stamp.image.as_ref() == Some(&unready.digest) && obs.ready != Readiness::Ready)
+    };
+    book.unready.retain(|vm, unready| desired.vms.contains_key(vm) && still(vm, unready));
+    observed.store.unready.clone_from(&book.unready);
     observed.store.links = book.links();
     observed.store.fenced.clone_from(&book.fenced);
     observed.store.missing = book.missing.iter().map(|(name, m)| (name.clone(), m.since)).collect();
@@ -84,6 +92,7 @@ pub(super) fn note(cast: &Cast<'_>, plan: &Plan, report: &Report) -> Result<(), 
     let now = (cast.clock)();
     for (act, (_, outcome)) in plan.actions.iter().zip(&report.outcomes) {
         let name = act.subject.name();
+        readiness(plan, act, outcome, now, &mut book);
         match (act.verb, outcome) {
             (Verb::Fence, Outcome::Done) => {
                 let evidence = act.steps.iter().find_map(|s| match &s.op {
@@ -104,6 +113,29 @@ pub(super) fn note(cast: &Cast<'_>, plan: &Plan, report: &Report) -> Result<(), 
         book.moved(past.clone());
     }
     if book == before { Ok(()) } else { cast.ledger.keep_book(&book) }
+}
+
+/// Remembers which VMs did not get ready, or did not stay so, on which generation; those that did are forgotten.
+fn readiness(plan: &Plan, act: &Action, outcome: &Outcome, at: Timestamp, book: &mut Book) {
+    let waits = |step: &Step| match &step.op {
+        Op::AwaitReady { vm, .. } | Op::StayReady { vm, .. } => Some(vm.clone()),
+        _ => None,
+    };
+    match outcome {
+        Outcome::Done => act.steps.iter().filter_map(waits).for_each(|vm| drop(book.unready.remove(&vm))),
+        Outcome::Failed { step, error: error @ StepError::Failed { .. } } => {
+            let Some(vm) = act.steps.get(*step).and_then(waits) else { return };
+            let made = act.steps.iter().find_map(|s| match &s.op {
+                Op::Define { stamp, .. } if stamp.vm == vm => stamp.image.clone(),
+                _ => None,
+            });
+            let rolled = || plan.rolls.iter().find(|r| act.roll.as_ref() == Some(&r.image)).map(|r| r.to.clone());
+            if let Some(digest) = made.or_else(rolled) {
+                book.unready.insert(vm, Unready { digest, at, text: error.to_string() });
+            }
+        }
+        _ => {}
+    }
 }
 
 /// Whether a host is to be emptied, by its document or by hand.

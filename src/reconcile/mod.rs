@@ -9,7 +9,9 @@ mod hosts;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::execute::{Actuator, HostLimits, Journal, Listener, LockError, Outcome, Report, Run, StopFlag, run};
-use crate::model::{Book, Demand, Desired, LockHolder, Name, Observed, PlacementRecord, StoreState, Timestamp};
+use crate::model::{
+    Book, Demand, Desired, LockHolder, Name, Observed, OnFailure, PlacementRecord, StoreState, Timestamp,
+};
 use crate::observe::{Look, Observer};
 use crate::plan::{self, ActionId, Plan, PlanInput, Policy, Verb, effect_key};
 
@@ -131,6 +133,10 @@ pub async fn observe(cast: &Cast<'_>, desired: &Desired, look: Look) -> Result<O
     }
     observed.store = cast.ledger.state(stamps, (cast.clock)())?;
     hosts::remember(cast, desired, &mut observed)?;
+    if !look.probe && plan::roll::wants_probes(desired, &observed) {
+        // Readiness decides how a roll goes on.
+        return Box::pin(observe(cast, desired, Look { probe: true })).await;
+    }
     Ok(observed)
 }
 
@@ -294,7 +300,7 @@ async fn rounds(
         // What ran on a host that was fenced may be started elsewhere at once.
         let fenced = plan.actions.iter().zip(&report.outcomes);
         let fenced = fenced.filter(|(a, _)| a.verb == Verb::Fence).any(|(_, (_, outcome))| *outcome == Outcome::Done);
-        let again = (report.may_retry() || fenced) && !cast.stop.is_raised();
+        let again = (report.may_retry() || fenced || goes_back(&plan, &report, desired)) && !cast.stop.is_raised();
         passed.rounds.push((plan, report));
         if !again {
             break;
@@ -306,6 +312,16 @@ async fn rounds(
         cast.ledger.whole(&desired.revision, (cast.clock)())?;
     }
     Ok(())
+}
+
+/// Whether a roll failed that goes back after a failure: the next round takes it back.
+fn goes_back(plan: &Plan, report: &Report, desired: &Desired) -> bool {
+    let failed = |(act, (_, outcome)): (&plan::Action, &(ActionId, Outcome))| {
+        let image = act.roll.as_ref().and_then(|name| desired.images.get(name));
+        let back = image.is_some_and(|i| i.rollout.on_failure == OnFailure::Rollback);
+        back && matches!(outcome, Outcome::Failed { .. })
+    };
+    plan.rolls.iter().any(|r| !r.back) && plan.actions.iter().zip(&report.outcomes).any(failed)
 }
 
 /// How much may run at once, as the documents say.

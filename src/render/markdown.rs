@@ -31,6 +31,7 @@ pub fn markdown(plan: &Plan, budget: usize) -> String {
     let sections = Sections::of(plan);
     page.table(&sections);
     page.drift(&sections);
+    page.rolls(plan);
     page.drains(plan);
     if let Some(chart) = mermaid(plan) {
         page.maybe(&format!("\n{}", safe::fence("mermaid", &chart)));
@@ -126,6 +127,17 @@ impl Page {
         let title = format!("\n<details><summary>Drift, not caused by this change ({n})</summary>\n\n");
         if !self.maybe(&format!("{title}{body}\n</details>\n")) {
             self.left_out += n;
+        }
+    }
+
+    /// Sets that go to another generation of their image.
+    fn rolls(&mut self, plan: &Plan) {
+        for roll in &plan.rolls {
+            let mut part = format!("\n**Roll of {}**\n\n", safe::markdown(&words::roll_title(roll, "→")));
+            for (label, text) in words::roll(roll, false) {
+                let _ = writeln!(part, "- {label}: {}", safe::markdown(&text));
+            }
+            self.maybe(&part);
         }
     }
 

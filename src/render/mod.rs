@@ -7,6 +7,7 @@
 mod diff;
 mod group;
 mod hosts;
+mod images;
 mod markdown;
 mod matrix;
 mod mermaid;
@@ -22,6 +23,7 @@ mod words;
 
 pub use diff::lines as line_diff;
 pub use hosts::HostRow;
+pub use images::{GenerationUse, ImageUse, MemberUse, SetUse, image_text, images_text};
 pub use markdown::{COMMENT_BUDGET, markdown};
 pub use matrix::{matrix_markdown, matrix_text};
 pub use mermaid::mermaid;

@@ -218,8 +218,22 @@ impl Page<'_> {
         }
     }
 
+    /// Sets that go to another generation of their image.
+    fn rolls(&mut self, plan: &Plan) {
+        for roll in &plan.rolls {
+            self.text.push('\n');
+            let title = format!("ROLL OF {}", words::roll_title(roll, self.style.arrow()));
+            let title = self.style.clean(&title);
+            self.line(Ink::Bold, &title);
+            for (label, text) in words::roll(roll, self.style.stable) {
+                self.labelled(1, label, 8, Ink::Plain, &text);
+            }
+        }
+    }
+
     /// Hosts, waves, risks, and why nothing happened elsewhere.
     fn tail(&mut self, plan: &Plan) {
+        self.rolls(plan);
         self.drains(plan);
         if !plan.hosts.is_empty() {
             self.text.push('\n');

@@ -2,7 +2,7 @@
 
 use crate::model::{Field, Name, Span, Timestamp, Transport};
 use crate::plan::{
-    Action, ActionId, Cause, Class, DataEffect, DiskFate, Downtime, FieldChange, HostDrain, MoveMode, Plan, Verb,
+    Action, ActionId, Cause, Class, DataEffect, DiskFate, Downtime, FieldChange, HostDrain, MoveMode, Plan, Roll, Verb,
 };
 
 /// `2026-10-20 10:00 UTC`.
@@ -200,6 +200,74 @@ pub(super) fn drain(plan: &Plan, drain: &HostDrain, arrow: &str) -> Vec<(&'stati
     };
     lines.push(("stays", stays));
     lines
+}
+
+/// What a roll is: `image/desk 3f2a… → 91bc…`.
+pub(super) fn roll_title(roll: &Roll, arrow: &str) -> String {
+    let from: Vec<&str> = roll.from.iter().take(3).map(|(digest, _)| digest.short()).collect();
+    let name = roll.generation.as_ref().map(|name| format!(" (generation {name})")).unwrap_or_default();
+    let back = if roll.back { ", back after a failure" } else { "" };
+    format!("image/{} {} {arrow} {}{name}{back}", roll.image, from.join(", "), roll.to.short())
+}
+
+/// How a roll goes, line by line: a word and what it is about.
+pub(super) fn roll(roll: &Roll, stable: bool) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    let going: usize = roll.steps.iter().map(Vec::len).sum();
+    if going > 0 {
+        let most = roll.steps.iter().skip(roll.canaries.len()).map(Vec::len).max().unwrap_or(0);
+        let mut how = Vec::new();
+        if !roll.canaries.is_empty() {
+            let word = if roll.canaries.len() == 1 { "canary" } else { "canaries" };
+            how.push(format!("{word} {}", few(&roll.canaries)));
+        }
+        if most > 0 && going > 1 {
+            let then = if roll.canaries.is_empty() { "" } else { "then " };
+            how.push(format!("{then}{} at a time", if most == 1 { "one".to_owned() } else { most.to_string() }));
+        }
+        if roll.millis > 0 && !stable {
+            how.push(format!("about {}", duration(roll.millis)));
+        }
+        let steps = count(roll.steps.len(), "step", "steps");
+        let how = if how.is_empty() { String::new() } else { format!(": {}", how.join(", ")) };
+        lines.push(("rolls", format!("{} in {steps}{how}", count(going, "VM", "VMs"))));
+        let order: Vec<String> = roll.steps.iter().take(6).map(|step| few(step)).collect();
+        let more = if roll.steps.len() > 6 { " | …" } else { "" };
+        let hold = Span(roll.min_ready_millis);
+        let stays = if hold.0 > 0 { format!("for {hold} ") } else { String::new() };
+        if roll.steps.len() > 1 {
+            lines.push(("order", format!("{}{more}", order.join(" | "))));
+            let gate = format!("each is ready {stays}before the next; when one is not, nothing further is touched");
+            lines.push(("gate", gate));
+        }
+        if !roll.interrupted.is_empty() {
+            let vms = count(roll.interrupted.len(), "VM that runs", "VMs that run");
+            lines.push(("stops", format!("{vms}: {}", few(&roll.interrupted))));
+        }
+        if roll.bytes.0 > 0 {
+            lines.push(("copies", rounded(roll.bytes)));
+        }
+    }
+    if roll.there > 0 {
+        let there = usize::try_from(roll.there).unwrap_or(usize::MAX);
+        lines.push(("there", format!("{} already", count(there, "VM", "VMs"))));
+    }
+    if let Some(halt) = &roll.halted {
+        lines.push(("halted", format!("vm/{} {}; to do: {}", halt.vm, halt.text, halt.unblock)));
+    }
+    if roll.later > 0 {
+        let later = usize::try_from(roll.later).unwrap_or(usize::MAX);
+        let why = if roll.halted.is_some() { "stay as they are" } else { "see what blocks" };
+        lines.push(("later", format!("{}: {why}", count(later, "VM", "VMs"))));
+    }
+    lines
+}
+
+/// A few names, and how many more.
+fn few(names: &[Name]) -> String {
+    let some: Vec<&str> = names.iter().take(4).map(Name::as_str).collect();
+    let more = names.len().saturating_sub(some.len());
+    if more > 0 { format!("{} and {more} more", some.join(", ")) } else { some.join(", ") }
 }
 
 /// What happens to one disk.

@@ -71,6 +71,7 @@ impl World {
             }
             Op::Start { vm, uuid } => self.start(step, vm, *uuid),
             Op::AwaitReady { vm, uuid, probe, .. } => self.await_ready(step, vm, *uuid, probe.is_some()),
+            Op::StayReady { vm, uuid, probe, .. } => self.await_ready(step, vm, *uuid, probe.is_some()),
             Op::Stop { vm, uuid, policy } => self.stop(step, vm, *uuid, *policy),
             Op::Suspend { vm, uuid } => self.suspend(step, vm, *uuid),
             Op::SetMemory { vm, uuid, memory } => self.set_memory(step, vm, *uuid, *memory),
@@ -101,10 +102,8 @@ impl World {
     /// While a VM moves libvirt refuses what would change it, or blocks (`virDomainSetMetadata`: 30 s, then an error).
     fn busy(&mut self, step: &Step) -> Result<(), StepError> {
         let Some(uuid) = super::guard::domain_of(&step.op) else { return Ok(()) };
-        let waits = matches!(
-            step.op,
-            Op::Migrate { .. } | Op::AbortJob { .. } | Op::DropRemnant { .. } | Op::AwaitReady { .. }
-        );
+        let waits = matches!(step.op, Op::Migrate { .. } | Op::AbortJob { .. } | Op::DropRemnant { .. });
+        let waits = waits || step.op.only_waits();
         match self.see_job(&step.host, uuid) {
             Some(_) if !waits => Err(StepError::failed("a job runs on the domain: it moves")),
             _ => Ok(()),
@@ -293,9 +292,12 @@ impl World {
 
     fn start(&mut self, step: &Step, vm: &Name, uuid: Uuid) -> Outcome {
         let (now, guest) = (self.millis, self.guest(vm));
+        let bad = self.bad_images.clone();
         let host = self.host(&step.host)?;
         let processor = host.cpu.clone();
         let there = domain(host, uuid)?;
+        let image = there.stamp.as_ref().and_then(|s| s.image.as_ref()).map(|d| d.hex().to_owned());
+        let bad = image.is_some_and(|hex| bad.iter().any(|digits| hex.starts_with(digits.as_str())));
         match there.power {
             Power::Running => return Ok(Done::Already),
             Power::ShuttingDown => return Err(StepError::Stale(format!("{vm} is shutting down"))),
@@ -316,7 +318,7 @@ impl World {
             domain(host, uuid)?.saved = resumed;
             return Err(missing);
         }
-        let boot = if resumed.is_some() { Some(500) } else { guest.boot_millis };
+        let boot = if resumed.is_some() { Some(500) } else { guest.boot_millis.filter(|_| !bad) };
         let slow = boot.map(|b| b * host.load_milli / 1000);
         let returns = domain(host, uuid)?.stamp.as_ref().is_some_and(|s| s.root.is_some());
         let used = shape.disks.get("root").and_then(|d| host.disks.get(&d.path)).is_some_and(|d| d.writes > 0);

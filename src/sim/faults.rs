@@ -52,7 +52,7 @@ impl Fault {
 }
 
 /// Every operation's name, for suggestions.
-pub(super) const OPS: [&str; 36] = [
+pub(super) const OPS: [&str; 37] = [
     "PutImage",
     "MarkImage",
     "DropImage",
@@ -70,6 +70,7 @@ pub(super) const OPS: [&str; 36] = [
     "Unstamp",
     "Start",
     "AwaitReady",
+    "StayReady",
     "Stop",
     "Suspend",
     "SetMemory",
@@ -111,6 +112,7 @@ pub(super) fn op_and_subject(op: &Op) -> (&'static str, String) {
         Op::Unstamp { vm, .. } => ("Unstamp", vm.to_string()),
         Op::Start { vm, .. } => ("Start", vm.to_string()),
         Op::AwaitReady { vm, .. } => ("AwaitReady", vm.to_string()),
+        Op::StayReady { vm, .. } => ("StayReady", vm.to_string()),
         Op::Stop { vm, .. } => ("Stop", vm.to_string()),
         Op::Suspend { vm, .. } => ("Suspend", vm.to_string()),
         Op::SetMemory { vm, .. } => ("SetMemory", vm.to_string()),

@@ -107,6 +107,7 @@ impl World {
                 // Waiting is not made slower by load: `ready_at` has it already.
                 return left.map_or(within, |l| l.min(within));
             }
+            Op::StayReady { hold, .. } => return hold.0,
             Op::Stop { vm, policy, .. } if domain.is_some_and(|d| d.power.is_active()) => {
                 let takes = self.guest(vm).shutdown_millis.unwrap_or(u64::MAX);
                 return takes.min(policy.deadline.0);

@@ -332,6 +332,7 @@ pub(super) fn domain_of(op: &Op) -> Option<Uuid> {
         | Op::Unstamp { uuid, .. }
         | Op::Start { uuid, .. }
         | Op::AwaitReady { uuid, .. }
+        | Op::StayReady { uuid, .. }
         | Op::Stop { uuid, .. }
         | Op::Suspend { uuid, .. }
         | Op::SetMemory { uuid, .. }

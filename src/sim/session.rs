@@ -166,6 +166,8 @@ fn happen(world: &mut World, statement: &Statement) -> Result<bool, String> {
             world.memory.demand.restores.insert(host.clone(), Asked { who: who.as_str().into(), at });
         }
         Statement::Controller(who) => world.change_controller(who),
+        Statement::Image(digits, true) => drop(world.bad_images.remove(digits)),
+        Statement::Image(digits, false) => drop(world.bad_images.insert(digits.clone())),
         Statement::Guest(vm, change) => {
             let guest = world.guest(vm);
             world.guests.insert(vm.clone(), change.of(guest));

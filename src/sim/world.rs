@@ -235,6 +235,8 @@ pub struct World {
     pub hosts: BTreeMap<Name, SimHost>,
     /// How the guests of VMs behave; the default for those not named.
     pub guests: BTreeMap<Name, Guest>,
+    /// Images whose clones never get ready, by the first digits of their digest.
+    pub bad_images: BTreeSet<String>,
     /// Faults that wait for their step.
     pub faults: Vec<Fault>,
     /// Events that wait for a number of steps of the present run.

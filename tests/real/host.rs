@@ -98,6 +98,7 @@ impl World {
             modules: BTreeMap::new(),
             groups: BTreeMap::new(),
             vms: BTreeMap::new(),
+            pinned: BTreeMap::new(),
             access: Vec::new(),
             removals: Vec::new(),
             adoptions: Vec::new(),

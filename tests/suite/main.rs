@@ -19,6 +19,7 @@ mod moves;
 mod plan;
 mod props;
 mod roams;
+mod rolls;
 mod rooms;
 mod rules;
 mod sim;

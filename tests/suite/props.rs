@@ -120,7 +120,7 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-const OPS: [&str; 12] = [
+const OPS: [&str; 13] = [
     "PutImage",
     "MakeBridge",
     "Record",
@@ -133,6 +133,7 @@ const OPS: [&str; 12] = [
     "Undefine",
     "DeleteDisk",
     "AwaitReady",
+    "StayReady",
 ];
 
 fn doc(kind: &str, name: &str, spec: &str) -> String {

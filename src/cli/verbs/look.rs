@@ -6,7 +6,7 @@ use crate::model::{Acceleration, Address, Desired, Field, HostObs, Name, Observe
 use crate::observe::Look;
 use crate::plan::groups::{Membership, membership};
 use crate::plan::{Plan, Policy};
-use crate::render::{self, Status, Table, status_text};
+use crate::render::{self, ImageUse, Status, Table, image_text, images_text, status_text};
 
 use super::super::args::{self, Form, Kind};
 use super::super::context::Context;
@@ -29,6 +29,21 @@ pub(crate) async fn status(context: &Context, args: &args::Status) -> Outcome {
         context.console.note(&format!("recorded in {} at {at}, {age} ago", render::clean(&seen.source)));
     }
     if status.unknown_hosts.is_empty() { Ok(Exit::Ok) } else { Ok(Exit::Stale) }
+}
+
+/// `images`
+pub(crate) async fn images(context: &Context, args: &args::Images) -> Outcome {
+    let fleet = context.load(None)?;
+    let seen = context.seen(&fleet.desired, &args.observed, Look::default()).await?;
+    let plan = make(&fleet, None, &seen, Policy::default());
+    let of = |name: &Name| ImageUse::of(&fleet.desired, &seen.observed, &plan, name);
+    let all: Vec<ImageUse> = fleet.desired.images.keys().filter_map(of).collect();
+    if context.global.output == Form::Json {
+        context.console.out(&format!("{}\n", serde_json::to_string_pretty(&all).unwrap_or_default()));
+    } else {
+        context.console.out(&images_text(&all, &context.style(false)));
+    }
+    Ok(Exit::Ok)
 }
 
 /// `get`
@@ -142,6 +157,11 @@ pub(crate) async fn describe(context: &Context, args: &args::Describe) -> Outcom
             }
             obs.is_some() || fleet.desired.vms.contains_key(name)
         }
+        Address::Image(name) => {
+            let used = ImageUse::of(&fleet.desired, &seen.observed, &plan, name);
+            out.push_str(&used.as_ref().map(|u| image_text(u, &context.style(false))).unwrap_or_default());
+            used.is_some()
+        }
         address => {
             let text = document(&fleet.desired, &seen.observed, address);
             out.push_str(text.as_deref().unwrap_or_default());
@@ -188,7 +208,10 @@ fn object(
             all["host"] = serde_json::to_value(seen.map(|(host, _)| host)).ok()?;
             all["observed"] = serde_json::to_value(seen.map(|(_, vm)| vm)).ok()?;
         }
-        Address::Image(name) => all["origin"] = desired.images.get(name)?.origin.to_string().into(),
+        Address::Image(name) => {
+            all["origin"] = desired.images.get(name)?.origin.to_string().into();
+            all["use"] = serde_json::to_value(ImageUse::of(desired, observed, plan, name)).ok()?;
+        }
         Address::Network(name) => all["origin"] = desired.networks.get(name)?.origin.to_string().into(),
         Address::Service(name) => all["origin"] = desired.services.get(name)?.origin.to_string().into(),
         Address::Module(name) => all["origin"] = desired.modules.get(name)?.origin.to_string().into(),
@@ -274,10 +297,6 @@ fn document(desired: &Desired, observed: &Observed, address: &Address) -> Option
             out.push_str(&membership(desired, observed, name).map(|m| group(name, &m)).unwrap_or_default());
             Some(out)
         }
-        Address::Image(name) => {
-            let image = desired.images.get(name)?;
-            Some(format!(" is    {}   {}\n", image.disk.digest.as_str(), image.origin))
-        }
         Address::Network(name) => {
             let network = desired.networks.get(name)?;
             Some(format!(" is    bridge {}   {}\n", network.bridge, network.origin))
@@ -285,7 +304,7 @@ fn document(desired: &Desired, observed: &Observed, address: &Address) -> Option
         Address::Service(name) => Some(format!(" at    {}\n", desired.services.get(name)?.origin)),
         Address::Module(name) => Some(format!(" at    {}\n", desired.modules.get(name)?.origin)),
         Address::Fleet(name) if *name == desired.fleet.name => Some(format!(" at    {}\n", desired.fleet.origin)),
-        Address::Fleet(_) | Address::Vm(_) => None,
+        Address::Fleet(_) | Address::Vm(_) | Address::Image(_) => None,
     }
 }
 

@@ -4,19 +4,31 @@ use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 
 use super::Text;
+use crate::config::generation::{GenerationName, GenerationSpec, RolloutSpec};
+use crate::config::leaf::Int;
 use crate::config::marker::IdentityChoice;
 use crate::config::node::{Kind, Node};
-use crate::config::read::{Labels, Loc, Read, not, spec};
+use crate::config::read::{Labels, Loc, Named, Read, not, spec};
 use crate::config::sink::{Mark, Sink};
-use crate::model::{CloneMethod, Digest, ImageFormat};
+use crate::model::{CloneMethod, Digest, ImageFormat, Retire};
 
 spec! {
     /// A golden disk by digest.
     ImageSpec("Image") {
-        /// Where its disk comes from.
-        "source" source: SourceSpec, required;
-        /// What its disk must be: `sha256:…` or `sha512:…`.
-        "digest" digest: Loc<Digest>, required;
+        /// Where its disk comes from. Needed, unless `current` names a generation.
+        "source" source: SourceSpec;
+        /// What its disk must be: `sha256:…` or `sha512:…`. Needed, unless `current` names a generation.
+        "digest" digest: Loc<Digest>;
+        /// Sealed versions by name or number, in place of `source` and `digest`.
+        "generations" generations: Named<GenerationSpec>;
+        /// Which of them VMs are made of. To name an older one is to roll back.
+        "current" current: Loc<GenerationName>;
+        /// How sets of VMs take a new generation.
+        "rollout" rollout: RolloutSpec;
+        /// Newest generations that stores keep, the current one among them (default 2).
+        "keep" keep: Loc<Int<1, 1000>>;
+        /// What happens to VMs of an older generation: `auto` (default) rolls them, `keep` leaves them as they are.
+        "retire" retire: Loc<Retire>;
         /// `qcow2`, `raw`, or `rootfs`: a tar archive (plain, gz, xz or zst) for containers.
         "format" format: Loc<ImageFormat>, required;
         /// `disk` (default), a kernel that the host hands over, or of a container the first program (default `/sbin/init`).
@@ -28,7 +40,6 @@ spec! {
         /// else a full copy) or `copy`; a container's is unpacked, one with markers copied.
         "clone" clone: Loc<CloneMethod>;
     }
-    later { "rollout": "comes with image generations", }
 }
 
 spec! {

@@ -43,6 +43,8 @@ pub enum Statement {
     Controller(String),
     /// How a guest behaves from now on.
     Guest(Name, GuestChange),
+    /// Whether VMs made of an image ever get ready: by the first digits of its digest.
+    Image(String, bool),
     /// Somebody asks for a state.
     Hold(Name, RunState, String),
     /// Somebody asks for a restart.
@@ -125,7 +127,7 @@ pub enum Show {
 }
 
 /// First words of statements, for suggestions.
-const VERBS: [&str; 40] = [
+const VERBS: [&str; 41] = [
     "heal",
     "swap",
     "take",
@@ -161,6 +163,7 @@ const VERBS: [&str; 40] = [
     "delete",
     "advance",
     "guest",
+    "image",
     "hold",
     "restart",
     "withdraw",
@@ -210,6 +213,8 @@ fn statement(words: &[&str]) -> Result<Statement, String> {
         ["restore", host, "by", who] => Statement::Restore(name(host)?, (*who).to_owned()),
         ["controller", who] => Statement::Controller((*who).to_owned()),
         ["guest", vm, rest @ ..] => Statement::Guest(name(vm)?, guest(rest)?),
+        ["image", digits, "never", "boots"] => Statement::Image((*digits).to_owned(), false),
+        ["image", digits, "boots"] => Statement::Image((*digits).to_owned(), true),
         ["hold", vm, state, "by", who] => Statement::Hold(name(vm)?, run_state(state)?, (*who).to_owned()),
         ["restart", vm, "by", who] => Statement::Restart(name(vm)?, (*who).to_owned()),
         ["withdraw", vm] => Statement::Withdraw(name(vm)?),
