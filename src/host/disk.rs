@@ -555,4 +555,33 @@ mod tests {
             assert_eq!(observe(&Local, &fleet, &path).await, None);
         });
     }
+
+    #[test]
+    fn a_reflink_shares_its_blocks_or_is_not_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        std::fs::write(at("image.raw"), vec![7u8; 4 << 20]).unwrap();
+        let can = std::process::Command::new("cp")
+            .args(["--reflink=always", &at("image.raw"), &at("probe")])
+            .output()
+            .is_ok_and(|o| o.status.success());
+        if can && std::process::Command::new("qemu-img").arg("--version").output().is_err() {
+            return;
+        }
+        let from = DiskFrom::Image { path: at("image.raw"), format: ImageFormat::Raw, method: CloneMethod::Reflink };
+        let path = at("slots/f.a.1.root.raw");
+        let disk = NewDisk { path: path.clone(), stamp: a_stamp("a"), from, size: Some(Bytes::mib(8)) };
+        let before = run(Local.free(&at(""))).unwrap();
+        let made = run(make(&Local, &disk, &NoProgress));
+        if !can {
+            assert!(made.is_err() && !std::path::Path::new(&path).exists(), "{made:?}");
+            return;
+        }
+        assert_eq!(made, Ok(Done::Changed));
+        let there = std::fs::read(&path).unwrap();
+        assert!(there.len() == 8 << 20 && there[..4 << 20].iter().all(|b| *b == 7));
+        assert!(before - run(Local.free(&at(""))).unwrap() < 1 << 20, "no block was copied");
+        let other = NewDisk { path: at("slots/f.b.1.root.qcow2"), stamp: a_stamp("b"), ..disk };
+        assert!(run(make(&Local, &other, &NoProgress)).is_err(), "a raw file is no qcow2 disk");
+    }
 }

@@ -151,7 +151,7 @@ pub(crate) async fn describe(context: &Context, args: &args::Describe) -> Outcom
                 out.push_str(&desired_vm(vm));
             }
             if let Some((host, obs)) = obs {
-                out.push_str(&observed_vm(host, obs));
+                out.push_str(&observed_vm(&seen.observed, host, obs));
             } else if seen.source != "none" {
                 out.push_str(" is    not seen\n");
             }
@@ -255,12 +255,17 @@ fn desired_vm(vm: &Vm) -> String {
 }
 
 /// What a VM is now.
-fn observed_vm(host: &Name, obs: &VmObs) -> String {
+fn observed_vm(observed: &Observed, host: &Name, obs: &VmObs) -> String {
     let shape = obs.live.as_ref().unwrap_or(&obs.config);
     let mut out = format!(" is    {:?} on {host}, domain {} ({})\n", obs.power, obs.domain, obs.uuid);
     let _ = writeln!(out, " has   {} processors, {} of memory, {}", shape.cpus, shape.memory, shape.machine);
     for (name, disk) in &shape.disks {
         let _ = writeln!(out, " disk  {name}: {} as {}", render::clean(&disk.path), disk.target);
+        let file = observed.hosts.get(host).and_then(|o| o.known()?.disks.get(&disk.path));
+        if let Some(marked) = file.and_then(|file| file.stamp.marked.as_ref()) {
+            let list: Vec<String> = marked.replaced.iter().map(|(name, n)| format!("{name} {n}")).collect();
+            let _ = writeln!(out, "       markers replaced in it: {}", list.join(", "));
+        }
     }
     for (name, nic) in &obs.stamp.nics {
         let address = nic.address.map_or_else(|| "given by its network".to_owned(), |a| a.to_string());
