@@ -81,6 +81,13 @@ fn page(matrix: &Matrix, arrow: &str) -> Page {
     for ((from, traffic), to) in always {
         page.below.push(format!("always: {from} {arrow} {}: {traffic}", names(&to)));
     }
+    if matrix.unlisted {
+        page.below.push(
+            "not listed, since they are many: those who may reach addresses outside also reach those who may be reached from \
+             there, where these addresses are theirs"
+                .to_owned(),
+        );
+    }
     if cells.iter().flat_map(|cell| &cell.traffic).any(|kind| matches!(kind, Traffic::Udp(_))) {
         page.below.push("UDP and ICMP pass both ways; what is not named here is closed".to_owned());
     } else {

@@ -301,3 +301,26 @@ fn codes_and_fields_are_explained() {
     assert!(why.out.contains("<- chosen"), "{why:?}");
     assert_eq!(lab.run(&["why", "vm/nobody", "--observed", "none"]).code, 1);
 }
+
+#[test]
+fn whether_one_reaches_another_is_an_exit_code() {
+    let lab = Lab::new();
+    let more = "---\napiVersion: stablehand/v1alpha1\nkind: Network\nmetadata: {name: lan}\nspec:\n  bridge: {name: br0}\n  \
+                subnet: 10.0.0.0/24\n  range: {from: 10.0.0.10, to: 10.0.0.20}\n";
+    let nics = "replicas: {min: 2}\n      nics: {lan: {network: lan}}\n  access:\n    visitors: {from: {cidr: 192.0.2.0/24}, \
+                ports: [tcp/443]}";
+    lab.write("fleet/fleet.yaml", &(FLEET.replace("replicas: {min: 2}", nics) + more));
+    let ask = |words: &[&str]| lab.run(&[&["reach", "--observed", "none"], words].concat());
+    let yes = ask(&["192.0.2.7", "service/shop", "tcp/443"]);
+    assert!(yes.code == 0 && yes.out.contains("(rule visitors)   fleet.yaml:"), "{yes:?}");
+    let no = ask(&["192.0.2.7", "service/shop/web", "tcp/22"]);
+    assert!(no.code == 1 && no.out.contains("to allow it, write access: "), "{no:?}");
+    let json: serde_json::Value =
+        serde_json::from_str(&ask(&["vm/shop-web-1", "vm/shop-web-2", "--output", "json"]).out).unwrap();
+    assert_eq!((&json["yes"], &json["pairs"][0]["passes"][0]["traffic"]), (&true.into(), &"any".into()));
+    for nonsense in [["shop", "vm/shop-web-1"], ["vm/nobody", "vm/shop-web-1"], ["192.0.2.7", "192.0.2.8"]] {
+        assert_eq!(ask(&nonsense).code, 64, "{nonsense:?}");
+    }
+    let matrix = lab.run(&["matrix", "--observed", "none", "--output", "markdown"]);
+    assert!(matrix.code == 0 && matrix.out.contains("| 192.0.2.0/24 | tcp/443 |"), "{matrix:?}");
+}

@@ -272,6 +272,34 @@ fn without_a_filter_everything_passes_at_that_end_only() {
     assert!(rules.taps.values().filter(|tap| tap.open).all(|tap| tap.permits.is_empty()));
 }
 
+#[test]
+fn a_rule_between_two_single_vms_waits_for_the_address_of_one() {
+    let a = service("a", &[("x", 1, "lan")], "    out: {to: {service: b}, ports: [tcp/80]}");
+    let desired =
+        desired(&[BASE, &a, &service("b", &[("x", 1, "lan")], ""), &service("c", &[("x", 1, "lan")], "")].concat());
+    let mut nics = nics(&desired);
+    for at in nics.0.values_mut().flat_map(|nics| nics.values_mut()).filter(|at| at.network.as_str() == "lan") {
+        at.addresses.clear();
+    }
+    let unknown: Vec<String> = compile(&desired, &nics).unknown().iter().map(|u| u.vm.to_string()).collect();
+    assert_eq!(unknown, ["a-x-1", "b-x-1"], "nobody talks to c");
+}
+
+#[test]
+fn everybody_who_may_talk_to_everybody_is_said_in_a_line() {
+    let mut text = BASE.to_owned();
+    for n in 0..150 {
+        let access =
+            "    in: {from: {cidr: 0.0.0.0/0}, ports: [tcp/443]}\n    out: {to: {cidr: 0.0.0.0/0}, ports: [tcp]}";
+        text += &service(&format!("s{n:03}"), &[("web", 1, "lan")], access);
+    }
+    let compiled = compiled(&desired(&text));
+    let matrix = compiled.matrix();
+    assert!(matrix.unlisted && matrix.cells.len() < 12_000, "{}", matrix.cells.len());
+    assert!(asked(&compiled, "service/s000", "service/s149", "tcp/443").yes);
+    assert!(matrix_text(&matrix, &Style::stable()).contains("not listed"));
+}
+
 /// A fleet that a generator thought of.
 #[derive(Clone, Debug)]
 struct Thought {

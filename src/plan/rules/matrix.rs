@@ -19,6 +19,10 @@ pub struct Matrix {
     pub parts: BTreeMap<String, BTreeSet<String>>,
     /// In order of `from` and `to`.
     pub cells: BTreeSet<Cell>,
+    /// Whether pairs are left out that reach each other only because the rules of both name addresses outside that are
+    /// the other's: there are too many of them for a cell each.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unlisted: bool,
 }
 
 /// What one may begin with the other.
@@ -51,7 +55,8 @@ impl Matrix {
             let traffic: BTreeSet<Traffic> = cell.traffic.iter().filter(is_new).copied().collect();
             (!traffic.is_empty()).then(|| Cell { traffic, ..cell.clone() })
         };
-        Self { parts: self.parts.clone(), cells: self.cells.iter().filter_map(more).collect() }
+        let cells = self.cells.iter().filter_map(more).collect();
+        Self { parts: self.parts.clone(), cells, unlisted: self.unlisted }
     }
 
     /// The cells with services and modules in place of their parts, where these all agree.
@@ -112,7 +117,9 @@ impl Compiled {
         }
         let mut cells = Cells::new();
         self.outside(&nodes, &of, &mut cells);
-        for (a, b) in self.candidates(&of) {
+        let (candidates, complete) = self.candidates(&of);
+        out.unlisted = !complete;
+        for (a, b) in candidates {
             let (from, to) = (&nodes[a], &nodes[b]);
             let Some((x, y)) = self.two(&from.class, &to.class) else { continue };
             for (grant, traffic) in self.between(x, y) {
@@ -182,8 +189,8 @@ impl Compiled {
     }
 
     /// Pairs of classes between which something may pass: those that a rule names, and those that have addresses in
-    /// networks that rules of both ends name.
-    fn candidates(&self, of: &BTreeMap<&Name, usize>) -> BTreeSet<(usize, usize)> {
+    /// networks that rules of both ends name. Also whether that is all of them.
+    fn candidates(&self, of: &BTreeMap<&Name, usize>) -> (BTreeSet<(usize, usize)>, bool) {
         let mut pairs = BTreeSet::new();
         let is_named = |party: &Party| !matches!(party, Party::Net(_) | Party::Host | Party::Network(_));
         for (access, sides) in self.access.iter().zip(&self.sides) {
@@ -200,7 +207,11 @@ impl Compiled {
         let any = |rules: &[usize], of: fn(&crate::model::Access) -> &Party| {
             rules.iter().any(|rule| matches!(of(&self.access[*rule]), Party::Net(_)))
         };
+        let most = pairs.len() + BY_ADDRESS;
         for (access, sides) in self.access.iter().zip(&self.sides) {
+            if pairs.len() > most {
+                return (pairs, false);
+            }
             match (&access.from, &access.to) {
                 (_, Party::Net(net)) => {
                     let takes = |port: &Port| self.is_open(port) || any(&port.into, |a| &a.from);
@@ -216,7 +227,7 @@ impl Compiled {
                 _ => {}
             }
         }
-        pairs
+        (pairs, true)
     }
 
     /// The interfaces with an address in a network, of some kind.
@@ -280,6 +291,10 @@ impl Compiled {
 type Cells = BTreeMap<(String, String, Grant, bool), BTreeSet<Traffic>>;
 
 const ANYONE: &str = "anyone";
+
+/// Most pairs that are compared by their addresses: some 100 services that all may reach, and be reached by, everybody. More
+/// are no table that anybody reads, and would take longer than the half second that the whole has.
+const BY_ADDRESS: usize = 10_000;
 
 /// Names for classes: the part's where it is one class, else whom it is of.
 fn named(classes: Vec<Class<'_>>) -> Vec<Node<'_>> {

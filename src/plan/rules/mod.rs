@@ -127,19 +127,16 @@ impl Compiled {
 
     /// The interfaces that some other VM may talk to, if only their address were known.
     pub fn unknown(&self) -> BTreeSet<Unknown> {
-        let asked =
-            |port: &&Port| port.at.addresses.is_empty() && (self.has_peer(&port.out) || self.has_peer(&port.into));
+        let asked = |port: &&Port| port.at.addresses.is_empty() && self.has_peer(port);
         let of = |port: &Port| Unknown { vm: port.vm.clone(), nic: port.nic.clone(), network: port.at.network.clone() };
         self.ports.iter().filter(asked).map(of).collect()
     }
 
-    /// Whether one of these rules has another interface of ours on its other side.
-    fn has_peer(&self, rules: &[usize]) -> bool {
-        rules.iter().any(|rule| {
-            let Access { from, to, .. } = &self.access[*rule];
-            let outside = |party: &Party| matches!(party, Party::Net(_) | Party::Host);
-            !outside(from) && !outside(to) && self.sides[*rule].from.len() + self.sides[*rule].to.len() > 2
-        })
+    /// Whether a rule has this interface on one side, and another VM of ours on the other.
+    fn has_peer(&self, port: &Port) -> bool {
+        let other = |ports: &[usize]| ports.iter().any(|other| self.ports[*other].vm != port.vm);
+        port.out.iter().any(|rule| other(&self.sides[*rule].to))
+            || port.into.iter().any(|rule| other(&self.sides[*rule].from))
     }
 
     fn tap(&self, port: &Port, own: &BTreeSet<IpAddr>) -> TapRules {

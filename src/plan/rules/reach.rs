@@ -255,7 +255,7 @@ impl Compiled {
         let joined: Vec<_> = pairs.iter().filter(|(a, b)| self.joined(*a, *b)).collect();
         if joined.is_empty() {
             let networks = |spots: &[Spot<'_>]| {
-                let names: BTreeSet<String> = spots.iter().map(network).collect();
+                let names: BTreeSet<String> = spots.iter().map(|spot| self.network_of(spot)).collect();
                 names.into_iter().collect::<Vec<_>>().join(", ")
             };
             let why = format!(
@@ -335,11 +335,12 @@ impl Compiled {
         let place = self.homes.get(&address).map_or(String::new(), |origin| format!(" ({origin})"));
         Some(format!("access: {{NAME: {{{part}, {field}: {party}{ports}}}}} in {address}{place}"))
     }
-}
 
-fn network(spot: &Spot<'_>) -> String {
-    match spot {
-        Spot::Port(port) => format!("network/{}", port.at.network),
-        Spot::Address(_) => "no network of this fleet".to_owned(),
+    fn network_of(&self, spot: &Spot<'_>) -> String {
+        match spot {
+            Spot::Port(port) if self.is_isolated(&port.at.network) => format!("network/{} (isolated)", port.at.network),
+            Spot::Port(port) => format!("network/{}", port.at.network),
+            Spot::Address(_) => "no network of this fleet".to_owned(),
+        }
     }
 }
