@@ -1,6 +1,8 @@
 //! `doctor`: what this machine lacks, and the command that mends it. `init`: a fleet to start from.
 #![expect(clippy::disallowed_methods, reason = "looks at this machine and writes the starter fleet")]
 
+mod filter;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -57,6 +59,7 @@ pub(crate) fn doctor(context: &Context) -> Outcome {
     let ours = Path::new("/var/lib/stablehand");
     findings.push(space(ours));
     findings.extend(daemon());
+    findings.extend(filter::findings(context.around.root, program("nft").as_deref()));
     findings.extend(hosts(context));
     let bad = findings.iter().any(|f| f.state == "bad");
     if context.global.output == Form::Json {
@@ -137,6 +140,7 @@ fn hosts(context: &Context) -> Vec<Finding> {
                 "systemctl start libvirtd (or: virtlogd -d; libvirtd -d)",
             ));
         }
+        found.extend(filter::unreadable(Path::new(host.images_dir.as_ref()), qemu));
         for folder in [&host.images_dir, &host.slots_dir] {
             closed.extend(Path::new(folder.as_ref()).ancestors().filter(|f| shuts_out(f, qemu)).map(Path::to_owned));
         }
