@@ -39,6 +39,8 @@
 //! - A VM is at one place at most. While it moves, records on both hosts, the phase of each copy of its disks, and what
 //!   the hypervisors show say where it is (`plan::places`); where they cannot, nobody touches it and the plan says so.
 //! - What does not carry our stamp is never touched; nothing is created over something that exists.
+//! - A root disk that returns to its image is started from once: the domain says whether it is fresh, and the guest that runs
+//!   what it was at its start, so whoever else starts it is seen.
 //! - Every step looks, changes and looks again, and is safe to repeat; so a `kill -9` anywhere leaves nothing double
 //!   and nothing lost, and the next pass ends what the last one began.
 //! - Planning again after apply gives nothing.

@@ -12,6 +12,11 @@ use crate::model::{
     Address, Digest, Host, HostObs, Image, ImageFile, ImageNote, Mac, Name, Network, Power, Shape, VmObs,
 };
 
+/// Whether a step makes a root disk from its image: one that returns to it, also where a move has just copied what was there.
+fn is_made_root(op: &Op) -> bool {
+    matches!(op, Op::MakeDisk(disk) if disk.stamp.disk == "root" && disk.stamp.phase.is_valid())
+}
+
 impl<'a> Draft<'a> {
     /// Adds the actions that put images and bridges where this plan's VMs need them, and lets the VMs wait for them.
     pub(crate) fn foundations(&mut self) {
@@ -26,7 +31,8 @@ impl<'a> Draft<'a> {
                 continue;
             };
             let builds = matches!(act.verb, Verb::Create | Verb::Restore | Verb::Recreate)
-                || act.fields.iter().any(|f| f.path == "image.boot");
+                || act.fields.iter().any(|f| f.path == "image.boot")
+                || act.steps.iter().any(|s| s.host == *to && is_made_root(&s.op));
             if let Some(image) = desired.image_of(vm).filter(|_| builds) {
                 let (generations, needed_by) = images.entry((&image.name, host)).or_default();
                 generations.insert(&image.disk.digest, image);

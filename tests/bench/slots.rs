@@ -57,7 +57,9 @@ fn main() {
             std::fs::remove_file(&to).unwrap();
             let path = folder.path().join(format!("slots/f.a.{round}.root.raw"));
             let new = marked(image, format, &path);
-            ours = ours.min(millis(|| drop(runtime.block_on(disk::make(&Local, &new, &NoProgress)).unwrap())));
+            ours = ours.min(millis(|| {
+                runtime.block_on(disk::make(&Local, &new, &NoProgress)).unwrap();
+            }));
             let stamp = runtime.block_on(disk::read_stamp(&Local, &new.path)).unwrap().unwrap();
             assert_eq!(stamp.marked.unwrap().replaced.into_values().collect::<Vec<_>>(), [2]);
             std::fs::remove_file(&path).unwrap();
