@@ -448,15 +448,7 @@ impl<'a> Draft<'a> {
         let incarnation = self.next_incarnation(target, obs);
         // The new incarnation keeps MACs and addresses, and gets its own UUID.
         let fresh = match self.target_next(target, host, incarnation, obs) {
-            Ok(mut fresh) => {
-                let rolls = diff.image && obs.stamp.image_name == fresh.stamp.image_name;
-                if let (Some(seen), Some(goes_to), true) =
-                    (self.world.view(&host.name).known(), fresh.stamp.image.clone(), rolls)
-                {
-                    fresh.stamp.rolled = super::roll::remembered(obs, seen, &goes_to, back, self.input.observed);
-                }
-                fresh
-            }
+            Ok(fresh) => fresh,
             Err(text) => {
                 return self.blocked_update(
                     vm,
@@ -554,6 +546,12 @@ impl<'a> Draft<'a> {
         next.stamp.adopted = None;
         let mut fresh = self.target(vm, host, incarnation, Some(&next))?;
         fresh.stamp = fresh.fresh_stamp();
+        let rolls = fresh.stamp.image != obs.stamp.image && fresh.stamp.image_name == obs.stamp.image_name;
+        let seen = self.world.place(&vm.name).and_then(|(at, _)| self.world.view(at).known());
+        if let (Some(seen), Some(goes_to), true) = (seen, fresh.stamp.image.clone(), rolls) {
+            let back = self.input.desired.pinned.contains_key(&vm.name);
+            fresh.stamp.rolled = super::roll::remembered(obs, seen, &goes_to, back, self.input.observed);
+        }
         Ok(fresh)
     }
 

@@ -69,7 +69,7 @@ impl Fleet {
         command
     }
 
-    fn say(&self, words: &[&str]) -> Output {
+    pub(crate) fn say(&self, words: &[&str]) -> Output {
         self.command(words).output().unwrap()
     }
 
@@ -159,7 +159,7 @@ impl Fleet {
         panic!("{address} does not say its {key}");
     }
 
-    fn edit(&self, file: &str, from: &str, to: &str) {
+    pub(crate) fn edit(&self, file: &str, from: &str, to: &str) {
         let path = self.folder.join(file);
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "{file} has no `{from}`");

@@ -14,6 +14,7 @@ mod host;
 mod killed;
 mod moving;
 mod rack;
+mod rolls;
 mod rules;
 mod slots;
 

@@ -25,18 +25,21 @@ impl Draft<'_> {
         members.map(|m| m.name.clone()).collect()
     }
 
-    /// Blocks what the day's limit does not let through any more, in the order of the rolls; gives how many go.
+    /// Blocks what the day's limit does not let through any more, in the order of the rolls; gives how many go. What goes back
+    /// after a failure counts, and is never held up: it is down already.
     pub(in crate::plan) fn limit_rolls(&mut self, policy: &BTreeSet<Name>, left: u32, others: u32, day: u32) -> u32 {
         if policy.is_empty() {
             return 0;
         }
         let mut left = left.saturating_sub(others);
         let mut used = 0;
-        let order: Vec<Name> = self.rolls.iter().flat_map(|g| &g.order).map(|m| m.name.clone()).collect();
-        for name in order.iter().filter(|name| policy.contains(*name)) {
-            let Some(number) = self.recreation(name) else { continue };
-            if left > 0 {
-                left -= 1;
+        let numbers = self.recreations();
+        let order: Vec<(Name, bool)> =
+            self.rolls.iter().flat_map(|g| g.order.iter().map(|m| (m.name.clone(), g.back))).collect();
+        for (name, back) in order.iter().filter(|(name, _)| policy.contains(name)) {
+            let Some(number) = numbers.get(name).copied() else { continue };
+            if left > 0 || *back {
+                left = left.saturating_sub(1);
                 used += 1;
                 continue;
             }
@@ -48,12 +51,6 @@ impl Draft<'_> {
             });
         }
         used
-    }
-
-    /// The number of the action by which a VM is rolled, when nothing stops it.
-    fn recreation(&self, name: &Name) -> Option<usize> {
-        let is = |a: &Action| a.verb == Verb::Recreate && a.subject.kind() == "vm" && a.subject.name() == name;
-        self.actions.iter().position(|a| is(a) && !a.is_blocked())
     }
 
     /// The numbers of the actions by which VMs are rolled, when nothing stops them, by VM.
@@ -156,13 +153,16 @@ impl Draft<'_> {
         if first.is_empty() {
             return;
         }
+        let there: BTreeSet<&Name> = goal.there.iter().map(|t| &t.name).collect();
         let busy = |act: &Action| {
             let name = act.subject.name();
             let ends_ready = act.steps.iter().any(|s| matches!(s.op, Op::AwaitReady { .. }));
             let made = matches!(act.verb, Verb::Create | Verb::Restore) && self.world.records.contains_key(name);
             let of_image = || self.wanted.get(name).is_some_and(|vm| vm.spec.image.as_ref() == Some(&goal.image));
-            let there = goal.there.iter().any(|t| t.name == *name);
-            act.subject.kind() == "vm" && ends_ready && !act.is_blocked() && (there || made && of_image())
+            act.subject.kind() == "vm"
+                && ends_ready
+                && !act.is_blocked()
+                && (there.contains(name) || made && of_image())
         };
         let acting: Vec<usize> = (0..self.actions.len()).filter(|n| busy(&self.actions[*n])).collect();
         let names: BTreeSet<Name> = acting.iter().map(|n| self.actions[*n].subject.name().clone()).collect();
