@@ -2,21 +2,36 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use crate::execute::{Done, Event, Listener, Outcome};
-use crate::model::{Desired, Name, PastMove};
+use crate::model::{Bytes, Desired, Name, PastMove};
 use crate::plan::{Action, ActionId, Op};
-use crate::render;
+use crate::render::{self, StepRow};
 use crate::store::{self, Store};
 
 use super::console::Console;
 use super::context::Context;
 
+/// The steps that this process carries out now: what `status` shows of them, asked over the control socket.
+#[derive(Default)]
+pub(crate) struct Board(Mutex<BTreeMap<ActionId, StepRow>>);
+
+impl Board {
+    /// The steps, by action.
+    pub(crate) fn rows(&self) -> Vec<StepRow> {
+        self.lock().values().cloned().collect()
+    }
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ActionId, StepRow>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Shows and notes what happens.
 pub(crate) struct Teller {
+    board: Arc<Board>,
     console: Arc<Console>,
     store: Arc<Store>,
     images: BTreeMap<Name, String>,
@@ -31,8 +46,13 @@ struct State {
     changes: u32,
     all: Option<MultiProgress>,
     bars: BTreeMap<ActionId, ProgressBar>,
+    /// When a plain line was last said of how far a step is, and which tenth it was then.
+    told: BTreeMap<ActionId, (Instant, u64)>,
     started: BTreeMap<ActionId, Instant>,
 }
+
+/// Between two plain lines about one step: a log is no progress bar.
+const TELL: Duration = Duration::from_secs(5);
 
 /// What a step does, in a few words.
 fn words(action: &Action, step: usize) -> String {
@@ -41,7 +61,13 @@ fn words(action: &Action, step: usize) -> String {
 
 impl Teller {
     /// Tells on this console; notes boots and the audit log in this store.
-    pub(crate) fn new(console: Arc<Console>, store: Arc<Store>, desired: &Desired, who: String) -> Self {
+    pub(crate) fn new(
+        console: Arc<Console>,
+        store: Arc<Store>,
+        desired: &Desired,
+        who: String,
+        board: Arc<Board>,
+    ) -> Self {
         let digest = |vm: &crate::model::Vm| {
             let image = desired.images.get(vm.spec.image.as_ref()?)?;
             Some((vm.name.clone(), image.disk.digest.as_str().to_owned()))
@@ -49,7 +75,7 @@ impl Teller {
         let images = desired.vms.values().filter_map(digest).collect();
         let all = console.bars.then(MultiProgress::new);
         let fatal = fatal_change();
-        Self { console, store, images, who, fatal, state: Mutex::new(State { all, ..State::default() }) }
+        Self { board, console, store, images, who, fatal, state: Mutex::new(State { all, ..State::default() }) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -57,7 +83,13 @@ impl Teller {
     }
 
     fn begins(&self, action: &Action, step: usize) {
+        if let Some(at) = action.steps.get(step) {
+            let (name, step, host) = (action.id.to_string(), at.op.describe(), at.host.clone());
+            let row = StepRow { action: name, step, host, done: None, total: None, percent: None };
+            self.board.lock().insert(action.id.clone(), row);
+        }
         let mut state = self.state();
+        state.told.insert(action.id.clone(), (now(), 0));
         if matches!(action.steps.get(step).map(|s| &s.op), Some(Op::Start { .. })) {
             state.started.insert(action.id.clone(), now());
         }
@@ -81,18 +113,40 @@ impl Teller {
     }
 
     fn advances(&self, action: &Action, step: usize, done: u64, total: u64) {
-        if let Some(bar) = self.state().bars.get(&action.id) {
-            let how_far = match action.steps.get(step).map(|s| &s.op) {
-                // Milliseconds of patience: a percentage of it would look like progress of the guest.
-                Some(op) if op.only_waits() => format!(", {}s of at most {}s", done / 1000, total / 1000),
-                _ => done.saturating_mul(100).checked_div(total).map(|p| format!(" {p}%")).unwrap_or_default(),
-            };
-            bar.set_message(format!("{}{how_far}", words(action, step)));
+        let Some(op) = action.steps.get(step).map(|s| &s.op) else { return };
+        let percent = done.saturating_mul(100).checked_div(total).map(|p| p.min(100));
+        // Milliseconds of patience: a percentage of it would look like progress of the guest.
+        let waits = op.only_waits();
+        let mut how_far = String::new();
+        if let Some(row) = self.board.lock().get_mut(&action.id) {
+            if op.carries_bytes() {
+                row.done = Some(Bytes(done));
+                row.total = (total > 0).then_some(Bytes(total));
+            }
+            row.percent = percent.filter(|_| !waits);
+            how_far = row.progress();
+        }
+        if waits {
+            how_far = format!("{}s of at most {}s", done / 1000, total / 1000);
+        }
+        let mut state = self.state();
+        if let Some(bar) = state.bars.get(&action.id) {
+            let comma = if how_far.is_empty() { "" } else { ", " };
+            bar.set_message(format!("{}{comma}{how_far}", op.describe()));
+        } else if op.carries_bytes() && !how_far.is_empty() {
+            let tenth = percent.map_or(u64::MAX, |p| p / 10);
+            let due = |(at, last): &(Instant, u64)| at.elapsed() >= TELL && (tenth == u64::MAX || tenth > *last);
+            if state.told.get(&action.id).is_some_and(due) {
+                state.told.insert(action.id.clone(), (now(), tenth));
+                drop(state);
+                self.console.note(&format!("{}: {}, {how_far}", action.id, op.describe()));
+            }
         }
     }
 
     /// A step is done: until the next one has its turn, the bar says that it waits.
     fn pauses(&self, action: &Action, step: usize) {
+        self.board.lock().remove(&action.id);
         if let Some(bar) = self.state().bars.get(&action.id) {
             bar.set_position(u64::try_from(step + 1).unwrap_or(0));
             bar.set_message("waits for its turn");
@@ -154,8 +208,10 @@ impl Teller {
         let line = format!("{}: {word}{}", action.id, render::clean(&text));
         let (all, bar) = {
             let mut state = self.state();
+            state.told.remove(&action.id);
             (state.all.clone(), state.bars.remove(&action.id))
         };
+        self.board.lock().remove(&action.id);
         if let Some(bar) = bar {
             bar.finish_and_clear();
         }

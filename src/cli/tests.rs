@@ -102,6 +102,7 @@ async fn a_watch_runs_the_verbs_of_others_and_asks_them() {
         fleet: desired.fleet.name.clone(),
         history: std::sync::Mutex::default(),
         acting: tokio::sync::Mutex::new(()),
+        board: Arc::default(),
         running: std::sync::Mutex::new(None),
     });
     let server = Server::listen(&state).unwrap();

@@ -22,6 +22,7 @@ use super::context::Context;
 use super::failure::{Exit, Failure, Outcome};
 use super::fleet::{Fleet, World};
 use super::forward;
+use super::progress::Board;
 use super::verbs::apply::Troupe;
 
 /// What verbs that run inside `watch` share with it.
@@ -38,6 +39,8 @@ pub(crate) struct Inside {
     pub(crate) history: Mutex<History>,
     /// Whoever acts holds this: a pass, or a verb of a client.
     pub(crate) acting: tokio::sync::Mutex<()>,
+    /// What is carried out now.
+    pub(crate) board: Arc<Board>,
     /// Stops the pass that runs.
     pub(crate) running: Mutex<Option<Arc<StopFlag>>>,
 }
@@ -96,6 +99,7 @@ pub(crate) async fn watch(mut context: Context, args: &args::Watch) -> Outcome {
         fleet: name.clone(),
         history: Mutex::default(),
         acting: tokio::sync::Mutex::new(()),
+        board: Arc::default(),
         running: Mutex::new(None),
     });
     context.inside = Some(inside.clone());

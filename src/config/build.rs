@@ -16,9 +16,9 @@ use super::sink::{Mark, Sink};
 use super::spec::{BootChoice, FileSpec, FleetSpec, ImageSpec, NetworkSpec, WeightsSpec};
 use super::vm::RETAIN;
 use crate::model::{
-    Address, Adoption, Boot, CloneMethod, Desired, Field, Fleet, HostLost, Identity, Image, ImageFile, ImageFormat,
-    Limits, Name, Network, NetworkMode, OnRemove, Pause, Peers, Removal, RemovalData, Retire, Share, Snapshot, Source,
-    Span, Stores, Weights,
+    Address, Adoption, Boot, CloneMethod, Compression, Desired, Fetch, Field, Fleet, HostLost, Identity, Image,
+    ImageFile, ImageFormat, Limits, Name, Network, NetworkMode, OnRemove, Pause, Removal, RemovalData, Retire, Share,
+    Snapshot, Source, Span, Stores, Weights,
 };
 
 /// How long a file that nothing needs any more stays in a store, in seconds: a week, as data disks do.
@@ -32,7 +32,7 @@ pub(crate) fn desired(repo: &Repository, snapshot: &Snapshot, sink: &mut Sink) -
     let levels = fleet_doc.and_then(|doc| doc.spec.security_levels.as_ref()).unwrap_or(&none);
     let levels: Vec<Name> = levels.iter().map(|level| level.value.clone()).collect();
     let hosts = hosts(repo, &levels, sink);
-    let images = repo.images.iter().filter_map(|(name, doc)| Some((name.clone(), image(doc, sink)?))).collect();
+    let images = repo.images.iter().filter_map(|(name, doc)| Some((name.clone(), image(repo, doc, sink)?))).collect();
     let networks = networks(repo, sink);
     let vms = expand::expand(repo, fleet_doc, &hosts, &networks, &levels, sink);
     let access = access::access(repo, &networks, &vms, sink);
@@ -82,7 +82,12 @@ fn fleet(doc: &Doc<Box<FleetSpec>>, security_levels: Vec<Name>, sink: &mut Sink)
             moves_per_link: limits.and_then(|l| l.moves_per_link.as_ref()).map_or(1, |n| n.value.0),
         },
         weights: weights(doc.spec.placement.as_ref().and_then(|p| p.weights.as_ref())),
-        keep_images: Span::secs(KEEP_IMAGES),
+        keep_images: doc
+            .spec
+            .images
+            .as_ref()
+            .and_then(|i| i.keep.as_ref())
+            .map_or(Span::secs(KEEP_IMAGES), |k| k.value),
         approval_any_host: doc
             .spec
             .approval
@@ -144,10 +149,10 @@ pub(crate) fn level(levels: &[Name], name: &Loc<Name>, repo: &Repository, sink: 
 /// Generations that stores keep where nothing is said: what runs, and what a revert brings back.
 const KEEP: u32 = 2;
 
-fn image(doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
+fn image(repo: &Repository, doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
     let spec = &doc.spec;
     let format = spec.format.as_ref().map(|f| f.value);
-    let boot = boot(spec.boot.as_ref(), sink);
+    let boot = boot(repo, spec.boot.as_ref(), sink);
     let identity = spec.identity.as_ref().map_or(Identity::CloudInit, |i| i.value);
     let usual = if identity == Identity::Marker { CloneMethod::Copy } else { CloneMethod::Overlay };
     let clone = spec.clone.as_ref().map_or(usual, |c| c.value);
@@ -161,7 +166,15 @@ fn image(doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
         None => None,
     };
     let usual = parts.as_ref().map_or(Boot::Disk, |(boot, ..)| boot.clone());
-    let current = generation::current(doc, usual, sink);
+    if let Some(said) = spec.compression.as_ref().filter(|c| format == Some(ImageFormat::Rootfs) && !c.value.is_none())
+    {
+        let help = "leave `compression` out: an archive is unpacked when a container is made of it";
+        sink.report("E0440", said.at, "`compression` is not for a container's archive").help(help);
+    }
+    // A container's archive is unpacked when a clone is made.
+    let packed = if format == Some(ImageFormat::Rootfs) { Compression::None } else { Compression::Auto };
+    let compression = spec.compression.as_ref().map_or(packed, |c| c.value);
+    let current = generation::current(repo, doc, (usual, compression), sink);
     let ((_, identity, clone), current) = (parts?, current?);
     Some(Image {
         name: doc.name.value.clone(),
@@ -175,20 +188,20 @@ fn image(doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
         rollout: generation::rollout(doc, sink),
         keep: spec.keep.as_ref().map_or(KEEP, |n| n.value.0),
         retire: spec.retire.as_ref().map_or(Retire::Auto, |r| r.value),
-        stores: Stores::Needed,
-        peers: Peers::Auto,
+        stores: spec.stores.as_ref().map_or(Stores::Needed, |s| s.value),
+        fetch: spec.fetch.as_ref().map_or(Fetch::Each, |f| f.value),
         markers: markers?,
         origin: sink.origin(doc.name.at),
     })
 }
 
 /// How an image boots.
-pub(crate) fn boot(choice: Option<&BootChoice>, sink: &mut Sink) -> Option<Boot> {
+pub(crate) fn boot(repo: &Repository, choice: Option<&BootChoice>, sink: &mut Sink) -> Option<Boot> {
     match choice {
         None | Some(BootChoice::Disk(_) | BootChoice::Init(_)) => Some(Boot::Disk),
         Some(BootChoice::Kernel(boot)) => {
-            let kernel = boot.kernel.as_ref().and_then(|file| image_file(file, sink));
-            let initrd = boot.initrd.as_ref().map(|file| image_file(file, sink));
+            let kernel = boot.kernel.as_ref().and_then(|file| image_file(repo, file, sink));
+            let initrd = boot.initrd.as_ref().map(|file| image_file(repo, file, sink));
             let command_line = boot.command_line.as_ref().map_or_else(|| "".into(), |c| c.value.clone());
             match (kernel, initrd) {
                 (Some(kernel), Some(Some(initrd))) => Some(Boot::Kernel { kernel, initrd: Some(initrd), command_line }),
@@ -199,22 +212,40 @@ pub(crate) fn boot(choice: Option<&BootChoice>, sink: &mut Sink) -> Option<Boot>
     }
 }
 
-fn image_file(spec: &FileSpec, sink: &mut Sink) -> Option<ImageFile> {
-    let source = source(spec.at, spec.path.as_ref(), spec.url.as_ref(), spec.flawed, sink);
-    Some(ImageFile::new(source?, spec.digest.as_ref()?.value.clone()))
+fn image_file(repo: &Repository, spec: &FileSpec, sink: &mut Sink) -> Option<ImageFile> {
+    let at = Place { at: spec.at, path: spec.path.clone(), url: spec.url.clone(), host: spec.host.clone() };
+    let source = source(repo, &at, spec.flawed, sink);
+    let size = spec.size.as_ref().map(|b| b.value);
+    Some(ImageFile { size, ..ImageFile::new(source?, spec.digest.as_ref()?.value.clone()) })
 }
 
-/// A path or a URL, not both.
-pub(crate) fn source(
-    at: Mark,
-    path: Option<&Loc<Arc<str>>>,
-    url: Option<&Loc<Arc<str>>>,
-    flawed: bool,
-    sink: &mut Sink,
-) -> Option<Source> {
-    match (path, url) {
-        (Some(path), None) => Some(Source::Path(beside(&sink.path(path.at), &path.value))),
-        (None, Some(url)) => {
+/// What a document says of where a file is.
+pub(crate) struct Place {
+    pub(crate) at: Mark,
+    pub(crate) path: Option<Loc<Arc<str>>>,
+    pub(crate) url: Option<Loc<Arc<str>>>,
+    pub(crate) host: Option<Loc<Name>>,
+}
+
+/// A path, a path on a host, or a URL.
+pub(crate) fn source(repo: &Repository, place: &Place, flawed: bool, sink: &mut Sink) -> Option<Source> {
+    match (&place.path, &place.url, &place.host) {
+        (Some(path), None, Some(host)) => {
+            reference(repo, "Host", &repo.hosts, host, sink);
+            if !path.value.starts_with('/') || path.value.ends_with('/') {
+                let message = format!("`{}` is not the absolute path of a file", path.value);
+                sink.report("E0217", path.at, message).help("with `host`, say where the file is on that host");
+                return None;
+            }
+            Some(Source::Host { host: host.value.clone(), path: path.value.clone() })
+        }
+        (None, _, Some(host)) => {
+            let help = "say where the file is on that host: `path: /…`";
+            sink.report("E0218", host.at, "`host` goes with a `path` there").help(help);
+            None
+        }
+        (Some(path), None, None) => Some(Source::Path(beside(&sink.path(path.at), &path.value))),
+        (None, Some(url), None) => {
             let known = ["https://", "http://", "file://"].iter().any(|scheme| url.value.starts_with(scheme));
             if !known {
                 let help = "use `https://`, `http://` or `file://`";
@@ -222,14 +253,14 @@ pub(crate) fn source(
             }
             known.then(|| Source::Url(url.value.clone()))
         }
-        (Some(path), Some(url)) => {
+        (Some(path), Some(url), _) => {
             let message = "`path` and `url` both say where the file is";
             sink.report("E0218", url.at, message).also(path.at, "`path`").help("write one of them");
             None
         }
-        (None, None) => {
+        (None, None, None) => {
             if !flawed {
-                sink.report("E0218", at, "neither `path` nor `url` says where the file is");
+                sink.report("E0218", place.at, "neither `path` nor `url` says where the file is");
             }
             None
         }

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::build::{boot, source};
+use super::build::{Place, boot, source};
 use super::read::{Accepts, Leaf, Loc, Wrong, spec, words};
-use super::repository::Doc;
+use super::repository::{Doc, Repository};
 use super::sink::Sink;
 use super::spec::{BootChoice, ImageSpec};
-use crate::model::{Boot, Digest, Generation, Generations, ImageFile, Name, OnFailure, Retire, Rollout, Share, Span};
+use crate::model::{
+    Boot, Bytes, Compression, Digest, Generation, Generations, ImageFile, Name, OnFailure, Retire, Rollout, Share, Span,
+};
 
 type Text = Loc<Arc<str>>;
 
@@ -32,12 +34,18 @@ spec! {
 spec! {
     /// A sealed version of an image.
     GenerationSpec("generation") {
-        /// A path on the controller, relative to the document's file.
+        /// A path on the controller, relative to the document's file; with `host` an absolute one there.
         "path" path: Text;
+        /// The host of the fleet that has it at `path`.
+        "host" host: Loc<Name>;
         /// `https://`, `http://` or `file://`.
         "url" url: Text;
         /// What it must be.
         "digest" digest: Loc<Digest>, required;
+        /// Its length as it is fetched: another one is refused.
+        "size" size: Loc<Bytes>;
+        /// Its length when it is unpacked: a longer one is refused.
+        "unpackedSize" unpacked_size: Loc<Bytes>;
         /// How it boots, where not as the document says.
         "boot" boot: BootChoice;
     }
@@ -77,13 +85,21 @@ pub(crate) struct Current {
 }
 
 /// Which generation is current: the one that `current` names, or the one of `source` and `digest`.
-pub(crate) fn current(doc: &Doc<Box<ImageSpec>>, usual: Boot, sink: &mut Sink) -> Option<Current> {
+///
+/// `usual` is how generations boot and are packed that do not say otherwise.
+pub(crate) fn current(
+    repo: &Repository,
+    doc: &Doc<Box<ImageSpec>>,
+    (usual, compression): (Boot, Compression),
+    sink: &mut Sink,
+) -> Option<Current> {
     let spec = &doc.spec;
     let mut all = Generations::new();
     let mut whole = true;
     for (name, said) in spec.generations.iter().flat_map(|named| &named.entries) {
-        let from = source(said.at, said.path.as_ref(), said.url.as_ref(), said.flawed, sink);
-        let boots = said.boot.as_ref().map_or_else(|| Some(usual.clone()), |choice| boot(Some(choice), sink));
+        let place = Place { at: said.at, path: said.path.clone(), url: said.url.clone(), host: said.host.clone() };
+        let from = source(repo, &place, said.flawed, sink);
+        let boots = said.boot.as_ref().map_or_else(|| Some(usual.clone()), |choice| boot(repo, Some(choice), sink));
         let digest = said.digest.as_ref().map(|d| d.value.clone());
         let (Some(source), Some(digest), Some(boot)) = (from, digest, boots) else {
             whole = false;
@@ -97,7 +113,10 @@ pub(crate) fn current(doc: &Doc<Box<ImageSpec>>, usual: Boot, sink: &mut Sink) -
             )
             .help("a generation is what its digest says; give it one name");
         }
-        all.insert(name.value.clone(), Generation { disk: ImageFile::new(source, digest), boot });
+        let size = said.size.as_ref().map(|b| b.value);
+        let unpacked = said.unpacked_size.as_ref().map(|b| b.value);
+        let disk = ImageFile { compression, size, unpacked, ..ImageFile::new(source, digest) };
+        all.insert(name.value.clone(), Generation { disk, boot });
     }
     let Some(named) = &spec.current else {
         for (field, there) in [("source", spec.source.is_some()), ("digest", spec.digest.is_some())] {
@@ -107,8 +126,12 @@ pub(crate) fn current(doc: &Doc<Box<ImageSpec>>, usual: Boot, sink: &mut Sink) -
             }
         }
         let from = spec.source.as_ref()?;
-        let from = source(from.at, from.path.as_ref(), from.url.as_ref(), from.flawed, sink)?;
-        let disk = ImageFile::new(from, spec.digest.as_ref()?.value.clone());
+        let place = Place { at: from.at, path: from.path.clone(), url: from.url.clone(), host: from.host.clone() };
+        let from = source(repo, &place, from.flawed, sink)?;
+        let size = spec.size.as_ref().map(|b| b.value);
+        let unpacked = spec.unpacked_size.as_ref().map(|b| b.value);
+        let disk =
+            ImageFile { compression, size, unpacked, ..ImageFile::new(from, spec.digest.as_ref()?.value.clone()) };
         let name = all.iter().find(|(_, g)| g.disk.digest == disk.digest).map(|(name, _)| name.clone());
         return whole.then_some(Current { disk, boot: usual, name, all });
     };

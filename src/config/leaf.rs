@@ -10,8 +10,9 @@ use super::read::{Accepts, Leaf, Wrong, nearest, words};
 use crate::model::quantity::{BYTE_UNITS, SPAN_UNITS};
 use crate::model::schema;
 use crate::model::{
-    Acceleration, Address, Bytes, CloneMethod, Digest, Firmware, Identity, ImageFormat, Name, NetworkMode, OnUnknown,
-    Others, Protection, QuantityError, Relocatable, RunState, Share, Span, Timestamp, Traffic, Transport, UpdatePolicy,
+    Acceleration, Address, Bytes, CloneMethod, Compression, Digest, Fetch, Firmware, Identity, ImageFormat, Name,
+    NetworkMode, OnUnknown, Others, Protection, QuantityError, Relocatable, RunState, Share, Span, Stores, Timestamp,
+    Traffic, Transport, UpdatePolicy,
 };
 
 impl Leaf for Arc<str> {
@@ -345,6 +346,21 @@ words!(ImageFormat, "an image format" {
     "qcow2" => Self::Qcow2,
     "raw" => Self::Raw,
     "rootfs" => Self::Rootfs,
+});
+words!(Compression, "a compression" {
+    "auto" => Self::Auto,
+    "none" => Self::None,
+    "zstd" => Self::Zstd,
+    "xz" => Self::Xz,
+    "gz" => Self::Gzip,
+});
+words!(Stores, "`needed` or `all`" {
+    "needed" => Self::Needed,
+    "all" => Self::All,
+});
+words!(Fetch, "`each` or `once`" {
+    "each" => Self::Each,
+    "once" => Self::Once,
 });
 words!(Identity, "a way to learn an address" {
     "cloud-init" => Self::CloudInit,

@@ -487,6 +487,8 @@ impl From<ShellError> for StepError {
             ShellError::NoProgram(name) => match name.as_str() {
                 "qemu-img" => Some("apt-get install qemu-utils".to_owned()),
                 "ip" => Some("apt-get install iproute2".to_owned()),
+                "xz" => Some("apt-get install xz-utils".to_owned()),
+                "sha256sum" | "sha512sum" => Some("apt-get install coreutils".to_owned()),
                 "flock" => Some("apt-get install util-linux".to_owned()),
                 name => Some(format!("apt-get install {name}")),
             },

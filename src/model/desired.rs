@@ -14,7 +14,7 @@ use super::container::Init;
 use super::device::Device;
 use super::generation::{Generations, Retire, Rollout};
 use super::ids::{Address, Name};
-use super::image::{Compression, Peers, Stores};
+use super::image::{Compression, Fetch, Stores};
 use super::marker::Marker;
 use super::moving::{Fence, HostShell, Layer, Maintenance, Migration, OnUnknown};
 use super::origin::Origin;
@@ -390,8 +390,8 @@ pub struct Image {
     pub retire: Retire,
     /// Which hosts keep it.
     pub stores: Stores,
-    /// Whether hosts take it from one another.
-    pub peers: Peers,
+    /// Who asks its source.
+    pub fetch: Fetch,
     /// What stands in it for what each clone is told, by name.
     pub markers: BTreeMap<Name, Marker>,
     /// Where it was written.

@@ -57,17 +57,15 @@ pub enum Stores {
     All,
 }
 
-/// Whether a host takes a file from another host's store instead of from its source.
+/// Who asks the source of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Peers {
-    /// Where the bytes go from host to host.
+pub enum Fetch {
+    /// Each host that needs it.
     #[default]
-    Auto,
-    /// Always, also where they go through the controller: the source is asked once for all hosts.
-    Always,
-    /// Never: each host asks the source.
-    Never,
+    Each,
+    /// One host; the others have it from a host that has it, through the controller.
+    Once,
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ pub use desired::*;
 pub use device::{Device, DeviceAt, PciAddress};
 pub use generation::*;
 pub use ids::{Address, Mac, Name, NameError, disk_file_name, domain_name, domain_uuid, nic_mac, tap_name, tap_prefix};
-pub use image::{Compression, Peers, Stores};
+pub use image::{Compression, Fetch, Stores};
 pub use inspected::Inspected;
 pub use marker::{Marker, MarkerValue, Padding};
 pub use moving::*;

@@ -145,6 +145,16 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
             Op::PutImage { file, .. } => {
                 let _ = write!(key, "|fetch {}", file.digest.as_str());
             }
+            Op::CopyImage { digest, .. } => {
+                let _ = write!(key, "|fetch {}", digest.as_str());
+            }
+            Op::DropImage { digest, .. } => {
+                let _ = write!(key, "|drop {}", digest.as_str());
+            }
+            Op::MarkImage { digest, unneeded, .. } => {
+                let word = if unneeded.is_some() { "unneeded" } else { "needed" };
+                let _ = write!(key, "|{word} {}", digest.as_str());
+            }
             Op::MakeBridge { bridge, address, .. } => {
                 let _ = write!(key, "|bridge {bridge} {}", address.as_deref().unwrap_or("-"));
             }

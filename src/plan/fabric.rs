@@ -9,7 +9,7 @@ use super::types::{Action, ActionId, Block, BlockedBy, Cause, Class, Downtime, I
 use super::way::Base;
 use super::world::HostView;
 use crate::model::{
-    Address, Digest, Host, HostObs, Image, ImageFile, ImageNote, Mac, Name, Network, Power, Shape, VmObs,
+    Address, Digest, Host, HostObs, Image, ImageFile, ImageNote, Mac, Name, Network, Power, Shape, Source, VmObs,
 };
 
 /// Whether a step makes a root disk from its image: one that returns to it, also where a move has just copied what was there.
@@ -111,7 +111,8 @@ impl<'a> Draft<'a> {
         self.push(act, None);
     }
 
-    fn fetch(&mut self, generations: &[&'a Image], host: &'a Host, needed_by: &[usize]) {
+    /// Puts the files of generations of an image that a host has not into its store.
+    pub(crate) fn fetch(&mut self, generations: &[&'a Image], host: &'a Host, needed_by: &[usize]) {
         let Some(image) = generations.first() else { return };
         let stored = self.world.hosts.get(&host.name).and_then(|v| v.known()).map(|k| &k.images);
         let there = |digest: &crate::model::Digest| stored.is_some_and(|s| s.contains_key(digest));
@@ -134,6 +135,11 @@ impl<'a> Draft<'a> {
         } else {
             format!("{} of its {} files not in the store of {} yet", missing.len(), wanted.len(), host.name)
         };
+        let text = if needed_by.is_empty() { format!("{text}; every host keeps it") } else { text };
+        let givers: BTreeSet<&Name> = missing.iter().filter_map(|f| giver(f)).collect();
+        let from: Vec<&str> = givers.iter().map(|n| n.as_str()).collect();
+        let text =
+            if from.is_empty() { text } else { format!("{text}; from {}, through the controller", from.join(" and ")) };
         let now = self.input.now;
         let note = |file: &ImageFile| {
             let (_, of) = files.get(&file.digest).filter(|(_, of)| of.disk.digest == file.digest)?;
@@ -403,6 +409,14 @@ impl<'a> Draft<'a> {
     }
 }
 
+/// The host that a document names as the source of a file.
+const fn giver(file: &ImageFile) -> Option<&Name> {
+    match &file.source {
+        Source::Host { host, .. } => Some(host),
+        _ => None,
+    }
+}
+
 fn on_bridge(vm: &VmObs, bridge: &str) -> bool {
     vm.live.iter().chain([&vm.config]).any(|shape| shape.nics.values().any(|n| n.bridge == bridge))
 }
@@ -416,7 +430,7 @@ fn makes_on(op: &Op, bridge: &str) -> bool {
 }
 
 /// An action on something that is not a VM.
-fn plain(subject: Address, verb: Verb, host: &Name, ops: impl IntoIterator<Item = Op>) -> Action {
+pub(crate) fn plain(subject: Address, verb: Verb, host: &Name, ops: impl IntoIterator<Item = Op>) -> Action {
     Action {
         id: ActionId::new(&subject, verb, Some(host)),
         subject,

@@ -44,6 +44,7 @@ pub mod rules;
 mod sequence;
 mod settle;
 pub mod steps;
+mod stores;
 mod summary;
 mod surge;
 mod target;
@@ -154,6 +155,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
     // First: it may add actions, which stand on something too.
     draft.make_room();
     draft.foundations();
+    draft.stores();
     let (critical_path, critical_millis) = draft.settle();
     let hosts = draft.host_rooms();
     draft.assess(&hosts);

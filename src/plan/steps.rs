@@ -680,6 +680,18 @@ impl Op {
             _ => None,
         }
     }
+    /// Whether what it tells of its progress are bytes.
+    pub const fn carries_bytes(&self) -> bool {
+        matches!(
+            self,
+            Self::PutImage { .. }
+                | Self::CopyImage { .. }
+                | Self::CopyDisk { .. }
+                | Self::CopySave { .. }
+                | Self::MakeDisk(_)
+                | Self::Migrate { .. }
+        )
+    }
     /// A short sentence for progress lines and the journal.
     pub fn describe(&self) -> String {
         match self {

@@ -48,6 +48,11 @@ pub const RISKS: &[(&str, &str, &str)] = &[
         "a connection in clear text",
         "The hypervisor is asked and told over a connection that is neither encrypted nor signed in to: whoever is on that network can read along and do the same. Only on networks that are trusted.",
     ),
+    (
+        "R502",
+        "an image of unknown size",
+        "Nobody knows how large an image is that a host with little room fetches: `size` and `unpackedSize` of the Image say it, and the plan then says whether it fits.",
+    ),
     ("R501", "no room for a host's failure", "After this plan the other hosts could not take what runs on this one."),
 ];
 

@@ -31,7 +31,7 @@ pub use paint::Style;
 pub use reach::reach_text;
 pub use report::{Tally, report_text, tally};
 pub use safe::clean;
-pub use status::{ForeignRow, ServiceRow, Status, VmRow, status_text};
+pub use status::{ForeignRow, ServiceRow, Status, StepRow, VmRow, status_text};
 pub use table::{Align, Table};
 pub use text::text;
 pub use words::{age, moment, short_revision};

@@ -26,6 +26,40 @@ pub struct Status {
     pub not_ours: Vec<ForeignRow>,
     /// Hosts that did not answer, and why.
     pub unknown_hosts: BTreeMap<Name, String>,
+    /// Steps that are being carried out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub running: Vec<StepRow>,
+}
+
+/// A step that is being carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StepRow {
+    /// Its action, `image/base@h1#fetch`.
+    pub action: String,
+    /// What it does.
+    pub step: String,
+    /// Where.
+    pub host: Name,
+    /// Bytes so far, of a step that moves some.
+    pub done: Option<crate::model::Bytes>,
+    /// Bytes in all, where that is known.
+    pub total: Option<crate::model::Bytes>,
+    /// Percent, where that is known.
+    pub percent: Option<u64>,
+}
+
+impl StepRow {
+    /// `45 %, 1.3GiB of 2.9GiB`, as far as it is known.
+    pub fn progress(&self) -> String {
+        let percent = self.percent.map(|p| format!("{p} %"));
+        let bytes = match (self.done, self.total) {
+            (Some(done), Some(total)) => Some(format!("{done} of {total}")),
+            (Some(done), None) if done.0 > 0 => Some(done.to_string()),
+            _ => None,
+        };
+        percent.into_iter().chain(bytes).collect::<Vec<_>>().join(", ")
+    }
 }
 
 /// One domain that is not ours: never touched, counted against capacity.
@@ -122,7 +156,7 @@ impl Status {
             .collect();
         not_ours.sort_by(|a, b| (&a.host, &a.domain).cmp(&(&b.host, &b.domain)));
         let hosts = super::hosts::rows(desired, demand, observed);
-        Self { services: services(desired, &seen, &vms), vms, hosts, not_ours, unknown_hosts }
+        Self { services: services(desired, &seen, &vms), vms, hosts, not_ours, unknown_hosts, running: Vec::new() }
     }
 }
 
@@ -309,6 +343,14 @@ pub fn status_text(status: &Status, style: &Style) -> String {
         }
         out.push('\n');
         out.push_str(&foreign.render(style, 0));
+    }
+    if !status.running.is_empty() {
+        let mut running = Table::new(&["RUNNING", "HOST", "STEP", "PROGRESS"]);
+        for row in &status.running {
+            running.row(vec![row.action.clone(), row.host.to_string(), row.step.clone(), row.progress()]);
+        }
+        out.push('\n');
+        out.push_str(&running.render(style, 0));
     }
     for (host, why) in &status.unknown_hosts {
         let line = style.clean(&format!("host {host} is unknown: {why}"));

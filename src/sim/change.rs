@@ -7,8 +7,8 @@ use super::guard::Use;
 use super::world::{SimDisk, SimDomain, SimHost, World};
 use crate::execute::{Done, StepError};
 use crate::model::{
-    Acceleration, BridgeObs, Bytes, CloneMethod, Digest, DiskPhase, DiskStamp, ImageNote, Name, PlacementRecord, Power,
-    RootUse, Shape, ShapeDisk, ShapeNic, Stamp, StopPolicy, Timestamp,
+    Acceleration, BridgeObs, Bytes, CloneMethod, DiskPhase, DiskStamp, ImageFile, ImageNote, Name, PlacementRecord,
+    Power, RootUse, Shape, ShapeDisk, ShapeNic, Stamp, StopPolicy, Timestamp,
 };
 use crate::plan::{DiskFrom, DomainDisk, DomainNic, DomainSpec, Edit, NewDisk, Op, Step};
 
@@ -46,7 +46,7 @@ impl World {
 
     fn dispatch(&mut self, step: &Step) -> Outcome {
         match &step.op {
-            Op::PutImage { file, path, note } => self.put_image(step, &file.digest, path, note.as_ref()),
+            Op::PutImage { file, path, note } => self.put_image(step, file, path, note.as_ref()),
             Op::MarkImage { path, unneeded, .. } => self.mark_image(step, path, *unneeded),
             Op::DropImage { path, .. } => self.drop_image(step, path),
             Op::MakeBridge { bridge, address, fleet } => {
@@ -126,14 +126,15 @@ impl World {
         Ok(())
     }
 
-    fn put_image(&mut self, step: &Step, digest: &Digest, path: &str, note: Option<&ImageNote>) -> Outcome {
+    fn put_image(&mut self, step: &Step, file: &ImageFile, path: &str, note: Option<&ImageNote>) -> Outcome {
+        let used = file.unpacked.or(file.size).unwrap_or(IMAGE_USED);
         let host = self.host(&step.host)?;
         if let Some(note) = note {
             host.notes.entry(path.to_owned()).or_insert_with(|| note.clone());
         }
         if !host.images.contains_key(path) {
-            needs_space(host, IMAGE_USED)?;
-            host.images.insert(path.to_owned(), (digest.clone(), IMAGE_USED));
+            needs_space(host, used)?;
+            host.images.insert(path.to_owned(), (file.digest.clone(), used));
             self.mark_image(step, path, None)?;
             return Ok(Done::Changed);
         }
@@ -219,11 +220,11 @@ impl World {
                 (IMAGE_SIZE, IMAGE_USED, None)
             }
             DiskFrom::Image { path, method, .. } => {
-                if !host.images.contains_key(path) {
+                let Some((_, stored)) = host.images.get(path) else {
                     return Err(StepError::failed(format!("image {path} is not in the store")));
-                }
+                };
                 let overlay = *method == CloneMethod::Overlay;
-                (IMAGE_SIZE, if overlay { OVERLAY_USED } else { IMAGE_USED }, overlay.then(|| path.clone()))
+                (IMAGE_SIZE, if overlay { OVERLAY_USED } else { *stored }, overlay.then(|| path.clone()))
             }
         };
         needs_space(host, used)?;

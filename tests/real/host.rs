@@ -440,6 +440,12 @@ async fn change(world: &World) {
     assert_eq!(seen.disks[&spec.disks[2].path].size, Bytes::mib(32));
     assert_eq!(seen.disks.len(), 3);
     assert_eq!(seen.images.len(), 1);
+    // The overlay of a domain stands on it, also while that does not run.
+    let marks: Vec<_> = seen.images.values().map(|i| i.marks.clone()).collect();
+    assert_eq!(marks, [BTreeMap::from([(name("t"), None)])]);
+    let drop = Op::DropImage { digest: world.image.digest.clone(), path: world.image_path() };
+    let refused = world.step(drop).await;
+    assert!(matches!(&refused, Err(StepError::Stale(why)) if why.contains("is built on")), "{refused:?}");
     // Started again: now with what was edited.
     world.done(Op::Start { vm: vm.clone(), uuid }).await;
     assert_eq!(world.vm().await.live.map(|l| (l.max_memory, l.max_cpus)), Some((Bytes::mib(96), 3)));

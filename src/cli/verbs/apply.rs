@@ -34,7 +34,8 @@ impl Troupe {
         let store = context.store(&fleet.desired.fleet.name)?;
         let world = context.world(&fleet.desired)?;
         let who = context.around.process();
-        let teller = Teller::new(context.console.clone(), store.clone(), &fleet.desired, who.clone());
+        let board = context.inside.as_ref().map(|inside| inside.board.clone()).unwrap_or_default();
+        let teller = Teller::new(context.console.clone(), store.clone(), &fleet.desired, who.clone(), board);
         let who = LockHolder { token: token(), who, since: Context::now() };
         Ok(Self { world, store, teller, stop, who, clock: Context::now })
     }

@@ -48,6 +48,10 @@ pub(crate) fn doctor(context: &Context) -> Outcome {
         needed("qemu-img", "qemu-img", "apt-get install qemu-utils"),
         needed("ip", "ip", "apt-get install iproute2"),
         needed("curl (images by URL)", "curl", "apt-get install curl"),
+        needed("zstd (packed images)", "zstd", "apt-get install zstd"),
+        needed("xz (packed images)", "xz", "apt-get install xz-utils"),
+        needed("gzip (packed images)", "gzip", "apt-get install gzip"),
+        needed("flock (who writes a file)", "flock", "apt-get install util-linux"),
         libvirt(),
         kvm(),
     ];

@@ -17,7 +17,8 @@ use super::plan::{concerning, happens, make, unknown, vms_of};
 pub(crate) async fn status(context: &Context, args: &args::Status) -> Outcome {
     let fleet = context.load(None)?;
     let seen = context.seen(&fleet.desired, &args.observed, Look { probe: true }).await?;
-    let status = Status::of(&fleet.desired, &seen.demand, &seen.observed);
+    let mut status = Status::of(&fleet.desired, &seen.demand, &seen.observed);
+    status.running = context.inside.as_ref().map(|inside| inside.board.rows()).unwrap_or_default();
     if context.global.output == Form::Json {
         context.console.out(&format!("{}\n", serde_json::to_string_pretty(&status).unwrap_or_default()));
     } else {

@@ -10,14 +10,14 @@ use crate::config::marker::IdentityChoice;
 use crate::config::node::{Kind, Node};
 use crate::config::read::{Labels, Loc, Named, Read, not, spec};
 use crate::config::sink::{Mark, Sink};
-use crate::model::{CloneMethod, Digest, ImageFormat, Retire};
+use crate::model::{Bytes, CloneMethod, Compression, Digest, Fetch, ImageFormat, Name, Retire, Stores};
 
 spec! {
     /// A golden disk by digest.
     ImageSpec("Image") {
         /// Where its disk comes from. Needed, unless `current` names a generation.
         "source" source: SourceSpec;
-        /// What its disk must be: `sha256:…` or `sha512:…`. Needed, unless `current` names a generation.
+        /// What its disk must be, as it is fetched: `sha256:…` or `sha512:…`. Needed, unless `current` names a generation.
         "digest" digest: Loc<Digest>;
         /// Sealed versions by name or number, in place of `source` and `digest`.
         "generations" generations: Named<GenerationSpec>;
@@ -29,6 +29,18 @@ spec! {
         "keep" keep: Loc<Int<1, 1000>>;
         /// What happens to VMs of an older generation: `auto` (default) rolls them, `keep` leaves them as they are.
         "retire" retire: Loc<Retire>;
+        /// How it is packed where it comes from: `auto` (default: what its first bytes say), `none`, `zstd`, `xz` or `gz`.
+        /// Hosts unpack it.
+        "compression" compression: Loc<Compression>;
+        /// Its length as it is fetched: another one is refused, and plans know what it takes.
+        "size" size: Loc<Bytes>;
+        /// Its length when it is unpacked: a longer one is refused (default: as long as there is room).
+        "unpackedSize" unpacked_size: Loc<Bytes>;
+        /// `needed` (default): hosts get it when a VM needs it; `all`: every host of its kind has it before.
+        "stores" stores: Loc<Stores>;
+        /// `each` (default): each host asks the source; `once`: one does, and the others have it from that one, through the
+        /// controller.
+        "fetch" fetch: Loc<Fetch>;
         /// `qcow2`, `raw`, or `rootfs`: a tar archive (plain, gz, xz or zst) for containers.
         "format" format: Loc<ImageFormat>, required;
         /// `disk` (default), a kernel that the host hands over, or of a container the first program (default `/sbin/init`).
@@ -45,8 +57,10 @@ spec! {
 spec! {
     /// Where a file comes from: a path or a URL.
     SourceSpec("source") {
-        /// A path on the controller, relative to the document's file.
+        /// A path on the controller, relative to the document's file; with `host` an absolute one there.
         "path" path: Text;
+        /// The host of the fleet that has it at `path`.
+        "host" host: Loc<Name>;
         /// `https://`, `http://` or `file://`.
         "url" url: Text;
     }
@@ -56,12 +70,16 @@ spec! {
 spec! {
     /// A file with its digest.
     FileSpec("file") {
-        /// A path on the controller, relative to the document's file.
+        /// A path on the controller, relative to the document's file; with `host` an absolute one there.
         "path" path: Text;
+        /// The host of the fleet that has it at `path`.
+        "host" host: Loc<Name>;
         /// `https://`, `http://` or `file://`.
         "url" url: Text;
         /// What it must be.
         "digest" digest: Loc<Digest>, required;
+        /// Its length: another one is refused, and plans know what it takes.
+        "size" size: Loc<Bytes>;
     }
 }
 

@@ -26,7 +26,7 @@ use super::leaf::{ApprovalPlacement, Int, Milli};
 use super::node::Node;
 use super::read::{Labels, Loc, Named, Read, field, spec};
 use super::sink::Sink;
-use crate::model::{Name, Share};
+use crate::model::{Name, Share, Span};
 
 /// The API version that is read.
 pub(crate) const API_VERSION: &str = "stablehand/v1alpha1";
@@ -107,6 +107,8 @@ spec! {
         "placement" placement: FleetPlacementSpec;
         /// When an approval still holds.
         "approval" approval: ApprovalSpec;
+        /// How long files stay in the hosts' stores.
+        "images" images: FleetImagesSpec;
     }
     later {
         "networks": "comes with network rules",
@@ -154,6 +156,14 @@ spec! {
         "slots" slots: Loc<Milli>;
         /// Of cost: cheaper hosts first.
         "cost" cost: Loc<Milli>;
+    }
+}
+
+spec! {
+    /// How long files stay in the hosts' stores.
+    FleetImagesSpec("images") {
+        /// After nothing needs a file any more (default 7d).
+        "keep" keep: Loc<Span>;
     }
 }
 
