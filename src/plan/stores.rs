@@ -135,9 +135,13 @@ impl<'a> Draft<'a> {
         keep: Span,
     ) -> Option<Action> {
         let subject = Address::Image(name_of(self.input.desired.images.values(), digest, image)?);
+        let users = self.users_that_end(digest);
         let (path, digest) = (image.path.clone(), digest.clone());
         if is_needed {
-            since?;
+            // What stands still half-way, as a roll that was halted, may go on: a young mark is left. A new clone takes it off.
+            if Span::secs(self.input.now.since(since?)).0 < keep.0 / 2 {
+                return None;
+            }
             let touched = |a: &Action| a.verb == Verb::Fetch && puts(a, host, &path);
             if self.actions.iter().any(touched) {
                 // It is marked by what needs it.
@@ -165,7 +169,7 @@ impl<'a> Draft<'a> {
             };
             act.reason = reason("image_unneeded", text, Some(self.input.desired.fleet.origin.clone()));
             act.cause = if keep.0 == 0 { Cause::Change } else { Cause::Expiry };
-            act.after = self.users_that_end(host);
+            act.after = users;
             return Some(act);
         }
         match elapsed {
@@ -179,17 +183,28 @@ impl<'a> Draft<'a> {
                 let mut act = plain(subject, Verb::Mark, host, [Op::MarkImage { digest, path, unneeded: Some(now) }]);
                 let text = format!("nothing needs it any more; it leaves the store of {host} in {keep}");
                 act.reason = reason("image_unneeded", text, Some(self.input.desired.fleet.origin.clone()));
-                act.after = self.users_that_end(host);
+                act.after = users;
                 Some(act)
             }
         }
     }
 
-    /// Open actions after which a host has fewer disks, or other ones.
-    fn users_that_end(&self, host: &Name) -> Vec<ActionId> {
-        let ends = |s: &Step| {
-            s.host == *host
-                && matches!(s.op, Op::DeleteDisk { .. } | Op::Undefine { .. } | Op::Edit { .. } | Op::Unstamp { .. })
+    /// Open actions, on whatever host, after which a VM that an image is kept for does without it: when one of them fails, its
+    /// VM may go back to it.
+    fn users_that_end(&self, digest: &Digest) -> Vec<ActionId> {
+        let of = |vm: &Name| {
+            self.world.place(vm).is_some_and(|(_, obs)| {
+                obs.stamp.image.as_ref() == Some(digest) || obs.stamp.rolled.iter().any(|r| r.from == *digest)
+            })
+        };
+        let ends = |s: &Step| match &s.op {
+            Op::DeleteDisk { path, .. } => {
+                let disk = self.world.view(&s.host).known().and_then(|k| k.disks.get(path));
+                disk.is_some_and(|d| d.stamp.made_from.as_deref() == Some(digest.as_str()))
+            }
+            Op::Undefine { vm, .. } | Op::Edit { vm, .. } | Op::Unstamp { vm, .. } => of(vm),
+            Op::Define { domain, .. } => of(&domain.vm),
+            _ => false,
         };
         let open = self.actions.iter().filter(|a| !a.is_blocked() && a.steps.iter().any(ends));
         open.map(|a| a.id.clone()).collect()
