@@ -240,3 +240,38 @@ fn a_guest_is_nobody_but_itself() {
         c.done();
     });
 }
+
+#[test]
+fn a_guest_reaches_its_own_host_only_where_it_may() {
+    alone_with(async || {
+        let mut c = Cells::new();
+        let shown = std::process::Command::new("ip").args(["-br", "link", "show", "br0"]).output().unwrap();
+        let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+        let host: Mac = shown.split_whitespace().nth(2).unwrap().parse().unwrap();
+        ip("neigh replace 10.0.0.11 lladdr 02:00:00:00:00:01 dev br0");
+        let listen = |port| {
+            let socket = std::net::UdpSocket::bind(("10.0.0.1", port)).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        };
+        let (names, other) = (listen(53), listen(16514));
+        let mut buffer = [0; 16];
+        let ask = |port| packet(host, card(1), ("10.0.0.11", "10.0.0.1"), UDP, &plain_udp(4000, port));
+        c.bridge.send(&tap(1), &ask(53));
+        assert!(names.recv(&mut buffer).is_ok(), "its name server");
+        c.bridge.send(&tap(1), &ask(16514));
+        assert!(other.recv(&mut buffer).is_err(), "nothing else of its host");
+        c.bridge.send(&tap(3), &packet(host, card(3), ("10.0.0.3", "10.0.0.1"), UDP, &plain_udp(4000, 53)));
+        assert!(names.recv(&mut buffer).is_err(), "and nothing at all for others");
+        c.bridge.read(&tap(1));
+        other.send_to(b"x", "10.0.0.11:4000").unwrap();
+        assert!(!c.bridge.read(&tap(1)).iter().any(|f| f[12..14] == [8, 0]), "its host does not reach it");
+        names.send_to(b"x", "10.0.0.11:4000").unwrap();
+        assert!(c.bridge.read(&tap(1)).iter().any(|f| f[12..14] == [8, 0]), "but answers");
+    });
+}
+
+/// Without data and checksum, which 0 says is not there (RFC 768).
+fn plain_udp(from: u16, to: u16) -> Vec<u8> {
+    [from.to_be_bytes(), to.to_be_bytes(), 8_u16.to_be_bytes(), [0, 0]].concat()
+}
