@@ -78,6 +78,8 @@ pub(crate) enum Verb {
     Status(Status),
     /// Images: generations, who uses them, what rolls, what keeps old ones
     Images(Images),
+    /// Read the packet filters back from every host and say whether they mean what they should (exit code 1: not)
+    Verify(Status),
     /// Show how busy hosts and VMs are, or were
     Top(Top),
     /// List what the fleet describes: hosts, images, networks, services, modules or vms

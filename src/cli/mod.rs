@@ -28,7 +28,7 @@ use console::Console;
 use context::{Context, Surroundings};
 use failure::{Exit, Failure, Outcome};
 use verbs::hand::Asked;
-use verbs::{apply, cases, doctor, drain, files, hand, inspect, look, plan, reach, texts, top};
+use verbs::{apply, cases, doctor, drain, files, hand, inspect, look, plan, reach, texts, top, verify};
 
 /// Runs the program with this process's arguments and streams.
 pub fn main() -> ExitCode {
@@ -120,7 +120,7 @@ fn asks_hosts(verb: &Verb) -> bool {
     match verb {
         Verb::Plan(a) => a.seen.observed == "live",
         Verb::Graph(a) => a.observed == "live",
-        Verb::Status(a) => a.observed == "live",
+        Verb::Status(a) | Verb::Verify(a) => a.observed == "live",
         Verb::Images(a) => a.observed == "live",
         Verb::Describe(a) | Verb::Why(a) => a.observed == "live",
         Verb::Reach(a) => a.observed == "live",
@@ -156,6 +156,7 @@ async fn dispatch(context: Context, verb: Verb) -> Outcome {
         Verb::Watch(a) => watch::watch(context, &a).await,
         Verb::Status(a) => look::status(c, &a).await,
         Verb::Images(a) => look::images(c, &a).await,
+        Verb::Verify(a) => verify::verify(c, &a).await,
         Verb::Top(a) => top::top(c, &a).await,
         Verb::Get(a) => look::get(c, &a),
         Verb::Describe(a) => look::describe(c, &a).await,

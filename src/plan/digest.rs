@@ -9,7 +9,7 @@ use crate::model::{
     Boot, CloudInit, DataDisk, Desired, Display, Firmware, Init, Name, Nic, Owner, Placement, Probe, Protection,
     Relocatable, RunState, StopPolicy, UpdatePolicy, Vm, VmSpec,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The part of a VM's specification that its stamp remembers. Places in files are not part of it.
@@ -115,6 +115,9 @@ pub(crate) fn of<T: Serialize>(value: &T) -> String {
 /// is defined by the digest of its specification and of its image: the same words with other contents are another key.
 pub fn effect_key(action: &Action, any_host: bool) -> String {
     use std::fmt::Write as _;
+    if action.is_filter() {
+        return filter_key(action, any_host);
+    }
     let mut key = format!("{}|{}|{}", action.id, action.verb.word(), action.impact.class.word());
     let place_counts = !(any_host && action.from.is_none());
     if let (true, Some(to)) = (place_counts, &action.to) {
@@ -184,12 +187,42 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
     key
 }
 
+/// What a filter does is what it opens and closes; on which host counts only where placement does.
+fn filter_key(action: &Action, any_host: bool) -> String {
+    let place = if any_host { ANY_FILTER } else { &*action.id.0 };
+    let opens = action.opens.iter().map(|s| format!("|open {s}"));
+    let closes = action.closes.iter().map(|s| format!("|close {s}"));
+    opens.chain(closes).fold(place.to_owned(), |key, part| key + &part)
+}
+
+/// How the keys of filters begin where placement does not count.
+const ANY_FILTER: &str = "rules";
+
+/// Whether an approval of these effects takes an action in. A filter needs no more than that its sentences were approved
+/// where placement does not count: on which hosts they are needed was not said.
+pub fn covered(keys: &BTreeSet<String>, action: &Action, any_host: bool) -> bool {
+    if keys.contains(&effect_key(action, any_host)) {
+        return true;
+    }
+    let parts = |key: &str| key.split('|').skip(1).map(str::to_owned).collect::<Vec<_>>();
+    let approved = || keys.iter().filter(|key| key.split('|').next() == Some(ANY_FILTER)).flat_map(|key| parts(key));
+    action.is_filter() && any_host && {
+        let approved: BTreeSet<String> = approved().collect();
+        parts(&filter_key(action, true)).iter().all(|part| approved.contains(part))
+    }
+}
+
 /// The effects hash of a plan: `vp1-` and 13 characters (65 bits of a SHA-256) over the sorted effect keys of
 /// the actions that are not blocked.
 pub(crate) fn effects_hash(actions: &[Action], any_host: bool) -> String {
     const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz"; // Crockford's base 32, lower case
     let mut keys: Vec<String> = actions.iter().filter(|a| !a.is_blocked()).map(|a| effect_key(a, any_host)).collect();
     keys.sort_unstable();
+    if any_host {
+        // Nor on how many.
+        keys.dedup_by(|a, b| a == b && a.split('|').next() == Some(ANY_FILTER));
+        keys.retain(|key| key != ANY_FILTER);
+    }
     let mut hash = Sha256::new();
     for key in &keys {
         hash.update(key.as_bytes());

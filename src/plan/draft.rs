@@ -191,6 +191,8 @@ pub(crate) fn action(vm: &Name, verb: Verb, cause: Cause, reason: Reason, class:
         fields: Vec::new(),
         transfer: None,
         roll: None,
+        opens: Vec::new(),
+        closes: Vec::new(),
         after: Vec::new(),
         wave: 0,
         blocked: Vec::new(),

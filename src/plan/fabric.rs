@@ -443,6 +443,8 @@ pub(crate) fn plain(subject: Address, verb: Verb, host: &Name, ops: impl IntoIte
         fields: Vec::new(),
         transfer: None,
         roll: None,
+        opens: Vec::new(),
+        closes: Vec::new(),
         after: Vec::new(),
         wave: 0,
         blocked: Vec::new(),

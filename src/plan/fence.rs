@@ -67,6 +67,8 @@ impl Draft<'_> {
             fields: Vec::new(),
             transfer: None,
             roll: None,
+            opens: Vec::new(),
+            closes: Vec::new(),
             after: Vec::new(),
             wave: 0,
             blocked,

@@ -8,7 +8,8 @@
 //! world   what may be believed ─┐
 //! present existing VMs          │
 //! gone    VMs that end          ├─▶ limits ─▶ place new ones (absent) ─▶ fabric ─▶ order ─▶ Plan
-//! orphans disks without a VM   ─┘
+//! orphans disks without a VM   ─┘                                         │
+//!                                                     filter: packet filters, once it is known what is done
 //! ```
 
 mod absent;
@@ -26,6 +27,7 @@ mod draft;
 mod fabric;
 mod fence;
 mod filled;
+mod filter;
 mod flights;
 pub mod generations;
 mod gone;
@@ -33,6 +35,7 @@ pub mod groups;
 pub mod impact;
 mod limits;
 mod moves;
+mod opened;
 mod order;
 mod place;
 mod places;
@@ -43,19 +46,22 @@ mod room;
 pub mod rules;
 mod sequence;
 mod settle;
+mod stays;
 pub mod steps;
 mod stores;
 mod summary;
 mod surge;
 mod target;
 pub mod types;
+pub mod verify;
 mod way;
 mod wishes;
 mod world;
 
 use std::collections::BTreeMap;
 
-pub use digest::{effect_key, spec_digest};
+pub use digest::{covered, effect_key, spec_digest};
+pub use opened::ReachChange;
 pub use place::{HostScore, Verdict};
 pub use steps::{
     DiskFrom, DomainDevice, DomainDisk, DomainNic, DomainSpec, Edit, KernelBoot, MigrateHow, NewDisk, Op, Replacement,
@@ -63,6 +69,7 @@ pub use steps::{
 };
 pub use summary::RISKS;
 pub use types::*;
+pub use verify::{FilterCheck, FilterVerdict, verify};
 
 use crate::model::{Address, Demand, Desired, Name, Observed, RunState, Timestamp};
 use draft::{Draft, need_now};
@@ -156,6 +163,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
     draft.make_room();
     draft.foundations();
     draft.stores();
+    let reach = draft.filters();
     let (critical_path, critical_millis) = draft.settle();
     let hosts = draft.host_rooms();
     draft.assess(&hosts);
@@ -179,6 +187,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
         inputs: Inputs { source: input.source.to_owned(), now: input.now, ages: ages(input) },
         effects: digest::effects_hash(&actions, desired.fleet.approval_any_host),
         actions,
+        reach,
         notes,
         hosts,
         limits,
@@ -208,12 +217,15 @@ fn ages(input: &PlanInput<'_>) -> BTreeMap<Name, Option<u64>> {
 fn attribute(plan: &mut Plan, before: &Plan, base: &Desired, input: &PlanInput<'_>) {
     let old: BTreeMap<&ActionId, &Action> = before.actions.iter().map(|a| (&a.id, a)).collect();
     for act in &mut plan.actions {
-        if matches!(act.cause, Cause::Demand | Cause::Expiry) || ["surge", "roll_back"].contains(&&*act.reason.code) {
+        let lost = act.is_filter() && act.cause == Cause::Drift;
+        let own = ["surge", "roll_back"].contains(&&*act.reason.code) || lost;
+        if matches!(act.cause, Cause::Demand | Cause::Expiry) || own {
             continue;
         }
         let same = |o: &&&Action| effect_key(o, true) == effect_key(act, true);
         act.cause = match old.get(&act.id).filter(same) {
             None => Cause::Change,
+            Some(_) if act.is_filter() && act.reason.code != "filter_rules" => continue,
             Some(_) if applied(act, base, input) => Cause::Drift,
             Some(_) => Cause::Pending,
         };
@@ -233,6 +245,13 @@ fn attribute(plan: &mut Plan, before: &Plan, base: &Desired, input: &PlanInput<'
 /// Whether a VM carries the stamp of what the base asks for: then a difference is drift.
 fn applied(act: &Action, base: &Desired, input: &PlanInput<'_>) -> bool {
     let name = act.subject.name();
+    if act.is_filter() {
+        let there = input.observed.hosts.get(name).and_then(|o| o.known());
+        let as_said = |(vm, obs): (&Name, &crate::model::VmObs)| {
+            base.vms.get(vm).is_some_and(|vm| obs.stamp.spec == spec_digest(base, vm))
+        };
+        return there.is_some_and(|host| host.vms.iter().all(as_said));
+    }
     let Some(vm) = base.vms.get(name).filter(|_| act.subject.kind() == "vm") else { return false };
     let seen = input.observed.hosts.values().filter_map(|o| o.known()).find_map(|h| h.vms.get(name));
     match seen {

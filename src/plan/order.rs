@@ -171,8 +171,9 @@ impl Draft<'_> {
         used
     }
 
-    /// Blocks what waits for something blocked, numbers the waves, sorts the actions, and finds the critical path.
+    /// Numbers the waves, sorts the actions, and finds the critical path. What waits for something blocked is blocked.
     pub(crate) fn settle(&mut self) -> (Vec<ActionId>, Option<u64>) {
+        self.spread_blocks();
         for act in &mut self.actions {
             act.after.sort_unstable();
             act.after.dedup();
@@ -202,18 +203,11 @@ impl Draft<'_> {
         }
         let mut ends: Vec<(u64, Option<usize>)> = vec![(0, None); self.actions.len()];
         for &number in &order {
-            let cause = before[number].iter().copied().find(|n| self.actions[*n].is_blocked());
-            if let Some(by) = cause.filter(|_| !self.actions[number].is_blocked()) {
-                let id = self.actions[by].id.clone();
-                self.actions[number].blocked.push(Block {
-                    by: BlockedBy::Dependency,
-                    text: format!("it waits for {id}, which is blocked"),
-                    unblock: format!("see {id}"),
-                });
-            }
             let wave = 1 + before[number].iter().map(|n| self.actions[*n].wave).max().unwrap_or(0);
             self.actions[number].wave = wave;
-            let longest = before[number].iter().copied().max_by_key(|n| (ends[*n].0, std::cmp::Reverse(*n)));
+            // A filter takes no time that anybody would look for.
+            let slow = before[number].iter().copied().filter(|n| !self.actions[*n].is_filter());
+            let longest = slow.max_by_key(|n| (ends[*n].0, std::cmp::Reverse(*n)));
             let start = longest.map_or(0, |n| ends[n].0);
             ends[number] = (start + duration(&self.actions[number]), longest);
         }
@@ -239,7 +233,7 @@ impl Draft<'_> {
     }
 
     fn critical(&self, ends: &[(u64, Option<usize>)]) -> (Vec<ActionId>, Option<u64>) {
-        let open = |n: &usize| !self.actions[*n].is_blocked();
+        let open = |n: &usize| !self.actions[*n].is_blocked() && !self.actions[*n].is_filter();
         let Some(last) = (0..self.actions.len()).filter(open).max_by_key(|n| (ends[*n].0, std::cmp::Reverse(*n)))
         else {
             return (Vec::new(), None);

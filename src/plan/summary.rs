@@ -33,6 +33,11 @@ pub const RISKS: &[(&str, &str, &str)] = &[
     ),
     ("R201", "data is deleted", "A disk that holds data is deleted by this plan and cannot be had back."),
     (
+        "R301",
+        "opened to many",
+        "A rule that this plan opens lets a wide range of addresses outside (IPv4 shorter than /16, IPv6 shorter than /32) begin something with VMs, or lets addresses outside begin anything at all with them.",
+    ),
+    (
         "R302",
         "a probe that cannot pass",
         "A VM starts whose readiness is probed over TCP or HTTP by its host, and its host has no address on that closed network's bridge: the probe comes from an address that nobody allows. `probesFrom` of the Network says from where it comes.",

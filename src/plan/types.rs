@@ -10,6 +10,7 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::opened::ReachChange;
 use super::steps::Step;
 use crate::model::{Address, Bytes, Digest, Field, Name, Origin, Timestamp};
 
@@ -39,6 +40,9 @@ pub struct Plan {
     pub effects: String,
     /// The actions in an order that respects [`Action::after`]; ties by wave, then address.
     pub actions: Vec<Action>,
+    /// Who may talk to whom, where that is another before and after.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reach: Vec<ReachChange>,
     /// Why nothing happens to what one might expect to change.
     pub notes: Vec<Note>,
     /// Hosts before and after.
@@ -122,6 +126,12 @@ pub struct Action {
     /// The image whose roll it is part of: when one of a roll fails, none of it begins any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roll: Option<Name>,
+    /// What a packet filter opens by it, as sentences: `shop/web -> shop/db: tcp/5432`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub opens: Vec<String>,
+    /// What a packet filter closes by it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub closes: Vec<String>,
     /// Actions that must have succeeded before.
     pub after: Vec<ActionId>,
     /// Its wave: 1 + the highest wave of what it waits for.
@@ -734,6 +744,10 @@ impl Plan {
 }
 
 impl Action {
+    /// Whether it sets a host's packet filter.
+    pub fn is_filter(&self) -> bool {
+        matches!(self.verb, Verb::Filter | Verb::Close)
+    }
     /// Whether something stops it.
     pub fn is_blocked(&self) -> bool {
         !self.blocked.is_empty()

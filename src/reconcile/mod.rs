@@ -13,7 +13,7 @@ use crate::model::{
     Book, Demand, Desired, LockHolder, Name, Observed, OnFailure, PlacementRecord, StoreState, Timestamp,
 };
 use crate::observe::{Look, Observer};
-use crate::plan::{self, ActionId, Plan, PlanInput, Policy, Verb, effect_key};
+use crate::plan::{self, ActionId, Plan, PlanInput, Policy, Verb};
 
 /// What outlives a pass: counters of limits, demand, times of boots, the journal. Implemented by `store` and in memory.
 pub trait Ledger: Journal {
@@ -346,7 +346,7 @@ fn approved(
 ) -> Option<BTreeSet<ActionId>> {
     let any_host = desired.fleet.approval_any_host;
     let with_keys = |keys: &BTreeSet<String>| {
-        plan.actions.iter().filter(|a| keys.contains(&effect_key(a, any_host))).map(|a| a.id.clone()).collect()
+        plan.actions.iter().filter(|a| plan::covered(keys, a, any_host)).map(|a| a.id.clone()).collect()
     };
     match approval {
         Approval::Everything | Approval::Hash(_) if round == 0 => None,

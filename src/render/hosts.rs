@@ -19,6 +19,9 @@ pub struct HostRow {
     pub vms: Option<usize>,
     /// What runs guests on it, as it says.
     pub version: Option<String>,
+    /// What is so of its packet filter, where somebody compared it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filter: Option<String>,
     /// What one would ask about: a drain and who asked, a cordon, since when it is unknown.
     pub remark: Option<String>,
 }
@@ -65,20 +68,23 @@ fn row(host: &Host, desired: &Desired, demand: &Demand, observed: &Observed) -> 
         state: state.to_owned(),
         vms: seen.map(|s| s.vms.len()),
         version: seen.map(|s| s.version.clone()),
+        filter: None,
         remark: if remarks.is_empty() { None } else { Some(remarks.join(", ")) },
     }
 }
 
 /// The table of hosts; empty where there is one host and nothing to say of it.
 pub(super) fn table(rows: &[HostRow], style: &Style) -> String {
-    let plain = rows.len() <= 1 && rows.iter().all(|r| r.remark.is_none());
+    let usual = |row: &HostRow| row.filter.as_ref().is_none_or(|f| f == "in force" || f == "none needed");
+    let plain = rows.len() <= 1 && rows.iter().all(|r| r.remark.is_none() && usual(r));
     if plain {
         return String::new();
     }
-    let mut hosts = Table::new(&["HOST", "STATE", "VMS", ""]);
+    let mut hosts = Table::new(&["HOST", "STATE", "VMS", "RULES", ""]);
     for row in rows {
         let vms = row.vms.map_or_else(|| "-".to_owned(), |n| n.to_string());
-        hosts.row(vec![row.host.to_string(), row.state.clone(), vms, row.remark.clone().unwrap_or_default()]);
+        let filter = row.filter.clone().unwrap_or_else(|| "-".to_owned());
+        hosts.row(vec![row.host.to_string(), row.state.clone(), vms, filter, row.remark.clone().unwrap_or_default()]);
     }
     format!("\n{}", hosts.render(style, 0))
 }

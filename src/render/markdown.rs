@@ -31,6 +31,7 @@ pub fn markdown(plan: &Plan, budget: usize) -> String {
     let sections = Sections::of(plan);
     page.table(&sections);
     page.drift(&sections);
+    page.network(plan, &sections);
     page.rolls(plan);
     page.drains(plan);
     if let Some(chart) = mermaid(plan) {
@@ -139,6 +140,33 @@ impl Page {
             }
             self.maybe(&part);
         }
+    }
+
+    /// Rules opened and closed, and the rows of the reachability matrix that change.
+    fn network(&mut self, plan: &Plan, sections: &Sections<'_>) {
+        let lines = words::network(plan, &sections.filters, false, "→");
+        if lines.is_empty() {
+            return;
+        }
+        let mut part = "\n**Network rules**\n\n".to_owned();
+        for (label, text) in lines {
+            let lead = if label.is_empty() { "  - ".to_owned() } else { format!("- {label}: ") };
+            let _ = writeln!(part, "{lead}{}", safe::markdown(&text));
+        }
+        if !self.maybe(&part) {
+            self.left_out += sections.filters.len();
+        }
+        let rows: Vec<_> = plan.reach.iter().take(60).collect();
+        let mut body = "| From | To | Before | After |\n|-|-|-|-|\n".to_owned();
+        for row in &rows {
+            let (before, after) = (words::traffic(&row.before), words::traffic(&row.after));
+            let _ = writeln!(body, "| {} | {} | {before} | {after} |", safe::code(&row.from), safe::code(&row.to));
+        }
+        let more = plan.reach.len().saturating_sub(rows.len());
+        if more > 0 {
+            let _ = writeln!(body, "\nand {more} more");
+        }
+        self.details("Who reaches whom, before and after", plan.reach.len(), &body);
     }
 
     /// What each drain moves, what it cannot move, and what stays.

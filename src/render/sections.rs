@@ -15,6 +15,8 @@ pub(super) struct Sections<'a> {
     pub(super) blocked: Vec<&'a Action>,
     /// Nobody notices.
     pub(super) safe: Vec<&'a Action>,
+    /// Packet filters, whatever the cause.
+    pub(super) filters: Vec<&'a Action>,
     /// The world moved: not caused by this change. Destructive and blocked ones stand above all the same.
     pub(super) drift: Vec<&'a Action>,
 }
@@ -31,6 +33,8 @@ impl<'a> Sections<'a> {
             let class = action.impact.class;
             let section = if action.is_blocked() {
                 &mut sections.blocked
+            } else if action.is_filter() {
+                &mut sections.filters
             } else if class.is_destructive() {
                 &mut sections.destructive
             } else if action.cause == Cause::Drift {

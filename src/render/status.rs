@@ -160,6 +160,17 @@ impl Status {
     }
 }
 
+impl Status {
+    /// Says of each host what is so of its packet filter.
+    #[must_use]
+    pub fn with_filters(mut self, checks: &[crate::plan::FilterCheck]) -> Self {
+        for row in self.hosts.iter_mut().filter(|row| row.state == "known") {
+            row.filter = checks.iter().find(|check| check.host == row.host).map(|check| check.state.words());
+        }
+        self
+    }
+}
+
 fn foreign_row(host: &Name, found: &Unmanaged) -> ForeignRow {
     ForeignRow {
         domain: found.domain.clone(),

@@ -28,6 +28,7 @@ pub fn text(plan: &Plan, style: &Style) -> String {
     out.section("BLOCKED", Ink::Magenta, &sections.blocked);
     out.section("SAFE", Ink::Green, &sections.safe);
     out.section("DRIFT  (the world moved; not caused by this change)", Ink::Yellow, &sections.drift);
+    out.network(plan, &sections);
     out.tail(plan);
     out.text
 }
@@ -197,6 +198,24 @@ impl Page<'_> {
             // Not wrapped: this is to be copied.
             let line = self.style.clean(line);
             self.line(Ink::Plain, &format!("{}{label:7}{line}", " ".repeat(INDENT)));
+        }
+    }
+
+    /// Rules opened and closed, and the hosts whose filters say so.
+    fn network(&mut self, plan: &Plan, sections: &Sections<'_>) {
+        let lines = words::network(plan, &sections.filters, self.style.show_all, self.style.arrow());
+        if lines.is_empty() {
+            return;
+        }
+        self.text.push('\n');
+        self.line(Ink::Bold, "NETWORK RULES");
+        for (label, text) in lines {
+            let ink = match label {
+                "opened" => Ink::Yellow,
+                "closed" => Ink::Green,
+                _ => Ink::Plain,
+            };
+            self.labelled(1, label, 8, ink, &text);
         }
     }
 

@@ -1,8 +1,11 @@
 //! Words for the parts of a plan, shared by text and Markdown.
 
-use crate::model::{Field, Name, Span, Timestamp, Transport};
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::{Field, Name, Span, Timestamp, Traffic, Transport};
 use crate::plan::{
-    Action, ActionId, Cause, Class, DataEffect, DiskFate, Downtime, FieldChange, HostDrain, MoveMode, Plan, Roll, Verb,
+    Action, ActionId, Cause, Class, DataEffect, DiskFate, Downtime, FieldChange, HostDrain, MoveMode, Plan,
+    ReachChange, Roll, Verb,
 };
 
 /// `2026-10-20 10:00 UTC`.
@@ -268,6 +271,47 @@ fn few(names: &[Name]) -> String {
     let some: Vec<&str> = names.iter().take(4).map(Name::as_str).collect();
     let more = names.len().saturating_sub(some.len());
     if more > 0 { format!("{} and {more} more", some.join(", ")) } else { some.join(", ") }
+}
+
+/// What changes of who may talk to whom, line by line: a word and what it is about. Of mates and system addresses that come
+/// and go with their VMs only the number is said, unless all is asked for.
+pub(super) fn network(plan: &Plan, filters: &[&Action], all: bool, arrow: &str) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    let arrows = |sentence: String| sentence.replace("->", arrow);
+    let shown = || plan.reach.iter().filter(|row| all || !row.implied);
+    let origin = |row: &ReachChange| row.origin.as_ref().map(|o| format!("   {o}")).unwrap_or_default();
+    for (label, of) in [("opened", ReachChange::opened as fn(&_) -> _), ("closed", ReachChange::closed as fn(&_) -> _)]
+    {
+        let sentence = |row: &ReachChange| {
+            let origin = if label == "opened" { origin(row) } else { String::new() };
+            Some(format!("{}{origin}", arrows(of(row)?)))
+        };
+        let sentences: Vec<String> = shown().filter_map(sentence).collect();
+        let most = if all { usize::MAX } else { 20 };
+        let more = sentences.len().saturating_sub(most);
+        lines.extend(sentences.into_iter().take(most).map(|sentence| (label, sentence)));
+        if more > 0 {
+            lines.push(("", format!("and {more} more")));
+        }
+    }
+    let mut by_reason: BTreeMap<(u32, Verb, Cause, &str), Vec<&Action>> = BTreeMap::new();
+    for action in filters {
+        by_reason.entry((action.wave, action.verb, action.cause, &action.reason.text)).or_default().push(action);
+    }
+    for ((_, verb, cause, why), actions) in by_reason {
+        let hosts: Vec<&str> = actions.iter().take(6).map(|a| a.subject.name().as_str()).collect();
+        let more = actions.len().saturating_sub(hosts.len());
+        let more = if more > 0 { format!(" and {more} more hosts") } else { String::new() };
+        let cause = if cause == Cause::Change { String::new() } else { format!("  [{}]", cause.word()) };
+        lines.push((verb.word(), format!("{}{more}: {why}{cause}", hosts.join(", "))));
+    }
+    lines
+}
+
+/// `tcp/443, udp/53`, or `-`.
+pub(super) fn traffic(traffic: &BTreeSet<Traffic>) -> String {
+    let words: Vec<String> = traffic.iter().map(ToString::to_string).collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(", ") }
 }
 
 /// What happens to one disk.

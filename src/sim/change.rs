@@ -88,12 +88,7 @@ impl World {
             Op::DefineFrom { vm, uuid, from, stamp } => self.define_from(step, vm, *uuid, from, stamp),
             Op::RetireDisk { path, to, stamp } => self.retire_disk(step, path, to, stamp),
             Op::DropRemnant { vm, uuid } => self.drop_remnant(step, vm, *uuid),
-            Op::SetRules { rules } => {
-                let host = self.host(&step.host)?;
-                let same = host.filter == **rules;
-                host.filter = (**rules).clone();
-                Ok(changed(!same))
-            }
+            Op::SetRules { rules } => self.set_rules(step, rules),
             Op::Fence { .. } => self.fence(step),
             Op::Announce { vm, uuid } => self.announce(step, vm, *uuid),
         }

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
+use super::filter::Explained;
 use super::world::{SimDomain, SimHost, World};
-use crate::model::{Address, Bytes, Desired, DiskPhase, DiskStamp, Name, OnRemove};
+use crate::model::{Address, Bytes, Desired, DiskPhase, DiskStamp, HostRules, Name, OnRemove};
 use crate::plan::{Action, DiskFate, Op, Plan, Step, Verb};
 
 /// What the actions that began say they do to somebody: the world holds their steps to it.
@@ -39,12 +40,17 @@ pub struct Permit {
     pub at_once: BTreeMap<Name, u32>,
     /// Hosts that are declared lost, or fenced: what lies there counts no more.
     pub gone: BTreeSet<Name>,
+    /// Who may talk to whom.
+    pub explained: Explained,
+    /// Filters that were set, with the step that did it.
+    pub set: Vec<(String, HostRules)>,
 }
 
 impl Permit {
     /// What a plan allows before any of its actions begins: room, and nothing else.
     pub fn of(plan: &Plan) -> Self {
-        let mut permit = Self { bound: true, fleet: Some(plan.fleet.clone()), ..Self::default() };
+        let explained = Explained::of(plan);
+        let mut permit = Self { bound: true, fleet: Some(plan.fleet.clone()), explained, ..Self::default() };
         for host in plan.hosts.iter().filter(|h| h.known) {
             let memory = Bytes::mib(host.memory_mib.capacity);
             permit.room.insert(host.host.clone(), (memory, host.slots.capacity));
@@ -77,6 +83,7 @@ impl Permit {
     pub fn of_fleet(&mut self, desired: &Desired) {
         self.at_once = desired.hosts.iter().map(|(n, h)| (n.clone(), h.migration.at_once)).collect();
         self.gone.extend(desired.lost.iter().map(|l| l.host.clone()));
+        self.explained.of_fleet(desired);
     }
 }
 
@@ -173,6 +180,7 @@ impl World {
         }
         broken.extend(self.running_twice());
         broken.extend(self.open_on_two_hosts());
+        broken.extend(self.guard_filters());
         for what in broken {
             self.violate(step, &what);
         }

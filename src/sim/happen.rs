@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::change::halt;
+use super::filter::FilterState;
 use super::jobs::link;
 use super::ledger::Memory;
 use super::see::ports;
@@ -48,6 +49,12 @@ pub enum Event {
     Bridge(Name, String),
     /// A bridge disappears.
     LoseBridge(Name, String),
+    /// Somebody flushes the packet filter of a host.
+    FlushFilter(Name),
+    /// Somebody changes our table on a host so that it is not ours any more.
+    DamageFilter(Name),
+    /// Packet filters cannot be set on a host from now on, or can be again.
+    Filtering(Name, bool),
     /// Somebody else takes the controller's lock of a host.
     Lock(Name, String),
     /// They give it back.
@@ -165,6 +172,17 @@ impl World {
                 host.aliases.remove(bridge);
                 host.bridges.remove(bridge).ok_or_else(|| format!("there is no bridge {bridge}"))?;
             }
+            Event::FlushFilter(host) => self.any_host(host)?.flush_filter(),
+            Event::DamageFilter(host) => {
+                let what = "its chain `guests` has a rule that is not ours".to_owned();
+                self.any_host(host)?.filter_state = FilterState::Damaged(what);
+            }
+            Event::Filtering(host, works) => {
+                let host = self.any_host(host)?;
+                host.filter = crate::model::HostRules::default();
+                let why = || FilterState::Unable("its kernel has no nf_tables for bridges".to_owned());
+                host.filter_state = if *works { FilterState::Bare } else { why() };
+            }
             Event::Lock(host, who) => {
                 let lock = LockHolder { token: format!("foreign-{who}"), who: who.clone(), since: self.now() };
                 self.any_host(host)?.lock = Some(lock);
@@ -230,10 +248,18 @@ impl World {
         if domain.saved.is_none() {
             domain.began = domain.stamp.as_ref().and_then(|s| s.root);
         }
-        domain.live = Some(domain.saved.take().unwrap_or_else(|| domain.config.clone()));
+        let live = domain.saved.take().unwrap_or_else(|| domain.config.clone());
+        let taps: Vec<String> = live.nics.values().filter_map(|n| n.tap.clone()).collect();
+        domain.live = Some(live);
         (domain.power, domain.pause) = (Power::Running, None);
         domain.boots += 1;
         domain.ready_at = boot.map(|b| now + b);
+        let (host, _) = self.place(vm)?;
+        let host = self.any_host(&host)?;
+        // Whoever starts it by hand answers for it.
+        if host.filter_state == FilterState::Ours && taps.iter().any(|t| !host.filter.taps.contains_key(t)) {
+            host.filter_state = FilterState::Bare;
+        }
         Ok(())
     }
 
@@ -255,6 +281,7 @@ fn kill(host: &mut SimHost) {
     host.powered = false;
     // What arrived from another host was never defined here.
     host.domains.retain(|_, d| !d.transient);
+    host.filter = crate::model::HostRules::default();
     for domain in host.domains.values_mut().filter(|d| d.power.is_active()) {
         halt(domain, Power::Stopped);
     }

@@ -369,7 +369,7 @@ impl World {
             return;
         }
         let label = job.label();
-        for what in self.running_twice().into_iter().chain(self.open_on_two_hosts()) {
+        for what in self.running_twice().into_iter().chain(self.open_on_two_hosts()).chain(self.guard_filters()) {
             self.broken(&label, &what);
         }
     }

@@ -13,6 +13,7 @@
 mod change;
 mod device;
 mod faults;
+mod filter;
 mod fleet;
 mod guard;
 mod happen;
@@ -25,6 +26,7 @@ mod session;
 mod world;
 
 pub use faults::{Count, Fault, FaultKind};
+pub use filter::{Explained, FilterState};
 pub use fleet::SimFleet;
 pub use guard::Permit;
 pub use happen::Event;

@@ -58,7 +58,7 @@ impl World {
             disks: std::collections::BTreeMap::new(),
             images: std::collections::BTreeMap::new(),
             bridges: host.bridges.keys().map(|b| (b.clone(), see_bridge(host, b))).collect(),
-            filter: Some(crate::model::FilterObs::Table(host.filter.clone())),
+            filter: Some(host.see_filter()),
             unmanaged: Vec::new(),
             lock: host.lock.clone().filter(|l| l.token.starts_with("foreign")),
         };

@@ -129,9 +129,14 @@ impl Session {
                 let begins = world.millis + 1_000;
                 world.pass_to(begins);
             }
+            world.guard_grants(passed.rounds.iter().map(|(plan, _)| plan));
             world.permit = Permit::default();
         });
-        Ok(Applied { passed, steps: after.0 - before.0, millis: after.1 - before.1, crashed })
+        let applied = Applied { passed, steps: after.0 - before.0, millis: after.1 - before.1, crashed };
+        if applied.is_complete() && applied.passed.left.is_empty() && applied.passed.left.under_way() == 0 {
+            self.fleet.with(World::guard_leftovers);
+        }
+        Ok(applied)
     }
 
     /// Lets a statement of a script happen that is about the world or its people; false: it is another one.

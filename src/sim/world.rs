@@ -173,6 +173,8 @@ pub struct SimHost {
     pub aliases: BTreeMap<String, Name>,
     /// The packet filter in force.
     pub filter: crate::model::HostRules,
+    /// What is the matter with it.
+    pub filter_state: super::filter::FilterState,
     /// Placement records.
     pub records: BTreeMap<Name, PlacementRecord>,
     /// Who holds the controller's lock.
@@ -202,6 +204,7 @@ impl SimHost {
             bridges: BTreeMap::new(),
             aliases: BTreeMap::new(),
             filter: crate::model::HostRules::default(),
+            filter_state: super::filter::FilterState::default(),
             records: BTreeMap::new(),
             lock: None,
         }
@@ -460,6 +463,10 @@ fn recorded(host: &mut SimHost, seen: &crate::model::HostObs, fleet: Option<&Nam
     host.acceleration = seen.acceleration.unwrap_or(Acceleration::Kvm);
     host.machines.clone_from(&seen.machines);
     host.reflink = seen.reflink;
+    if let Some(crate::model::FilterObs::Table(rules)) = &seen.filter {
+        host.filter.clone_from(rules);
+    }
+    host.filter_state = super::filter::FilterState::Bare;
     host.lock.clone_from(&seen.lock);
     if let Some(lock) = &mut host.lock {
         lock.token = format!("foreign-{}", lock.token);

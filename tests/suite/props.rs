@@ -110,7 +110,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (prop::sample::select(vec![FaultKind::Fail, FaultKind::Hang, FaultKind::HalfFail, FaultKind::HalfUnknown]),
               0..OPS.len(), 1..3u32).prop_map(|(kind, op, n)| Act::Fault(kind, op, n)),
         4 => (0..8usize, 0..12usize).prop_map(|(what, vm)| Act::Hand(what, vm)),
-        2 => (0..3usize, 0..3usize).prop_map(|(what, host)| Act::Host(what, host)),
+        2 => (0..4usize, 0..3usize).prop_map(|(what, host)| Act::Host(what, host)),
         1 => (0..5usize, 0..12usize).prop_map(|(what, vm)| Act::Guest(what, vm)),
         1 => (0..4usize, 0..12usize).prop_map(|(what, vm)| Act::Hold(what, vm)),
         1 => Just(Act::Withdraw),
@@ -264,7 +264,9 @@ fn perform(session: &mut Session, hosts: &Hosts, act: &Act) {
             };
             happen(session, event);
         }
-        Act::Host(what, n) => happen(session, [Event::Kill, Event::Partition, Event::Revive][*what](host(*n))),
+        Act::Host(what, n) => {
+            happen(session, [Event::Kill, Event::Partition, Event::Revive, Event::FlushFilter][*what](host(*n)))
+        }
         Act::Guest(what, vm) => {
             let Some(vm) = pick(*vm) else { return };
             let usual = Guest::default();

@@ -57,6 +57,7 @@ enum Blow {
     CutLink(usize),
     HealLink(usize),
     Libvirtd(usize),
+    Flush(usize),
     CrashUs,
 }
 
@@ -69,6 +70,7 @@ fn blow() -> impl Strategy<Value = Blow> {
         3 => (0..HOSTS).prop_map(Blow::CutLink),
         2 => (0..HOSTS).prop_map(Blow::HealLink),
         1 => (0..HOSTS).prop_map(Blow::Libvirtd),
+        1 => (0..HOSTS).prop_map(Blow::Flush),
         2 => Just(Blow::CrashUs),
     ]
 }
@@ -103,6 +105,7 @@ impl Blow {
             Self::CutLink(n) => vec![format!("cut link {}", link(n))],
             Self::HealLink(n) => vec![format!("heal link {}", link(n))],
             Self::Libvirtd(n) => vec![format!("restart libvirtd on {}", host(n))],
+            Self::Flush(n) => vec![format!("flush filter on {}", host(n))],
             Self::CrashUs => Vec::new(),
         }
     }
@@ -168,6 +171,11 @@ impl Fleet {
             }
             text += &doc("Host", &format!("h{n}"), &spec);
         }
+        text += &doc(
+            "Network",
+            "lan",
+            "bridge: {name: shl0, create: true}\nsubnet: 10.1.0.0/24\nrange: {from: 10.1.0.10, to: 10.1.0.60}\n",
+        );
         let digest = "a1".repeat(32);
         text += &doc(
             "Image",
@@ -177,7 +185,7 @@ impl Fleet {
         text += &doc(
             "Service",
             "shop",
-            "apps:\n  web: {image: tiny, memory: 1GiB, persistence: persistent, disks: {data: {size: 4GiB}}, replicas: {min: 3}, spread: {minHosts: 1, maxPerHost: 3}}\n  api: {image: tiny, memory: 1GiB, relocatable: cold, disks: {data: {size: 2GiB}}}\n",
+            "apps:\n  web: {image: tiny, memory: 1GiB, persistence: persistent, disks: {data: {size: 4GiB}}, nics: {lan: {network: lan}}, replicas: {min: 3}, spread: {minHosts: 1, maxPerHost: 3}}\n  api: {image: tiny, memory: 1GiB, relocatable: cold, disks: {data: {size: 2GiB}}, nics: {lan: {network: lan}}}\n",
         );
         text
     }
@@ -280,6 +288,10 @@ impl Story {
             let flying = records.filter(|r| r.from.is_some()).count();
             assert_eq!(flying, 0, "{vm} is on its way for ever:\n{}", seen());
         }
+        let mut session = self.session.clone();
+        let _ = session.apply(&Approval::Everything).unwrap();
+        let broken = session.fleet.with(|world| world.violations.clone());
+        assert!(broken.is_empty(), "promises were broken: {broken:#?}\n{}", seen());
         for (path, disk) in world.hosts.values().flat_map(|h| &h.disks) {
             let valid = disk.stamp.as_ref().is_some_and(|s| s.phase.is_valid());
             assert!(valid, "{path} is left over:\n{}", seen());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::execute::{LockError, StopFlag};
 use crate::model::{LockHolder, Name, Observation, Observed, Timestamp};
-use crate::plan::{Action, Plan, Policy, effect_key};
+use crate::plan::{Action, ActionId, Plan, Policy, effect_key};
 use crate::reconcile::{self, Approval, Cast, Ledger as _, Passed};
 use crate::render::{self, Tally};
 use crate::store::{self, Store};
@@ -268,11 +268,16 @@ pub(crate) async fn after_demand(context: &Context, fleet: &Fleet, vms: &[Name])
     answered(&observed, "nothing was done")?;
     let ours = |a: &Action| a.subject.kind() == "vm" && vms.contains(a.subject.name());
     let wanted = plan.actions.iter().filter(|a| ours(a) && !a.impact.class.is_destructive());
-    let wanted: Vec<&Action> = wanted.collect();
+    let mut wanted: Vec<&Action> = wanted.collect();
     if wanted.is_empty() {
         context.console.note("nothing is to be done for it");
         return Ok(Exit::Ok);
     }
+    // Their rules come before them.
+    let waits = |a: &Action, id: &ActionId| a.after.contains(id);
+    let filters = plan.actions.iter().filter(|f| f.is_filter() && wanted.iter().any(|a| waits(a, &f.id)));
+    let filters: Vec<&Action> = filters.collect();
+    wanted.extend(filters);
     let any = fleet.desired.fleet.approval_any_host;
     let approval = Approval::Keys(wanted.iter().map(|a| effect_key(a, any)).collect());
     let ids: BTreeSet<_> = wanted.iter().map(|a| a.id.clone()).collect();

@@ -203,6 +203,9 @@ fn concerned(plan: &Plan, host: &Name, goal: &Goal, vms: &mut BTreeSet<Name>) ->
             found.insert(act.id.clone());
         }
     }
+    let closes = |a: &&Action| a.verb == Verb::Close && a.after.iter().all(|id| found.contains(id));
+    let closes: Vec<ActionId> = plan.actions.iter().filter(closes).map(|a| a.id.clone()).collect();
+    found.extend(closes);
     found
 }
 

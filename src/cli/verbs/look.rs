@@ -5,19 +5,21 @@ use std::fmt::Write as _;
 use crate::model::{Acceleration, Address, Desired, Field, HostObs, Name, Observed, Vm, VmObs};
 use crate::observe::Look;
 use crate::plan::groups::{Membership, membership};
-use crate::plan::{Plan, Policy};
+use crate::plan::{FilterCheck, Plan, Policy};
 use crate::render::{self, ImageUse, Status, Table, image_text, images_text, status_text};
 
 use super::super::args::{self, Form, Kind};
 use super::super::context::Context;
 use super::super::failure::{Exit, Failure, Outcome};
+use super::super::fleet::{Fleet, Seen};
 use super::plan::{concerning, happens, make, unknown, vms_of};
 
 /// `status`
 pub(crate) async fn status(context: &Context, args: &args::Status) -> Outcome {
     let fleet = context.load(None)?;
     let seen = context.seen(&fleet.desired, &args.observed, Look { probe: true }).await?;
-    let mut status = Status::of(&fleet.desired, &seen.demand, &seen.observed);
+    let status = Status::of(&fleet.desired, &seen.demand, &seen.observed);
+    let mut status = status.with_filters(&super::verify::checks(&fleet, &seen));
     status.running = context.inside.as_ref().map(|inside| inside.board.rows()).unwrap_or_default();
     if context.global.output == Form::Json {
         context.console.out(&format!("{}\n", serde_json::to_string_pretty(&status).unwrap_or_default()));
@@ -141,7 +143,10 @@ pub(crate) async fn describe(context: &Context, args: &args::Describe) -> Outcom
     let mut out = format!("{}\n", args.address);
     if context.global.output == Form::Json {
         let all = object(&fleet.desired, &seen.observed, &args.address, &vms, &plan);
-        let Some(all) = all else { return Err(unknown(&args.address)) };
+        let Some(mut all) = all else { return Err(unknown(&args.address)) };
+        if let Some(check) = filter_of(&fleet, &seen, &args.address) {
+            all["filter"] = serde_json::to_value(check).unwrap_or_default();
+        }
         context.console.out(&format!("{}\n", serde_json::to_string_pretty(&all).unwrap_or_default()));
         return Ok(Exit::Ok);
     }
@@ -166,6 +171,12 @@ pub(crate) async fn describe(context: &Context, args: &args::Describe) -> Outcom
         address => {
             let text = document(&fleet.desired, &seen.observed, address);
             out.push_str(text.as_deref().unwrap_or_default());
+            if let Some(check) = filter_of(&fleet, &seen, address) {
+                let _ = writeln!(out, " rules {}", render::clean(&check.state.words()));
+                for line in &check.differs {
+                    let _ = writeln!(out, "       {}", render::clean(line));
+                }
+            }
             if !vms.is_empty() {
                 let _ = writeln!(out, " VMs   {}", join(&vms));
             }
@@ -180,6 +191,12 @@ pub(crate) async fn describe(context: &Context, args: &args::Describe) -> Outcom
     happens.lines().for_each(|line| out.push_str(&format!("   {line}\n")));
     context.console.out(&out);
     Ok(Exit::Ok)
+}
+
+/// What is so of a host's packet filter.
+fn filter_of(fleet: &Fleet, seen: &Seen, address: &Address) -> Option<FilterCheck> {
+    let Address::Host(name) = address else { return None };
+    super::verify::checks(fleet, seen).into_iter().find(|check| check.host == *name)
 }
 
 /// The same for programs: the document's place, what was seen, a host's group, and the plan's actions about it. `None` when

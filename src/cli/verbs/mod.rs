@@ -12,3 +12,4 @@ pub(crate) mod plan;
 pub(crate) mod reach;
 pub(crate) mod texts;
 pub(crate) mod top;
+pub(crate) mod verify;

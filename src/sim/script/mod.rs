@@ -17,13 +17,14 @@
 //! stop vm web-1 · start vm · pause vm · crash vm · undefine vm      somebody by hand
 //! set vm web-1 memory 256MiB · set vm web-1 cpus 2 · set vm web-1 autostart on · define vm web-1 cpus 2
 //! lose disk data of web-1 · foreign vm x memory 1GiB on h1 · bridge br0 on h1 · lose bridge br0 on h1
+//! flush filter on h1 · damage filter on h1 · filter of h1 fails · filter of h1 works
 //! lock host h1 by bob · unlock host h1 · delete store · advance 2h
 //! guest web-1 boots in 20s · guest web-1 never boots · guest web-1 ignores shutdown · guest web-1 keeps its memory
 //! guest web-1 never converges · image b2b2 never boots · image b2b2 boots    clones of it, by its first digits
 //! hold web-1 stopped by ann · withdraw web-1 · restart web-1 by ann
 //! expect no changes · expect changes 2 · expect blocked 1 · expect no violation · expect violation
 //! expect vm web-1 running on h1 · expect vm web-1 moving · expect vm web-1 absent
-//! show hosts · show vms · show disks · show log
+//! show hosts · show vms · show disks · show filters · show log
 //! ```
 
 mod parse;

@@ -122,12 +122,17 @@ pub enum Show {
     Vms,
     /// Disks.
     Disks,
+    /// Packet filters.
+    Filters,
     /// Steps that changed the world since the last time.
     Log,
 }
 
 /// First words of statements, for suggestions.
-const VERBS: [&str; 41] = [
+const VERBS: [&str; 44] = [
+    "flush",
+    "damage",
+    "filter",
     "heal",
     "swap",
     "take",
@@ -222,6 +227,7 @@ fn statement(words: &[&str]) -> Result<Statement, String> {
         ["show", "hosts"] => Statement::Show(Show::Hosts),
         ["show", "vms"] => Statement::Show(Show::Vms),
         ["show", "disks"] => Statement::Show(Show::Disks),
+        ["show", "filters"] => Statement::Show(Show::Filters),
         ["show", "log"] => Statement::Show(Show::Log),
         _ => match event(words)? {
             Some(event) => Statement::Event(event),
@@ -274,6 +280,10 @@ fn event(words: &[&str]) -> Result<Option<Event>, String> {
         }
         ["bridge", bridge, "on", host] => Event::Bridge(name(host)?, (*bridge).to_owned()),
         ["lose", "bridge", bridge, "on", host] => Event::LoseBridge(name(host)?, (*bridge).to_owned()),
+        ["flush", "filter", "on", host] => Event::FlushFilter(name(host)?),
+        ["damage", "filter", "on", host] => Event::DamageFilter(name(host)?),
+        ["filter", "of", host, "fails"] => Event::Filtering(name(host)?, false),
+        ["filter", "of", host, "works"] => Event::Filtering(name(host)?, true),
         ["lock", "host", host, "by", who] => Event::Lock(name(host)?, (*who).to_owned()),
         ["unlock", "host", host] => Event::Unlock(name(host)?),
         ["crash", "controller"] => Event::CrashUs,

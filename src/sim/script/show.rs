@@ -1,7 +1,8 @@
 //! What `show` prints: the world as plain, sorted lines.
 
 use super::Show;
-use crate::model::{DiskPhase, Name, Shape};
+use crate::model::{DiskPhase, Name, Permit, Shape, TapRules, Way};
+use crate::sim::filter::FilterState;
 use crate::sim::{SimDisk, SimDomain, SimHost, World};
 
 /// The lines of one part of the world.
@@ -19,6 +20,7 @@ pub(super) fn show(world: &World, what: Show) -> Vec<String> {
             each(vm_lines).into_iter().chain(jobs).collect()
         }
         Show::Disks => each(disk_lines),
+        Show::Filters => each(filter_lines),
         Show::Log => world.log.clone(),
     }
 }
@@ -68,6 +70,29 @@ fn vm_line(domain: &SimDomain) -> String {
     let told =
         if domain.announced == 0 { String::new() } else { format!(", told of its network {} times", domain.announced) };
     format!("{whose} {}{cause}, {boots}{told}, {}{staged}", domain.power.word(), now.unwrap_or(next))
+}
+
+fn filter_lines(host: &SimHost) -> Vec<String> {
+    let state = match &host.filter_state {
+        FilterState::Ours | FilterState::Bare => None,
+        FilterState::Damaged(what) => Some(format!("damaged: {what}")),
+        FilterState::Unable(why) => Some(format!("cannot be set: {why}")),
+    };
+    let mut lines: Vec<String> = host.filter.taps.values().flat_map(tap_lines).collect();
+    lines.sort();
+    state.into_iter().chain(lines).collect()
+}
+
+fn tap_lines(tap: &TapRules) -> Vec<String> {
+    let addresses: Vec<String> = tap.addresses.iter().map(ToString::to_string).collect();
+    let learns = if tap.learns { " and what it is given" } else { "" };
+    let open = if tap.open { ", open" } else { "" };
+    let head = format!("{}/{} from {}{learns}{open}", tap.vm, tap.nic, addresses.join(" "));
+    let permit = |p: &Permit| {
+        let way = if p.way == Way::Out { "to" } else { "from" };
+        format!("{}/{} {way} {}: {}", tap.vm, tap.nic, p.peer, p.traffic)
+    };
+    std::iter::once(head).chain(tap.permits.iter().map(permit)).collect()
 }
 
 fn disk_lines(host: &SimHost) -> Vec<String> {
