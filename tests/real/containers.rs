@@ -85,7 +85,7 @@ tar -C tree --numeric-owner --owner=0 --group=0 -czf box.tar.gz ."#,
         let _ = write!(
             text,
             "---\napiVersion: stablehand/v1alpha1\nkind: Network\nmetadata: {{name: lan}}\nspec:\n  \
-             bridge: {{name: br0}}\n  subnet: {net}.0/24\n  gateway: {net}.1\n  dns: [{net}.1]\n  \
+             bridge: {{name: br0}}\n  subnet: {net}.0/24\n  gateway: {net}.1\n  dns: [{net}.1]\n  probesFrom: [{net}.1]\n  \
              range: {{from: {net}.40, to: {net}.60}}\n\
              ---\napiVersion: stablehand/v1alpha1\nkind: Image\nmetadata: {{name: tiny}}\nspec:\n  \
              source: {{path: {built}/tiny.qcow2}}\n  digest: {tiny}\n  format: qcow2\n  boot:\n    \

@@ -159,7 +159,8 @@ fn shape(root: Node<'_, '_>, adopted: Option<&BTreeMap<String, String>>) -> Resu
     Ok(Shape {
         cpus: vcpu.attribute("current").and_then(|c| c.parse().ok()).or(quota).unwrap_or(max_cpus),
         max_cpus,
-        memory: child(root, "currentMemory").and_then(bytes).unwrap_or(memory),
+        // What `ram` gives an emulated guest beyond that is nobody's wish.
+        memory: child(root, "currentMemory").and_then(bytes).map_or(memory, |now| now.min(memory)),
         max_memory: memory,
         machine: kind.attribute("machine").unwrap_or_default().to_owned(),
         firmware: if uefi { Firmware::Uefi } else { Firmware::Bios },
