@@ -253,7 +253,7 @@ impl<'p> Machine<'p> {
         let first = self.before[action].iter().find(|b| self.states[**b] != State::Over(Outcome::Done));
         let busy = self.busy();
         let here = |host: &&Name| self.hosts[action].contains(host) && self.is_crowded(&busy, host);
-        let crowds = |flying: &&Flying<'_>| flying.hosts == self.hosts[action] || flying.hosts.iter().any(|h| here(h));
+        let crowds = |flying: &&Flying<'_>| flying.hosts == self.hosts[action] || flying.hosts.iter().any(&here);
         let flying = self.flying();
         match (first, flying.iter().find(crowds)) {
             _ if self.stopping => Outcome::Stopped { steps: 0 },

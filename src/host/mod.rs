@@ -26,6 +26,7 @@ pub mod fence;
 mod fleet;
 #[cfg(feature = "libvirt")]
 mod glance;
+#[cfg(feature = "libvirt")]
 pub mod images;
 #[cfg(feature = "libvirt")]
 mod inside;

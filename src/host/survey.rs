@@ -237,7 +237,7 @@ fn vm(domain: &Seen, config: &Reading, live: Option<Reading>, stamp: Stamp) -> V
     let screen = live.as_ref().and_then(|l| l.screen.clone());
     let began = live.as_ref().and_then(|l| l.stamp.as_ref()?.as_ref().ok()?.root);
     let live = live.map(|l| Shape {
-        memory: domain.balloon.unwrap_or(l.shape.memory),
+        memory: domain.balloon.map_or(l.shape.memory, |now| now.min(l.shape.max_memory)),
         cpus: domain.cpus.unwrap_or(l.shape.cpus),
         ..l.shape
     });

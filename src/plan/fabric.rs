@@ -17,12 +17,15 @@ fn is_made_root(op: &Op) -> bool {
     matches!(op, Op::MakeDisk(disk) if disk.stamp.disk == "root" && disk.stamp.phase.is_valid())
 }
 
+/// Generations of an image that are wanted on a host, and the actions that want them.
+type Wanted<'a> = (BTreeMap<&'a Digest, &'a Image>, Vec<usize>);
+
 impl<'a> Draft<'a> {
     /// Adds the actions that put images and bridges where this plan's VMs need them, and lets the VMs wait for them.
     pub(crate) fn foundations(&mut self) {
         let desired = self.input.desired;
         // Of one image several generations may be wanted on a host: some VMs go on, others go back.
-        let mut images: BTreeMap<(&'a Name, &'a Name), (BTreeMap<&'a Digest, &'a Image>, Vec<usize>)> = BTreeMap::new();
+        let mut images: BTreeMap<(&'a Name, &'a Name), Wanted<'a>> = BTreeMap::new();
         let mut networks: BTreeMap<(&'a Name, &'a Name), Vec<usize>> = BTreeMap::new();
         let mut copies: BTreeMap<(&'a Name, &'a Digest), (&'a str, &'a Name, Vec<usize>)> = BTreeMap::new();
         for (number, act) in self.actions.iter().enumerate() {

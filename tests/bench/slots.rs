@@ -7,7 +7,6 @@
     clippy::disallowed_methods,
     clippy::print_stdout,
     clippy::unwrap_used,
-    clippy::cast_precision_loss,
     reason = "it measures time and prints figures"
 )]
 
@@ -108,7 +107,7 @@ fn image(path: &Path) {
         if n == 300 || n + 1 == DATA >> 20 {
             block[(1 << 20) - MARKER.len()..].copy_from_slice(MARKER.as_bytes());
         }
-        file.seek(SeekFrom::Start(2 * n << 20)).unwrap();
+        file.seek(SeekFrom::Start((2 * n) << 20)).unwrap();
         file.write_all(&block).unwrap();
     }
     file.sync_all().unwrap();

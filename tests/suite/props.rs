@@ -265,7 +265,7 @@ fn perform(session: &mut Session, hosts: &Hosts, act: &Act) {
             happen(session, event);
         }
         Act::Host(what, n) => {
-            happen(session, [Event::Kill, Event::Partition, Event::Revive, Event::FlushFilter][*what](host(*n)))
+            happen(session, [Event::Kill, Event::Partition, Event::Revive, Event::FlushFilter][*what](host(*n)));
         }
         Act::Guest(what, vm) => {
             let Some(vm) = pick(*vm) else { return };

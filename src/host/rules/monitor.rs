@@ -52,8 +52,7 @@ async fn listen(shell: &dyn Shell, fleet: &Name, heard: &Arc<dyn Fn() + Send + S
     let needle = format!(" rule bridge {} ", table_name(fleet)).into_bytes();
     let mut buffer = vec![0; 1 << 16];
     let mut line: Vec<u8> = Vec::new();
-    loop {
-        let Ok(read @ 1..) = stdout.read(&mut buffer).await else { break };
+    while let Ok(read @ 1..) = stdout.read(&mut buffer).await {
         let mut ours = false;
         for byte in &buffer[..read] {
             match byte {

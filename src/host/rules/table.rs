@@ -267,7 +267,7 @@ impl Content {
         self.0.iter().find_map(|(name, wanted)| {
             let found = other.0.get(name)?;
             let first = |a: &BTreeMap<Key, _>, b: &BTreeMap<Key, Option<String>>| {
-                a.keys().find(|k| !b.contains_key(*k)).map(|k| show(k))
+                a.keys().find(|k| !b.contains_key(*k)).map(show)
             };
             if let Some(key) = first(wanted, found) {
                 return Some(format!("the set `{name}` lacks {key}"));

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use local::Local;
+#[cfg(feature = "libvirt")]
 pub(crate) use local::sync_folder;
 #[cfg(feature = "libvirt")]
 pub(super) use local::{free, names};
@@ -25,7 +26,10 @@ pub(super) use remote::LIBRARY;
 pub use remote::Remote;
 pub use run::Running;
 pub use stream::copy_between;
-pub(crate) use stream::{put_stream, transfer};
+#[cfg(any(test, feature = "libvirt"))]
+pub(crate) use stream::put_stream;
+#[cfg(feature = "libvirt")]
+pub(crate) use stream::transfer;
 
 use crate::model::HostShell;
 use crate::observe::Boxed;

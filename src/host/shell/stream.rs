@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::remote::{LIBRARY, MISSING};
 use super::{Program, Running, Shell, ShellError, succeed};
@@ -133,10 +133,11 @@ pub(crate) async fn transfer(
 ///
 /// # Errors
 /// [`ShellError`] of the host; the reader's own as of this path.
+#[cfg(any(test, feature = "libvirt"))]
 pub(crate) async fn put_stream(
     to: &dyn Shell,
     to_path: &str,
-    mut reader: impl AsyncRead + Unpin,
+    mut reader: impl tokio::io::AsyncRead + Unpin,
     mode: u32,
     progress: &dyn Progress,
 ) -> Result<(), ShellError> {

@@ -1,6 +1,6 @@
 //! Rolls: a set of VMs goes from one generation of its image to another, step by step, and stands still when one fails.
 //!
-//! *Takes* desired and observed state, before anything is planned. *Gives* [`Rolls`]: who goes where in which order, who
+//! *Takes* desired and observed state, before anything is planned. *Gives* `Rolls`: who goes where in which order, who
 //! stays, and who goes back. *Never* keeps a state of its own: what a roll has done is what stamps, readiness and the
 //! controller's memory of failures say.
 //!

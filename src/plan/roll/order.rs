@@ -178,7 +178,7 @@ impl Draft<'_> {
             waits.extend(self.await_it(&there.name));
         }
         // When the last of those before began to be ready nobody knows: one of them is watched once more.
-        let watched = goal.there.iter().filter(idle).filter(|t| t.rolled).next_back();
+        let watched = goal.there.iter().filter(idle).rfind(|t| t.rolled);
         if let Some(step) = watched.and_then(|t| self.await_it(&t.name)) {
             waits.extend(stay(&step, min_ready));
         }

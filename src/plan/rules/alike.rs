@@ -92,7 +92,7 @@ impl Compiled {
         for (vm, (first, end)) in vms.filter_map(|vm| self.vms.get_key_value(vm)) {
             let ports = &self.ports[*first..*end];
             let looks = ports.iter().map(|port| self.look(port, &named, instances)).collect();
-            let label = ports.first().and_then(|port| label(port));
+            let label = ports.first().and_then(label);
             classes.entry((label, looks)).or_default().push(vm);
         }
         classes.into_iter().map(|((label, _), vms)| Class { label, vms }).collect()

@@ -24,7 +24,7 @@ pub(super) fn findings(root: bool, nft: Option<&Path>) -> Vec<Finding> {
         }
         // Checked by nft and the kernel, and not carried out.
         Some(nft) => {
-            found.push(bridge_family(said(&[&nft.display().to_string(), "-c", "add table bridge stablehand-doctor"])))
+            found.push(bridge_family(said(&[&nft.display().to_string(), "-c", "add table bridge stablehand-doctor"])));
         }
     }
     let sysctl = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/bridge/{name}")).ok();
