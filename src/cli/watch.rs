@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::execute::StopFlag;
+use crate::execute::{self, StopFlag};
 use crate::model::Name;
 use crate::model::stats::{self, History};
 use crate::observe::Boxed;
+use crate::plan::Verb;
 use crate::reconcile::{self, Approval, Passed};
 use crate::render;
 use crate::source::Place;
@@ -269,6 +270,15 @@ impl Watching {
     }
 }
 
+/// Whether a pass did anything that is better done more slowly when it breaks over and over. Filters are not: while one is
+/// away, everybody reaches everybody.
+fn mended(passed: &Passed) -> bool {
+    passed.rounds.iter().any(|(plan, report)| {
+        let filters = |id| plan.action(id).is_some_and(|a| matches!(a.verb, Verb::Filter | Verb::Close));
+        report.outcomes.iter().any(|(id, outcome)| *outcome == execute::Outcome::Done && !filters(id))
+    })
+}
+
 impl Work for Watching {
     fn known(&self) -> Option<String> {
         Some(self.good().desired.revision.clone())
@@ -309,8 +319,7 @@ impl Work for Watching {
                         _ if passed.left.under_way() > 0 => Ended::GoesOn,
                         _ => Ended::Settled,
                     };
-                    let did = failed || render::tally(&passed.rounds).done > 0;
-                    let effects = if did { passed.plan.effects.clone() } else { String::new() };
+                    let effects = if failed || mended(passed) { passed.plan.effects.clone() } else { String::new() };
                     (effects, outcome)
                 }
             };
