@@ -4,6 +4,7 @@
 mod faults;
 mod lost;
 mod moves;
+mod packets;
 mod witness;
 
 use std::path::{Path, PathBuf};
