@@ -171,6 +171,8 @@ impl Drop for Fleet {
     fn drop(&mut self) {
         let _ = Command::new("pkill").args(["-9", "-f", &format!("guest={}\\.", self.id)]).status();
         let _ = Command::new("ip").args(["link", "delete", &self.bridge]).stderr(Stdio::null()).status();
+        let table = format!("stablehand-{}", self.id);
+        let _ = Command::new("nft").args(["delete", "table", "bridge", &table]).stderr(Stdio::null()).status();
         for folder in [&self.root, &self.store, &self.state, &self.folder] {
             let _ = std::fs::remove_dir_all(folder);
         }
