@@ -185,7 +185,8 @@ fn concerned(plan: &Plan, host: &Name, goal: &Goal, vms: &mut BTreeSet<Name>) ->
         let settles = matches!(a.verb, Verb::Settle | Verb::Resume | Verb::Start) && vms.contains(a.subject.name());
         let about = match goal {
             Goal::Empty(_) => here && (moves(a) || matches!(a.verb, Verb::Stop | Verb::Recreate | Verb::Suspend)),
-            Goal::Back => a.to.as_ref() == Some(host) && moves(a),
+            // What a drain stopped starts again.
+            Goal::Back => a.to.as_ref() == Some(host) && (moves(a) || a.verb == Verb::Start),
         };
         a.subject.kind() == "vm" && (about || settles)
     };
@@ -251,6 +252,10 @@ fn conclude(
     let why = |vm: &Name| {
         let act = open.iter().find(|a| a.subject.name() == vm);
         let block = act.and_then(|a| a.blocked.first());
+        let seen = observed.hosts.get(host).and_then(|o| o.known()).and_then(|h| h.vms.get(vm));
+        if act.is_none() && seen.is_some_and(|v| !v.power.is_active()) {
+            return format!("it does not run, and stays with its disks; `stablehand restore {host}` starts it again");
+        }
         block.map_or_else(
             || "its move was not finished: the next pass goes on with it".to_owned(),
             |b| format!("{}; {}", b.text, b.unblock),

@@ -46,6 +46,42 @@ fn a_host_is_drained_and_restored_while_its_guests_run() {
     });
 }
 
+#[test]
+fn who_cannot_move_is_listed_left_or_stopped_and_comes_back() {
+    if skipped("a drain of a host with a VM that cannot move") {
+        return;
+    }
+    Rack::with(4, &[], |rack| {
+        rack.edit(
+            "shop.yaml",
+            "    db:\n      image: tiny\n",
+            "    db:\n      image: tiny\n      relocatable: never\n",
+        );
+        rack.up();
+        let home = rack.place("shop-db-1");
+        let boot = rack.fact("shop-db-1", "boot_id");
+
+        // Shown first; then left where it is, and it runs on.
+        let shown = rack.must(&["drain", &home, "--dry-run"]);
+        assert!(shown.contains("relocatable: never"), "it says why it cannot move:\n{shown}");
+        let left = rack.say(&["drain", &home, "--yes"]);
+        println!("left:\n{}", super::both(&left));
+        assert_eq!(left.status.code(), Some(5), "the host is not empty: done in part");
+        assert_eq!(rack.vms_on(&home), ["shop-db-1"], "all others moved");
+        assert_eq!(rack.fact("shop-db-1", "boot_id"), boot, "it runs on");
+
+        // Stopped at the next word, with its data where it was; and brought back.
+        let stopped = super::both(&rack.say(&["drain", &home, "--others", "stop", "--yes"]));
+        println!("stopped:\n{stopped}");
+        assert!(stopped.contains("it does not run, and stays with its disks"), "{stopped}");
+        let running: Vec<String> = rack.running().into_iter().flat_map(|(_, vms)| vms).collect();
+        assert!(!running.contains(&"shop-db-1".to_owned()), "{running:?}");
+        rack.must(&["restore", &home, "--yes"]);
+        assert_eq!(rack.place("shop-db-1"), home, "it did not move");
+        rack.settled();
+    });
+}
+
 /// When a cable is pulled.
 #[derive(Clone, Copy, Debug)]
 enum Pull {
