@@ -213,7 +213,7 @@ fn spins(court: &Court<'_>) {
     assert!(deaths > 0, "the controller was killed in the middle");
     rack.must(&["apply", "--yes"]);
     let law = court.law();
-    let new = law.guests.values().find(|g| g.vm == "shop-web-3").expect("the replica has an address").clone();
+    let new = law.guests.values().find(|g| g.vm == "shop-web-3").unwrap().clone();
     let host = new.hosts.first().unwrap().clone();
     println!("shop-web-3 at {} on {host}, after {deaths} deaths of the controller", new.address);
     assert_eq!(ask(new.address, "status").matches("hostname=shop-web-3").count(), 1);
@@ -248,7 +248,7 @@ fn flushed(court: &Court<'_>) {
         })?;
         Some((a, b))
     });
-    let (a, b) = pair.expect("two strangers on one host");
+    let (a, b) = pair.unwrap();
     let host = a.hosts.first().unwrap().clone();
     let passes = || !tries(a.address, &[(b.address, None)]).is_empty();
     assert!(!passes());
