@@ -17,11 +17,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::draft::{Draft, reason};
+use super::fabric::plain;
 use super::opened::{Names, ReachChange, exposed};
 use super::rules::{Compiled, Nics, compile};
 use super::stays::Stay;
-use super::steps::{Op, Step};
-use super::types::{Action, ActionId, Block, BlockedBy, Cause, Class, Downtime, Impact, Verb};
+use super::steps::Op;
+use super::types::{Action, ActionId, Block, BlockedBy, Cause, Verb};
 use super::world::HostView;
 use crate::model::{Address, FilterObs, HostObs, HostRules, Name, TapRules};
 
@@ -139,7 +140,7 @@ impl Draft<'_> {
             if let Some((host, why)) = begins {
                 let text = format!("host/{host}: {why}; and network/{network} is closed");
                 let unblock = format!(
-                    "mend that (`stablehand doctor` on the host says how), or write `rules: off` for network/{network} if its VMs may talk to anybody"
+                    "mend that (`stablehand doctor` on the host says how), or write `rules: open` for network/{network} if its VMs may talk to anybody"
                 );
                 stops.push((number, Block { by: BlockedBy::Policy, text, unblock }));
             }
@@ -412,23 +413,8 @@ fn listed(vms: &[&Name], one: &str, many: &str) -> String {
 /// An action on a host's filter.
 fn on_host(host: &Name, verb: Verb, rules: &HostRules, (opens, closes): (Vec<String>, Vec<String>)) -> Action {
     let subject = Address::Host(host.clone());
-    Action {
-        id: ActionId::new(&subject, verb, None),
-        subject,
-        verb,
-        cause: Cause::Change,
-        reason: reason("", "", None),
-        impact: Impact { class: Class::None, downtime: Downtime::None, data: Vec::new() },
-        from: None,
-        to: Some(host.clone()),
-        fields: Vec::new(),
-        transfer: None,
-        roll: None,
-        opens,
-        closes,
-        after: Vec::new(),
-        wave: 0,
-        blocked: Vec::new(),
-        steps: vec![Step { host: host.clone(), op: Op::SetRules { rules: Arc::new(rules.clone()) } }],
-    }
+    let set = Op::SetRules { rules: Arc::new(rules.clone()) };
+    // The subject names the host.
+    let id = ActionId::new(&subject, verb, None);
+    Action { id, opens, closes, ..plain(subject, verb, host, [set]) }
 }

@@ -144,7 +144,7 @@ pub(crate) async fn why(context: &Context, args: &args::Describe) -> Outcome {
     Ok(Exit::Ok)
 }
 
-fn input<'a>(fleet: &'a Fleet, seen: &'a Seen) -> PlanInput<'a> {
+pub(super) fn input<'a>(fleet: &'a Fleet, seen: &'a Seen) -> PlanInput<'a> {
     PlanInput {
         base: None,
         desired: &fleet.desired,

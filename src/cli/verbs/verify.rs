@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::observe::Look;
-use crate::plan::{self, FilterCheck, PlanInput, Policy};
+use crate::plan::{self, FilterCheck};
 use crate::render;
 
 use super::super::args::{self, Form};
@@ -13,15 +13,7 @@ use super::super::fleet::{Fleet, Seen};
 
 /// What is so of every host's filter.
 pub(super) fn checks(fleet: &Fleet, seen: &Seen) -> Vec<FilterCheck> {
-    plan::verify(&PlanInput {
-        base: None,
-        desired: &fleet.desired,
-        demand: &seen.demand,
-        observed: &seen.observed,
-        source: &seen.source,
-        now: Context::now(),
-        policy: Policy::default(),
-    })
+    plan::verify(&super::plan::input(fleet, seen))
 }
 
 /// `verify`

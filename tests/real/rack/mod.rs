@@ -42,7 +42,7 @@ pub(crate) fn skipped(what: &str) -> bool {
 
 impl Rack {
     /// Runs a test on three hosts. A guest whose memory the emulator damaged is no verdict: QEMU without KVM can miss a page
-    /// that is written while memory travels (its list calls it a race of TCG with the dirty bitmap), and the guest's kernel
+    /// that is written while memory travels (before 9.0, mended by its commit 03bfc2188f06), and the guest's kernel
     /// then dies within seconds. That is said aloud, and is told from everything else by the guest's own last words.
     pub(crate) fn with(number: u32, options: &[&str], test: impl FnOnce(&Self)) {
         let rack = Self::new(number, options);
