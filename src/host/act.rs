@@ -114,6 +114,9 @@ pub(super) async fn perform(
         Op::DropRemnant { vm, uuid } => moves::drop_remnant(host, vm, *uuid).await,
         Op::Announce { vm, uuid } => moves::announce(host, vm, *uuid).await,
         Op::SetRules { rules } => set_rules(host, rules).await,
+        Op::Generalise { .. } | Op::Capture { .. } => {
+            Err(StepError::failed("management instances come with a later version"))
+        }
         Op::Fence { .. } => Err(StepError::failed("moves come with the next commit")),
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::desired::{Boot, Digest, ImageFile, Share};
 use super::ids::Name;
+use super::management::Provenance;
 use super::quantity::{Span, Timestamp};
 
 /// How a set of VMs takes a new generation of its image.
@@ -79,6 +80,9 @@ pub struct ImageNote {
     pub generation: Option<Name>,
     /// When it was planned for this store.
     pub since: Timestamp,
+    /// How it was made, where that was in the fleet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made: Option<Provenance>,
 }
 
 /// The generation that a VM had before it was rolled: where it goes back to.

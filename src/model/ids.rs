@@ -206,7 +206,7 @@ impl<'de> Deserialize<'de> for Mac {
 }
 
 /// Namespace of our version 5 UUIDs (RFC 9562 section 5.5), itself made once at random.
-const NAMESPACE: Uuid = Uuid::from_u128(0x6f1d_0b0c_7c5e_4f0e_9a57_ab1e_4a4d_0001);
+pub(super) const NAMESPACE: Uuid = Uuid::from_u128(0x6f1d_0b0c_7c5e_4f0e_9a57_ab1e_4a4d_0001);
 
 /// The UUID of a VM's domain: version 5 of fleet, name and incarnation.
 pub fn domain_uuid(fleet: &Name, vm: &Name, incarnation: u32) -> Uuid {

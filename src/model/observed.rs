@@ -16,6 +16,7 @@ use super::desired::{Acceleration, Digest};
 use super::device::DeviceAt;
 use super::generation::{ImageNote, Rolled, Unready};
 use super::ids::{Mac, Name};
+use super::management::Management;
 use super::moving::{CpuObs, DiskPhase, Fenced, JobObs, Layer, LinkPast, MoveObs, PauseCause, Tries};
 use super::quantity::{Bytes, Timestamp};
 use super::rules::FilterObs;
@@ -297,6 +298,9 @@ pub struct Stamp {
     /// The generation that it had before it was rolled, and whether it was taken back from one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rolled: Option<Rolled>,
+    /// Set while it is a management instance: a generation of an image is made ready in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub management: Option<Management>,
     /// Digest of what the seed was made from.
     pub seed: String,
     /// Interfaces by name: what exists keeps its MAC and address.

@@ -151,6 +151,9 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
             Op::CopyImage { digest, .. } => {
                 let _ = write!(key, "|fetch {}", digest.as_str());
             }
+            Op::Capture { management, .. } => {
+                let _ = write!(key, "|seal {} {}", management.image, management.recipe.as_str());
+            }
             Op::DropImage { digest, .. } => {
                 let _ = write!(key, "|drop {}", digest.as_str());
             }

@@ -146,7 +146,7 @@ impl<'a> Draft<'a> {
         let now = self.input.now;
         let note = |file: &ImageFile| {
             let (_, of) = files.get(&file.digest).filter(|(_, of)| of.disk.digest == file.digest)?;
-            Some(ImageNote { image: of.name.clone(), generation: of.generation.clone(), since: now })
+            Some(ImageNote { image: of.name.clone(), generation: of.generation.clone(), since: now, made: None })
         };
         let steps: Vec<Op> = missing
             .into_iter()

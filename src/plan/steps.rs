@@ -3,6 +3,8 @@
 //! The implementer (`host`, `sim`) does for each: look whether it is done already → change → look again.
 //! A step that finds its work done succeeds; one that finds the world other than the plan saw it fails.
 
+mod tell;
+
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -13,7 +15,8 @@ use uuid::Uuid;
 
 use crate::model::{
     Acceleration, Bytes, CloneMethod, Container, DeviceAt, Digest, DiskStamp, Display, Firmware, HostRules, ImageFile,
-    ImageFormat, ImageNote, Mac, Name, PlacementRecord, Probe, Source, Span, Stamp, StopPolicy, Timestamp, Transport,
+    ImageFormat, ImageNote, Mac, Management, Name, PlacementRecord, Probe, Span, Stamp, StopPolicy, Timestamp,
+    Transport,
 };
 
 /// One step on one host.
@@ -356,6 +359,42 @@ pub enum Op {
         /// The filter.
         rules: Arc<HostRules>,
     },
+    /// Takes out of a guest that runs what tells it from others of its image: machine id, SSH host keys, cloud-init's
+    /// state, seeds of random numbers, leases, logs, and the token; through its agent. Its list of packages is kept on the host until
+    /// [`Self::Capture`] takes it. Done each time anew; fails when the guest has no agent, or anything of it is still there.
+    Generalise {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// What its stamp says that it is.
+        management: Management,
+        /// How long the guest may take.
+        within: Span,
+    },
+    /// Makes the root disk of a management instance that does not run into a sealed generation in the host's store: the whole
+    /// content in one file of its own, holes kept, as `<path>.partial`, synced, hashed, and only then, with its note and mark
+    /// beside it, under its name, `<folder>/<digest hex, 12 digits>-<name>`. Done when the store has a generation
+    /// with this recipe. Fails when the domain runs or is suspended, when it does not carry the stamp of this
+    /// management, or when there is no room.
+    Capture {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// What its stamp says that it is.
+        management: Management,
+        /// Path of its root disk.
+        disk: String,
+        /// The images folder.
+        folder: String,
+        /// The file's name behind the digits, `<image>-<revision>.qcow2`.
+        name: String,
+        /// The format of the file: qcow2 or raw.
+        format: ImageFormat,
+        /// What is written beside it. What only the step finds out is filled in by it: packages, size, length.
+        note: ImageNote,
+    },
     /// Undefines a domain that does not run (managed save and NVRAM with it; disks stay).
     Undefine {
         /// The VM.
@@ -643,98 +682,4 @@ pub enum Edit {
     Container(Container),
     /// libvirt's autostart flag (`virDomainSetAutostart`).
     Autostart(bool),
-}
-
-impl DiskFrom {
-    /// How it is made, behind `make disk NAME`.
-    const fn how(&self) -> &'static str {
-        match self {
-            Self::Image { method: CloneMethod::Reflink, .. } => " by reflink",
-            Self::Image { method: CloneMethod::Copy, .. } => " by a full copy",
-            Self::Marked { .. } => " by a full copy with its markers replaced",
-            Self::Blank
-            | Self::Image { method: CloneMethod::Overlay, .. }
-            | Self::FileSystem
-            | Self::Archive { .. } => "",
-        }
-    }
-}
-
-impl Op {
-    /// Whether it only waits for a guest: no work for its host, and whoever comes next waits again.
-    pub const fn only_waits(&self) -> bool {
-        matches!(self, Self::AwaitReady { .. } | Self::StayReady { .. })
-    }
-    /// The other host that a step needs beside its own.
-    pub const fn peer(&self) -> Option<&Name> {
-        match self {
-            Self::Migrate { to, .. } | Self::AbortJob { to, .. } => Some(to),
-            Self::PutImage { file, .. } => match &file.source {
-                Source::Host { host, .. } => Some(host),
-                _ => None,
-            },
-            Self::CopyDisk { from, .. }
-            | Self::CopyImage { from, .. }
-            | Self::CopySave { from, .. }
-            | Self::DefineFrom { from, .. } => Some(from),
-            _ => None,
-        }
-    }
-    /// Whether what it tells of its progress are bytes.
-    pub const fn carries_bytes(&self) -> bool {
-        matches!(
-            self,
-            Self::PutImage { .. }
-                | Self::CopyImage { .. }
-                | Self::CopyDisk { .. }
-                | Self::CopySave { .. }
-                | Self::MakeDisk(_)
-                | Self::Migrate { .. }
-        )
-    }
-    /// A short sentence for progress lines and the journal.
-    pub fn describe(&self) -> String {
-        match self {
-            Self::PutImage { file, .. } => format!("fetch image {}", file.digest.short()),
-            Self::MarkImage { digest, unneeded: None, .. } => format!("mark image {} as needed", digest.short()),
-            Self::MarkImage { digest, .. } => format!("mark image {} as not needed", digest.short()),
-            Self::DropImage { digest, .. } => format!("drop image {}", digest.short()),
-            Self::MakeBridge { bridge, .. } => format!("make bridge {bridge}"),
-            Self::RemoveBridge { bridge, .. } => format!("remove bridge {bridge}"),
-            Self::Record { .. } => "record placement".to_owned(),
-            Self::Unrecord { .. } => "remove placement record".to_owned(),
-            Self::MakeDisk(disk) => format!("make disk {}{}", disk.stamp.disk, disk.from.how()),
-            Self::MakeSeed { .. } => "make seed".to_owned(),
-            Self::StampDisk { stamp, .. } => format!("stamp disk {}", stamp.disk),
-            Self::RetainDisk { .. } => "retain disk".to_owned(),
-            Self::DeleteDisk { path, .. } => {
-                format!("delete disk {}", path.rsplit('/').next().unwrap_or(path))
-            }
-            Self::Define { .. } => "define".to_owned(),
-            Self::Edit { .. } => "edit definition".to_owned(),
-            Self::Unstamp { .. } => "remove stamp".to_owned(),
-            Self::Start { .. } => "start".to_owned(),
-            Self::AwaitReady { vm, .. } => format!("wait until {vm} is ready"),
-            Self::StayReady { vm, hold, .. } => format!("watch that {vm} stays ready for {hold}"),
-            Self::Stop { .. } => "stop".to_owned(),
-            Self::Suspend { .. } => "suspend".to_owned(),
-            Self::SetMemory { memory, .. } => format!("set memory to {memory}"),
-            Self::SetCpus { cpus, .. } => format!("set processors to {cpus}"),
-            Self::GrowDisk { size, .. } => format!("grow disk to {size}"),
-            Self::Undefine { .. } => "undefine".to_owned(),
-            Self::AttachDevice { device, .. } => format!("attach {} ({})", device.name, device.at),
-            Self::DetachDevice { device, .. } => format!("detach {} ({})", device.name, device.at),
-            Self::Migrate { to, .. } => format!("migrate to {to}"),
-            Self::AbortJob { .. } => "give up the move".to_owned(),
-            Self::CopyDisk { from, stamp, .. } => format!("copy disk {} from {from}", stamp.disk),
-            Self::CopyImage { from, digest, .. } => format!("copy image {} from {from}", digest.short()),
-            Self::CopySave { from, .. } => format!("copy saved memory from {from}"),
-            Self::DefineFrom { from, .. } => format!("define as on {from}"),
-            Self::RetireDisk { stamp, .. } => format!("keep the old copy of disk {}", stamp.disk),
-            Self::DropRemnant { .. } => "drop what was left behind".to_owned(),
-            Self::Fence { .. } => "fence".to_owned(),
-            Self::SetRules { .. } => "set packet filter".to_owned(),
-            Self::Announce { .. } => "tell the guest that it moved".to_owned(),
-        }
-    }
 }

@@ -344,6 +344,7 @@ impl<'a> Draft<'a> {
                         slots += self.bytes_at(host, path);
                     }
                 }
+                Op::Capture { disk, .. } if step.host == *host => need.images += self.captured(host, disk),
                 Op::CopyDisk { from, path, .. } if step.host == *host => slots += self.disk_used(from, path),
                 Op::Migrate { vm, to, how, .. } if to == host && how.storage => {
                     slots += self.world.disks_at(vm, &step.host).map(|d| d.obs.used.0).sum::<u64>();
@@ -354,6 +355,13 @@ impl<'a> Draft<'a> {
         }
         need.slots = slots.saturating_sub(freed);
         need
+    }
+
+    /// What a captured disk takes at most: its own part, and what lies under it.
+    fn captured(&self, host: &Name, path: &str) -> u64 {
+        let disk = self.world.view(host).known().and_then(|k| k.disks.get(path));
+        let below = disk.and_then(|d| d.backing.as_deref()).map_or(0, |base| self.bytes_at(host, base));
+        disk.map_or(0, |d| d.used.0) + below
     }
 
     fn disk_used(&self, host: &Name, path: &str) -> u64 {

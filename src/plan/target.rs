@@ -192,6 +192,7 @@ pub(crate) fn build<'a>(
         spec: spec_digest,
         image: image.map(|i| i.disk.digest.clone()),
         image_name: image.map(|i| i.name.clone()),
+        management: None,
         rolled: existing.and_then(|e| rolled(desired, vm, &e.stamp)),
         seed: seed.as_ref().map(digest::of).or_else(|| marks.as_ref().map(digest::of)).unwrap_or_default(),
         nics,

@@ -89,6 +89,8 @@ impl World {
             Op::RetireDisk { path, to, stamp } => self.retire_disk(step, path, to, stamp),
             Op::DropRemnant { vm, uuid } => self.drop_remnant(step, vm, *uuid),
             Op::SetRules { rules } => self.set_rules(step, rules),
+            Op::Generalise { vm, uuid, management, .. } => self.generalise(step, vm, *uuid, management),
+            Op::Capture { .. } => self.capture(step),
             Op::Fence { .. } => self.fence(step),
             Op::Announce { vm, uuid } => self.announce(step, vm, *uuid),
         }

@@ -52,7 +52,7 @@ impl Fault {
 }
 
 /// Every operation's name, for suggestions.
-pub(super) const OPS: [&str; 37] = [
+pub(super) const OPS: [&str; 39] = [
     "PutImage",
     "MarkImage",
     "DropImage",
@@ -90,6 +90,8 @@ pub(super) const OPS: [&str; 37] = [
     "Fence",
     "Announce",
     "SetRules",
+    "Generalise",
+    "Capture",
 ];
 
 /// The name of an operation and what it is about.
@@ -130,6 +132,8 @@ pub(super) fn op_and_subject(op: &Op) -> (&'static str, String) {
         Op::RetireDisk { stamp, .. } => ("RetireDisk", stamp.vm.to_string()),
         Op::DropRemnant { vm, .. } => ("DropRemnant", vm.to_string()),
         Op::SetRules { .. } => ("SetRules", String::new()),
+        Op::Generalise { vm, .. } => ("Generalise", vm.to_string()),
+        Op::Capture { vm, .. } => ("Capture", vm.to_string()),
         Op::Fence { .. } => ("Fence", String::new()),
         Op::Announce { vm, .. } => ("Announce", vm.to_string()),
     }

@@ -101,6 +101,8 @@ impl World {
                 return self.wait_for(&step.host, *uuid).saturating_sub(self.millis).max(10);
             }
             Op::Suspend { .. } => 1_500,
+            Op::Generalise { .. } => 1_000,
+            Op::Capture { .. } => 4_000,
             Op::AwaitReady { probe, .. } => {
                 let within = probe.as_ref().map_or(0, |p| p.within.0);
                 let left = domain.and_then(|d| d.ready_at).map(|at| at.saturating_sub(self.millis));

@@ -352,6 +352,8 @@ pub(super) fn domain_of(op: &Op) -> Option<Uuid> {
         | Op::AbortJob { uuid, .. }
         | Op::DropRemnant { uuid, .. }
         | Op::Announce { uuid, .. }
+        | Op::Generalise { uuid, .. }
+        | Op::Capture { uuid, .. }
         | Op::Undefine { uuid, .. } => Some(*uuid),
         Op::PutImage { .. }
         | Op::MarkImage { .. }

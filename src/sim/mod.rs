@@ -10,6 +10,7 @@
 //!                 └ crash: nothing after step n                           └ happen: hands, power, hosts
 //! ```
 
+mod capture;
 mod change;
 mod device;
 mod faults;

@@ -282,6 +282,8 @@ pub struct World {
     pub log: Vec<String>,
     /// The number of the next content.
     pub next_content: u64,
+    /// Tokens of management instances that lie in disks, by content.
+    pub tokens: BTreeMap<u64, Uuid>,
 }
 
 impl World {

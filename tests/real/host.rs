@@ -171,6 +171,7 @@ impl World {
             image: Some(self.image.digest.clone()),
             image_name: Some(name("boot")),
             rolled: None,
+            management: None,
             seed: "def <&'\">".to_owned(),
             nics: BTreeMap::from([(name("lan"), nic)]),
             group: "g/a".into(),

@@ -36,6 +36,7 @@ pub fn stamp(vm: &str) -> Stamp {
         image: None,
         image_name: None,
         rolled: None,
+        management: None,
         seed: String::new(),
         nics: BTreeMap::new(),
         group: "g".into(),

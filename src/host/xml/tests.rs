@@ -29,6 +29,7 @@ pub(super) fn stamp() -> Stamp {
         image: Some(Digest::new(&format!("sha256:{}", "0".repeat(64))).unwrap()),
         image_name: Some(name("tiny")),
         rolled: None,
+        management: None,
         seed: "<&'\">\n".to_owned(),
         nics: BTreeMap::from([(name("lan"), NicStamp { mac: mac(1), address: Some([10, 0, 0, 2].into()) })]),
         group: "shop/web".into(),

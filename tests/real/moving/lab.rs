@@ -343,6 +343,7 @@ impl<'l> Guest<'l> {
             image: None,
             image_name: None,
             rolled: None,
+            management: None,
             seed: "seed".to_owned(),
             nics: BTreeMap::from([(name("lan"), nic)]),
             group: "g".into(),

@@ -1,0 +1,94 @@
+//! Management instances: their guests are generalised, and their disks become generations in the store.
+
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::change::{domain, needs_space};
+use super::world::World;
+use crate::execute::{Done, StepError};
+use crate::model::{Bytes, Digest, ImageNote, Management, Name, Phase};
+use crate::plan::{Op, Step};
+
+type Outcome = Result<Done, StepError>;
+
+impl World {
+    /// A guest forgets who it is.
+    pub(super) fn generalise(&mut self, step: &Step, vm: &Name, uuid: Uuid, management: &Management) -> Outcome {
+        let now = self.millis;
+        let there = domain(self.host(&step.host)?, uuid)?;
+        manages(there.stamp.as_ref().and_then(|s| s.management.as_ref()), vm, management)?;
+        if !there.power.is_active() {
+            return Err(StepError::Stale(format!("{vm} does not run")));
+        }
+        if there.ready_at.is_none_or(|at| at > now) {
+            return Err(StepError::failed(format!("the guest agent of {vm} does not answer")));
+        }
+        let root = there.live.as_ref().and_then(|l| l.disks.get("root")).map(|d| d.path.clone());
+        let host = self.host(&step.host)?;
+        if let Some(disk) = root.and_then(|path| host.disks.get(&path)) {
+            let content = disk.content;
+            self.tokens.remove(&content);
+        }
+        Ok(Done::Changed)
+    }
+
+    /// A disk becomes a generation.
+    pub(super) fn capture(&mut self, step: &Step) -> Outcome {
+        let Op::Capture { vm, uuid, management, disk, folder, name, note, .. } = &step.op else {
+            return Err(StepError::failed("not a capture"));
+        };
+        let host = self.host(&step.host)?;
+        let sealed = |n: &ImageNote| n.made.as_ref().is_some_and(|m| m.recipe == management.recipe);
+        if let Some(path) = host.notes.iter().find(|(p, n)| sealed(n) && host.images.contains_key(*p)).map(|(p, _)| p) {
+            let path = path.clone();
+            self.mark_image(step, &path, None)?;
+            return Ok(Done::Already);
+        }
+        let there = domain(host, *uuid)?;
+        manages(there.stamp.as_ref().and_then(|s| s.management.as_ref()), vm, management)?;
+        if there.power.is_active() || there.saved.is_some() {
+            return Err(StepError::Stale(format!("{vm} is {}", there.power.word())));
+        }
+        if there.stamp.as_ref().and_then(|s| s.management.as_ref()).map(|m| m.phase) == Some(Phase::Configuring) {
+            self.violate(step, &format!("{vm} is captured before it was configured"));
+        }
+        let host = self.host(&step.host)?;
+        let Some(file) = host.disks.get(disk).cloned() else {
+            return Err(StepError::Stale(format!("{vm} has no disk {disk}")));
+        };
+        let below = file.backing.as_ref().and_then(|path| host.images.get(path)).map_or(0, |(_, used)| used.0);
+        let used = Bytes(file.used.0 + below);
+        needs_space(host, used)?;
+        if self.tokens.contains_key(&file.content) {
+            self.violate(step, &format!("the token of {vm} is captured with its disk"));
+        }
+        let Ok(digest) = digest_of(management, file.content, file.writes) else {
+            return Err(StepError::failed("no digest"));
+        };
+        let path = format!("{folder}/{}-{name}", digest.short());
+        let mut note = note.clone();
+        if let Some(made) = &mut note.made {
+            (made.size, made.length) = (Some(file.size), Some(used));
+        }
+        let host = self.host(&step.host)?;
+        host.images.insert(path.clone(), (digest, used));
+        host.notes.insert(path.clone(), note);
+        self.mark_image(step, &path, None)?;
+        Ok(Done::Changed)
+    }
+}
+
+/// Two disks with other contents are other generations, also when they were made by one recipe.
+fn digest_of(management: &Management, content: u64, writes: u64) -> Result<Digest, String> {
+    let text = format!("{}/{content}/{writes}", management.recipe.as_str());
+    let hex: String = Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
+    Digest::new(&format!("sha256:{hex}"))
+}
+
+/// Sees that a domain is the management instance that the plan saw, however far it has come.
+fn manages(found: Option<&Management>, vm: &Name, wanted: &Management) -> Result<(), StepError> {
+    if found.is_some_and(|found| found.is(wanted)) {
+        return Ok(());
+    }
+    Err(StepError::Stale(format!("{vm} is not the management instance {}", wanted.token)))
+}
