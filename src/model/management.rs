@@ -103,19 +103,21 @@ pub struct Management {
     pub phase: Phase,
 }
 
-/// How far a management instance is. Written when that was reached: after a cut the next pass knows where to go on.
+/// How far a management instance is: after a cut the next pass knows where to go on.
 ///
 /// ```text
-/// Configuring ──▶ Configured ──▶ Generalised ──▶ (captured: its store's note says so)
+/// Fresh ──▶ Configuring ──▶ Configured ──▶ Generalised ──▶ captured: the note in its store says so
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Phase {
+    /// It was made, or promoted, and nothing of the recipe was done in it yet.
+    Fresh,
     /// Its guest is being configured, or somebody works in it.
     Configuring,
     /// It was configured and its check succeeded.
     Configured,
-    /// Nothing in it tells it from another clone any more. It is stopped and captured, and never started again: a start would
+    /// Nothing in it tells it from another clone any more, and it was shut down. It is not started again: a start would
     /// give it an identity.
     Generalised,
 }

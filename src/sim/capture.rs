@@ -49,7 +49,8 @@ impl World {
         if there.power.is_active() || there.saved.is_some() {
             return Err(StepError::Stale(format!("{vm} is {}", there.power.word())));
         }
-        if there.stamp.as_ref().and_then(|s| s.management.as_ref()).map(|m| m.phase) == Some(Phase::Configuring) {
+        let phase = there.stamp.as_ref().and_then(|s| s.management.as_ref()).map(|m| m.phase);
+        if phase.is_none_or(|phase| phase < Phase::Configured) {
             self.violate(step, &format!("{vm} is captured before it was configured"));
         }
         let host = self.host(&step.host)?;
