@@ -471,7 +471,7 @@ fn removal_target(repo: &Repository, out: &Desired, target: &Loc<Address>, sink:
             }
             false
         }
-        Address::Host(_) | Address::Image(_) | Address::Network(_) => {
+        Address::Host(_) | Address::Image(_) | Address::Network(_) | Address::Task(_) => {
             let message = format!("a Removal cannot name a {}", target.value.kind());
             sink.report("E0416", target.at, message).help("name a vm, service, module or fleet");
             false
@@ -503,5 +503,8 @@ fn address_exists(repo: &Repository, out: &Desired, scope: &Loc<Address>, sink: 
             sink.report("E0304", scope.at, format!("no VM `{vm}` in this fleet")).suggest(near);
         }
         Address::Vm(_) => {}
+        Address::Task(_) => {
+            sink.report("E0416", scope.at, "a Pause cannot name a task").help("name the VMs that it is about");
+        }
     }
 }

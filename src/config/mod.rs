@@ -29,6 +29,7 @@ mod repository;
 pub mod schema;
 mod sink;
 mod spec;
+mod steps;
 mod vm;
 
 use crate::model::{Desired, Snapshot};

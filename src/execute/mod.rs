@@ -9,7 +9,7 @@ mod run;
 pub use machine::{HostLimits, Machine, Outcome};
 pub use run::{Deaf, Event, Listener, Report, Run, StopFlag, run};
 
-use crate::model::{LockHolder, Name, PastMove};
+use crate::model::{GuestOutput, LockHolder, Name, PastMove};
 use crate::observe::Boxed;
 use crate::plan::{ActionId, Step};
 
@@ -32,6 +32,10 @@ pub trait Progress: Send + Sync {
     /// Something about what was done that is worth keeping: it goes into the journal, and to people. Said once, at the end.
     fn says(&self, text: &str) {
         let _ = text;
+    }
+    /// A program in a guest ended, or was ended. Said once.
+    fn ran(&self, output: &GuestOutput) {
+        let _ = output;
     }
     /// A VM, or a file of it, came over a link: what that took. Said once, when it is there.
     fn moved(&self, past: &PastMove) {

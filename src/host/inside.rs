@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::agent::AgentError;
 use super::fleet::RealHost;
+use super::libvirt::CallError;
 use super::shell::{Output, Program, ShellError, succeed};
 use crate::execute::StepError;
 use crate::model::{Bytes, Name, Power, domain_name};
 
-/// How long a command of a probe may take.
+/// How long it may take to give a container its name.
 const EXEC: Duration = Duration::from_secs(10);
 
 /// `STATE CONSOLE CAP KEEP`: writes down what a container prints. Its console is a pseudo-terminal, and one that nobody
@@ -53,19 +55,30 @@ pub(super) async fn listen(host: &RealHost, vm: &Name) -> Result<(), ShellError>
     succeed(host.shell.as_ref(), Program::new(words)).await.map(drop)
 }
 
-async fn enter(host: &RealHost, uuid: Uuid, script: &str, words: &[&str]) -> Result<Output, String> {
-    let keeper = host.hypervisor.keeper(uuid).await.map_err(|e| e.to_string())?;
-    let keeper = keeper.ok_or("it does not run")?.to_string();
+async fn enter(
+    host: &RealHost,
+    uuid: Uuid,
+    script: &str,
+    words: &[&str],
+    (input, limit): (&[u8], Duration),
+) -> Result<Output, AgentError> {
+    let keeper = host.hypervisor.keeper(uuid).await.map_err(AgentError::Lost)?;
+    let keeper = keeper.ok_or_else(|| AgentError::None("it does not run".to_owned()))?.to_string();
     let script = format!("{FIRST}{script}");
     let all = ["sh", "-c", &script, "sh", &keeper].into_iter().chain(words.iter().copied());
-    host.shell.run(Program::new(all).limit(EXEC)).await.map_err(|e| e.to_string())
+    match host.shell.run(Program::new(all).stdin(input).limit(limit)).await {
+        Ok(output) => Ok(output),
+        Err(ShellError::TimedOut(_, after)) => Err(AgentError::TimedOut { after, said: None }),
+        Err(error) if error.is_unknown() => Err(AgentError::Lost(CallError::Closed(error.to_string()))),
+        Err(error) => Err(AgentError::Failed { text: error.to_string() }),
+    }
 }
 
 /// Gives a container that has just begun its own name, and the memory that it is promised: libvirt calls it by its domain,
 /// and lets it have its maximum.
 pub(super) async fn begun(host: &RealHost, vm: &Name, uuid: Uuid, memory: Bytes) -> Result<(), StepError> {
     let script = r#"exec nsenter -t "$first" -u sh -c 'echo "$1" >/proc/sys/kernel/hostname' sh "$1""#;
-    let named = enter(host, uuid, script, &[vm.as_str()]).await;
+    let named = enter(host, uuid, script, &[vm.as_str()], (&[], EXEC)).await;
     let limited = host.hypervisor.set_memory(uuid, memory).await;
     if host.hypervisor.power(uuid).await? != Some(Power::Running) {
         // It ended already: whoever waits for it says so.
@@ -74,24 +87,22 @@ pub(super) async fn begun(host: &RealHost, vm: &Name, uuid: Uuid, memory: Bytes)
     match named {
         Ok(output) if output.status == 0 => Ok(limited?),
         Ok(output) => Err(StepError::failed(format!("{vm} cannot be given its name: {}", output.stderr.trim()))),
-        Err(text) => Err(StepError::failed(format!("{vm} cannot be given its name: {text}"))),
+        Err(error) => Err(StepError::failed(format!("{vm} cannot be given its name: {error}"))),
     }
 }
 
-/// Runs a command in a container; in words, why it did not end with 0.
-pub(super) async fn exec(host: &RealHost, uuid: Uuid, command: &[std::sync::Arc<str>]) -> Result<(), String> {
-    let words: Vec<&str> = command.iter().map(AsRef::as_ref).collect();
-    let program = words.first().copied().unwrap_or_default().to_owned();
+/// Runs a command in a container to its end.
+pub(super) async fn run(
+    host: &RealHost,
+    uuid: Uuid,
+    words: &[&str],
+    input: &[u8],
+    limit: Duration,
+) -> Result<Output, AgentError> {
     // The environment of the host's shell is nothing that a container should see.
-    let script = r#"exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    let script = r#"exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root \
   "$(command -v nsenter)" -t "$first" -m -u -i -n -p -- "$@""#;
-    let output = enter(host, uuid, script, &words).await?;
-    let said = output.stderr.lines().last().map(|l| format!(": {l}")).unwrap_or_default();
-    if output.status == 0 {
-        Ok(())
-    } else {
-        Err(format!("`{program}` in the container ends with {}{said}", output.status))
-    }
+    enter(host, uuid, script, words, (input, limit)).await
 }
 
 /// The end of what libvirt wrote about a container.

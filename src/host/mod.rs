@@ -10,6 +10,8 @@
 pub mod accel;
 #[cfg(feature = "libvirt")]
 mod act;
+#[cfg(feature = "libvirt")]
+mod agent;
 pub mod bridge;
 #[cfg(feature = "libvirt")]
 mod clone;

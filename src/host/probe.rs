@@ -111,20 +111,6 @@ async fn within<T>(ask: impl Future<Output = Result<T, String>>, silent: impl Fn
     tokio::time::timeout(TRY, ask).await.unwrap_or_else(|_| Err(silent()))
 }
 
-/// The exit code in a guest agent's answer to `guest-exec-status`; `None` while the command runs.
-///
-/// # Errors
-/// When the answer is not one.
-pub fn exec_status(answer: &str) -> Result<Option<i64>, String> {
-    let value: serde_json::Value = serde_json::from_str(answer).map_err(|e| e.to_string())?;
-    let done = value.pointer("/return/exited").and_then(serde_json::Value::as_bool);
-    match done {
-        Some(false) => Ok(None),
-        Some(true) => Ok(Some(value.pointer("/return/exitcode").and_then(serde_json::Value::as_i64).unwrap_or(-1))),
-        None => Err(format!("the guest agent answers {answer}")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

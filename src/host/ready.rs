@@ -6,16 +6,15 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::fleet::RealHost;
-use super::libvirt::{Agent, Hypervisor};
-use super::{inside, probe, survey};
+use super::{agent, inside, probe, survey};
 use crate::execute::{Done, Progress, StepError};
 use crate::model::{Layer, Name, Power, Probe, ProbeKind, Span};
 
 /// Lines of the console that a failure shows.
 const CONSOLE_LINES: usize = 15;
 
-/// How long a guest agent may take for one answer.
-const AGENT_SECONDS: i32 = 3;
+/// How long a command of a probe may take.
+const EXEC: Duration = Duration::from_secs(10);
 
 /// Tries a probe once; in words, why it does not succeed.
 pub(super) async fn once(
@@ -24,7 +23,6 @@ pub(super) async fn once(
     kind: &ProbeKind,
     address: Option<Ipv4Addr>,
 ) -> Result<(), String> {
-    let hypervisor = &host.hypervisor;
     // A network of the host's own ends at the host: from here nobody gets there.
     let inside = address.filter(|a| host.shell.is_remote() && host.has_inside(*a));
     if let (Some(address), ProbeKind::Tcp { port }) = (inside, kind) {
@@ -37,42 +35,20 @@ pub(super) async fn once(
     match kind {
         ProbeKind::Tcp { port } => probe::tcp(there()?, *port).await,
         ProbeKind::Http { port, path, status } => probe::http(there()?, *port, path, *status).await,
-        ProbeKind::AgentPing => agent(hypervisor, uuid, r#"{"execute":"guest-ping"}"#.to_owned()).await.map(drop),
-        ProbeKind::AgentExec { command } if hypervisor.layer() == Layer::Lxc => inside::exec(host, uuid, command).await,
-        ProbeKind::AgentExec { command } => exec(hypervisor, uuid, command).await,
+        ProbeKind::AgentPing => agent::ping(host, uuid).await.map_err(|e| e.to_string()),
+        ProbeKind::AgentExec { command } => exec(host, uuid, command).await,
     }
 }
 
-async fn agent(hypervisor: &Hypervisor, uuid: Uuid, command: String) -> Result<String, String> {
-    match hypervisor.agent(uuid, command, AGENT_SECONDS).await {
-        Ok(Agent::Answer(text)) => Ok(text),
-        Ok(Agent::Silent(text)) => Err(format!("the guest agent does not answer: {text}")),
-        Err(error) => Err(error.to_string()),
+/// A command in the guest that ends with 0.
+async fn exec(host: &RealHost, uuid: Uuid, command: &[std::sync::Arc<str>]) -> Result<(), String> {
+    let program = command.first().map(AsRef::as_ref).unwrap_or_default();
+    let said = agent::exec(host, uuid, command, None, EXEC).await.map_err(|e| e.to_string())?;
+    if said.status == 0 {
+        return Ok(());
     }
-}
-
-/// `guest-exec`, then `guest-exec-status` until it has ended (QEMU Guest Agent Protocol Reference).
-async fn exec(hypervisor: &Hypervisor, uuid: Uuid, command: &[std::sync::Arc<str>]) -> Result<(), String> {
-    let Some((program, arguments)) = command.split_first() else { return Err("the probe has no command".to_owned()) };
-    let request = serde_json::json!({
-        "execute": "guest-exec",
-        "arguments": {"path": program.as_ref(), "arg": arguments.iter().map(AsRef::as_ref).collect::<Vec<&str>>()},
-    });
-    let answer = agent(hypervisor, uuid, request.to_string()).await?;
-    let value: serde_json::Value = serde_json::from_str(&answer).map_err(|e| e.to_string())?;
-    let pid = value.pointer("/return/pid").and_then(serde_json::Value::as_i64);
-    let pid = pid.ok_or_else(|| format!("the guest agent answers {answer}"))?;
-    let question = serde_json::json!({"execute": "guest-exec-status", "arguments": {"pid": pid}}).to_string();
-    let patience = Instant::now() + Duration::from_secs(10);
-    while Instant::now() < patience {
-        let answer = agent(hypervisor, uuid, question.clone()).await?;
-        match probe::exec_status(&answer)? {
-            Some(0) => return Ok(()),
-            Some(code) => return Err(format!("`{program}` in the guest ends with {code}")),
-            None => tokio::time::sleep(Duration::from_millis(200)).await,
-        }
-    }
-    Err(format!("`{program}` in the guest does not end"))
+    let words = said.last_lines(1).pop().map(|line| format!(": {line}")).unwrap_or_default();
+    Err(format!("`{program}` in the guest {}{words}", said.ended()))
 }
 
 /// Waits until a VM is ready, or fails with the end of its console.

@@ -106,6 +106,8 @@ pub enum Address {
     Module(Name),
     /// One VM.
     Vm(Name),
+    /// A task.
+    Task(Name),
 }
 
 impl Address {
@@ -119,6 +121,7 @@ impl Address {
             Self::Service(_) => "service",
             Self::Module(_) => "module",
             Self::Vm(_) => "vm",
+            Self::Task(_) => "task",
         }
     }
     /// The part after the `/`.
@@ -130,7 +133,8 @@ impl Address {
             | Self::Network(n)
             | Self::Service(n)
             | Self::Module(n)
-            | Self::Vm(n) => n,
+            | Self::Vm(n)
+            | Self::Task(n) => n,
         }
     }
 }
@@ -155,7 +159,12 @@ impl FromStr for Address {
             "service" => Self::Service(name),
             "module" => Self::Module(name),
             "vm" => Self::Vm(name),
-            _ => return Err(format!("`{kind}` is not a kind: fleet, host, image, network, service, module or vm")),
+            "task" => Self::Task(name),
+            _ => {
+                return Err(format!(
+                    "`{kind}` is not a kind: fleet, host, image, network, service, module, vm or task"
+                ));
+            }
         })
     }
 }

@@ -21,6 +21,7 @@ pub mod rules;
 pub mod schema;
 pub mod snapshot;
 pub mod stats;
+pub mod task;
 pub mod vm;
 
 pub use container::*;
@@ -39,4 +40,5 @@ pub use origin::{Field, Origin, Origins};
 pub use quantity::{Bytes, QuantityError, Span, Timestamp};
 pub use rules::*;
 pub use snapshot::{Problem, ProblemKind, Snapshot, SourceFile};
+pub use task::*;
 pub use vm::*;

@@ -20,6 +20,7 @@ use super::management::Management;
 use super::moving::{CpuObs, DiskPhase, Fenced, JobObs, Layer, LinkPast, MoveObs, PauseCause, Tries};
 use super::quantity::{Bytes, Timestamp};
 use super::rules::FilterObs;
+use super::task::TaskMark;
 use super::vm::{Display, Firmware, OnRemove, Probe, Protection, StopPolicy};
 
 /// What was learnt of one part of the world.
@@ -324,6 +325,9 @@ pub struct Stamp {
     /// delete without a Removal that says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted: Option<BTreeMap<String, String>>,
+    /// Tasks that were begun on it, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: BTreeMap<Name, TaskMark>,
 }
 
 /// What a root disk is that returns to its image at each start. Written before our start, and again when the guest runs: so

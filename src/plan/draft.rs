@@ -223,7 +223,7 @@ pub(crate) fn covers_address(address: &Address, vm: &Name, group: &str) -> bool 
         Address::Service(owner) | Address::Module(owner) => {
             group.strip_prefix(owner.as_str()).is_some_and(|rest| rest.starts_with('/'))
         }
-        Address::Host(_) | Address::Image(_) | Address::Network(_) => false,
+        Address::Host(_) | Address::Image(_) | Address::Network(_) | Address::Task(_) => false,
     }
 }
 

@@ -32,6 +32,7 @@ mod flights;
 pub mod generations;
 mod gone;
 pub mod groups;
+pub mod guest;
 pub mod impact;
 mod limits;
 mod moves;

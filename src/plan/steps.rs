@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::model::{
-    Acceleration, Bytes, CloneMethod, Container, DeviceAt, Digest, DiskStamp, Display, Firmware, HostRules, ImageFile,
-    ImageFormat, ImageNote, Mac, Management, Name, PlacementRecord, Probe, Span, Stamp, StopPolicy, Timestamp,
-    Transport,
+    Acceleration, Address, Bytes, CloneMethod, Container, DeviceAt, Digest, DiskStamp, Display, Firmware, HostRules,
+    ImageFile, ImageFormat, ImageNote, Mac, Management, Name, PlacementRecord, Probe, Span, Stamp, StopPolicy,
+    Timestamp, Transport,
 };
 
 /// One step on one host.
@@ -354,6 +354,38 @@ pub enum Op {
         /// Its domain.
         uuid: Uuid,
     },
+    /// Runs a program in a guest, through its agent; in a container by entering its namespaces. Fails unless it ends with 0.
+    /// Its output is told once, at the end, however it ended. It is run each time: there is nothing to look at before.
+    GuestRun {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// Program and arguments.
+        command: Vec<Arc<str>>,
+        /// What it reads from its standard input.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        input: Option<Arc<str>>,
+        /// How long it may take; then it is killed.
+        within: Span,
+        /// For what it is done: its output is kept under this.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        of: Option<Errand>,
+    },
+    /// Writes a file in a guest, whole or not at all, with the folders above it. Done when it is there with this content and
+    /// mode.
+    GuestFile {
+        /// The VM.
+        vm: Name,
+        /// Its domain.
+        uuid: Uuid,
+        /// Its absolute path in the guest.
+        path: Arc<str>,
+        /// All that is in it.
+        content: Arc<str>,
+        /// Its permissions.
+        mode: u32,
+    },
     /// Replaces the host's packet filter by this one, whole, in one transaction. Done when what is read back means the same.
     SetRules {
         /// The filter.
@@ -404,6 +436,16 @@ pub enum Op {
         /// Whether a managed save may be thrown away with it.
         drop_save: bool,
     },
+}
+
+/// For what something is done in a guest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Errand {
+    /// The task, or the image that is made.
+    pub subject: Address,
+    /// Digest of its steps.
+    pub digest: String,
 }
 
 /// How a running domain is moved.

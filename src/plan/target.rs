@@ -213,6 +213,7 @@ pub(crate) fn build<'a>(
             Some(e) => e.stamp.root.unwrap_or(RootUse::Used),
         }),
         adopted: existing.and_then(|e| e.stamp.adopted.clone()),
+        tasks: existing.map(|e| e.stamp.tasks.clone()).unwrap_or_default(),
     };
     let kernel = image.and_then(|i| match &i.boot {
         Boot::Disk | Boot::Init(_) => None,

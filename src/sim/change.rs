@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::device;
 use super::guard::Use;
-use super::world::{SimDisk, SimDomain, SimHost, World};
+use super::world::{Inside, SimDisk, SimDomain, SimHost, World};
 use crate::execute::{Done, StepError};
 use crate::model::{
     Acceleration, BridgeObs, Bytes, CloneMethod, DiskPhase, DiskStamp, ImageFile, ImageNote, Name, PlacementRecord,
@@ -93,6 +93,10 @@ impl World {
             Op::Capture { .. } => self.capture(step),
             Op::Fence { .. } => self.fence(step),
             Op::Announce { vm, uuid } => self.announce(step, vm, *uuid),
+            Op::GuestRun { vm, uuid, command, .. } => self.guest_run(step, (vm, *uuid), command),
+            Op::GuestFile { vm, uuid, path, content, mode } => {
+                self.guest_file(step, (vm, *uuid), path, (content, *mode))
+            }
         }
     }
 
@@ -230,7 +234,7 @@ impl World {
         if let (Some(marked), DiskFrom::Marked { markers, .. }) = (&mut stamp.marked, &new.from) {
             marked.replaced = markers.keys().map(|name| (name.clone(), 1)).collect();
         }
-        let disk = SimDisk { stamp: Some(stamp), size, used, backing, content, writes: 0 };
+        let disk = SimDisk { stamp: Some(stamp), size, used, backing, content, writes: 0, inside: Inside::default() };
         host.disks.insert(new.path.clone(), disk);
         self.next_content = content;
         Ok(Done::Changed)
@@ -249,7 +253,15 @@ impl World {
             None => {}
         }
         let used = Bytes(400 << 10);
-        let seed = SimDisk { stamp: Some(stamp.clone()), size: used, used, backing: None, content: 0, writes: 0 };
+        let seed = SimDisk {
+            stamp: Some(stamp.clone()),
+            size: used,
+            used,
+            backing: None,
+            content: 0,
+            writes: 0,
+            inside: Inside::default(),
+        };
         host.disks.insert(path.to_owned(), seed);
         Ok(Done::Changed)
     }

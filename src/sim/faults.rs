@@ -52,7 +52,7 @@ impl Fault {
 }
 
 /// Every operation's name, for suggestions.
-pub(super) const OPS: [&str; 39] = [
+pub(super) const OPS: [&str; 41] = [
     "PutImage",
     "MarkImage",
     "DropImage",
@@ -92,6 +92,8 @@ pub(super) const OPS: [&str; 39] = [
     "SetRules",
     "Generalise",
     "Capture",
+    "GuestRun",
+    "GuestFile",
 ];
 
 /// The name of an operation and what it is about.
@@ -136,6 +138,8 @@ pub(super) fn op_and_subject(op: &Op) -> (&'static str, String) {
         Op::Capture { vm, .. } => ("Capture", vm.to_string()),
         Op::Fence { .. } => ("Fence", String::new()),
         Op::Announce { vm, .. } => ("Announce", vm.to_string()),
+        Op::GuestRun { vm, .. } => ("GuestRun", vm.to_string()),
+        Op::GuestFile { vm, .. } => ("GuestFile", vm.to_string()),
     }
 }
 

@@ -103,6 +103,8 @@ impl World {
             Op::Suspend { .. } => 1_500,
             Op::Generalise { .. } => 1_000,
             Op::Capture { .. } => 4_000,
+            Op::GuestRun { .. } => 1_000,
+            Op::GuestFile { .. } => 100,
             Op::AwaitReady { probe, .. } => {
                 let within = probe.as_ref().map_or(0, |p| p.within.0);
                 let left = domain.and_then(|d| d.ready_at).map(|at| at.saturating_sub(self.millis));
@@ -233,7 +235,11 @@ impl Future for Performing<'_> {
             return Poll::Pending;
         }
         self.flight = None;
-        Poll::Ready(shared.world.finish(self.step))
+        let outcome = shared.world.finish(self.step);
+        if let Some(output) = super::inside::output(self.step, &outcome) {
+            self.progress.ran(&output);
+        }
+        Poll::Ready(outcome)
     }
 }
 

@@ -354,6 +354,8 @@ pub(super) fn domain_of(op: &Op) -> Option<Uuid> {
         | Op::Announce { uuid, .. }
         | Op::Generalise { uuid, .. }
         | Op::Capture { uuid, .. }
+        | Op::GuestRun { uuid, .. }
+        | Op::GuestFile { uuid, .. }
         | Op::Undefine { uuid, .. } => Some(*uuid),
         Op::PutImage { .. }
         | Op::MarkImage { .. }

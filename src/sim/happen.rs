@@ -7,7 +7,7 @@ use super::filter::FilterState;
 use super::jobs::link;
 use super::ledger::Memory;
 use super::see::ports;
-use super::world::{SimDisk, SimDomain, SimHost, World, unmanaged};
+use super::world::{Inside, SimDisk, SimDomain, SimHost, World, unmanaged};
 use crate::model::{BridgeObs, Bytes, Display, Firmware, LockHolder, Name, PauseCause, Power, Shape, ShapeDisk};
 
 /// Something that happens.
@@ -161,7 +161,10 @@ impl World {
                 let (size, used, content) = (Bytes::gib(10), Bytes::gib(1), self.next_content);
                 let host = self.any_host(host)?;
                 host.domains.insert(uuid, domain);
-                host.disks.insert(path, SimDisk { stamp: None, size, used, backing: None, content, writes: 1 });
+                host.disks.insert(
+                    path,
+                    SimDisk { stamp: None, size, used, backing: None, content, writes: 1, inside: Inside::default() },
+                );
             }
             Event::Bridge(host, bridge) => {
                 let new = BridgeObs { ours: false, addresses: Vec::new(), up: true, ports: vec!["eth0".to_owned()] };

@@ -1,6 +1,7 @@
 //! The world's data: hosts with domains, disks, images, bridges, records and locks; and its clock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -51,13 +52,24 @@ pub struct Guest {
     pub shutdown_millis: Option<u64>,
     /// Whether it gives and takes memory and processors when asked.
     pub cooperates: bool,
+    /// Whether an agent answers in it, once it is ready.
+    pub agent: bool,
+    /// Whether programs that are run in it fail.
+    pub refuses: bool,
     /// Whether it writes to its memory slower than a link carries: else its memory never is at the target.
     pub converges: bool,
 }
 
 impl Default for Guest {
     fn default() -> Self {
-        Self { boot_millis: Some(5_000), shutdown_millis: Some(2_000), cooperates: true, converges: true }
+        Self {
+            boot_millis: Some(5_000),
+            shutdown_millis: Some(2_000),
+            cooperates: true,
+            agent: true,
+            refuses: false,
+            converges: true,
+        }
     }
 }
 
@@ -76,6 +88,8 @@ pub struct SimDisk {
     pub content: u64,
     /// How many boots have written to it. A disk with writes holds something that somebody would miss.
     pub writes: u64,
+    /// What was done inside the guest that it is the root disk of.
+    pub inside: Inside,
 }
 
 /// A domain: ours when it has a stamp, else somebody's.
@@ -111,6 +125,15 @@ pub struct SimDomain {
     pub boots: u64,
     /// Elements of its XML that are not ours: they must survive every edit.
     pub foreign: String,
+}
+
+/// What was done inside a guest: it lies on its root disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Inside {
+    /// Files by path: content and permissions.
+    pub files: BTreeMap<Arc<str>, (Arc<str>, u32)>,
+    /// Programs that were run in it and ended with 0, in order.
+    pub ran: Vec<String>,
 }
 
 impl SimDomain {
@@ -496,7 +519,8 @@ fn recorded(host: &mut SimHost, seen: &crate::model::HostObs, fleet: Option<&Nam
     for (path, disk) in &seen.disks {
         let writes = u64::from(disk.stamp.disk != "seed");
         let (stamp, backing) = (Some(disk.stamp.clone()), disk.backing.clone());
-        let disk = SimDisk { stamp, size: disk.size, used: disk.used, backing, content: 0, writes };
+        let disk =
+            SimDisk { stamp, size: disk.size, used: disk.used, backing, content: 0, writes, inside: Inside::default() };
         host.disks.insert(path.clone(), disk);
     }
     for (digest, image) in &seen.images {

@@ -181,6 +181,7 @@ impl World {
             root: None,
             after: Vec::new(),
             adopted: None,
+            tasks: BTreeMap::new(),
         }
     }
     fn uuid(&self) -> uuid::Uuid {

@@ -46,6 +46,7 @@ pub fn stamp(vm: &str) -> Stamp {
         root: None,
         after: Vec::new(),
         adopted: None,
+        tasks: BTreeMap::new(),
     }
 }
 

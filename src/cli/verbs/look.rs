@@ -236,7 +236,7 @@ fn object(
         Address::Fleet(name) if *name == desired.fleet.name => {
             all["origin"] = desired.fleet.origin.to_string().into();
         }
-        Address::Fleet(_) => return None,
+        Address::Fleet(_) | Address::Task(_) => return None,
     }
     if !matches!(address, Address::Vm(_)) {
         all["vms"] = serde_json::to_value(vms).ok()?;
@@ -327,7 +327,7 @@ fn document(desired: &Desired, observed: &Observed, address: &Address) -> Option
         Address::Service(name) => Some(format!(" at    {}\n", desired.services.get(name)?.origin)),
         Address::Module(name) => Some(format!(" at    {}\n", desired.modules.get(name)?.origin)),
         Address::Fleet(name) if *name == desired.fleet.name => Some(format!(" at    {}\n", desired.fleet.origin)),
-        Address::Fleet(_) | Address::Vm(_) | Address::Image(_) => None,
+        Address::Fleet(_) | Address::Vm(_) | Address::Image(_) | Address::Task(_) => None,
     }
 }
 

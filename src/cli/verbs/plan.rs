@@ -171,7 +171,7 @@ pub(crate) fn vms_of(fleet: &Fleet, address: &Address) -> Vec<Name> {
         Address::Service(_) | Address::Module(_) => vm.owner.address() == *address,
         Address::Image(name) => vm.spec.image.as_ref() == Some(name),
         Address::Network(name) => vm.spec.nics.values().any(|n| n.network == *name),
-        Address::Host(_) => false,
+        Address::Host(_) | Address::Task(_) => false,
     };
     vms.filter(wanted).map(|vm| vm.name.clone()).collect()
 }

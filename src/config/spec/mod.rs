@@ -2,6 +2,7 @@
 //! a line in [`KINDS`] and a place in [`Body`], and say in `build` what it means.
 
 mod access;
+mod guest;
 mod hosts;
 mod images;
 mod networks;
@@ -15,6 +16,7 @@ use schemars::SchemaGenerator;
 use serde_json::Value;
 
 pub(crate) use access::{ModuleAccessSpec, PeerSpec, ServiceAccessSpec};
+pub(crate) use guest::{GuestFileSpec, GuestStepSpec, PackagesSpec, UpgradeChoice};
 pub(crate) use hosts::{HostSpec, ResourcesSpec};
 pub(crate) use images::{BootChoice, FileSpec, ImageSpec, InitSpec};
 pub(crate) use networks::NetworkSpec;

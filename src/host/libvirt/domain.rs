@@ -8,7 +8,7 @@ use virt::domain::Domain;
 use virt::error::Error;
 use virt_sys as sys;
 
-use super::{CALL, CallError, Hypervisor, LONG_CALL, raw};
+use super::{CALL, CallError, Code, Hypervisor, LONG_CALL, raw};
 use crate::model::{Bytes, Layer, Power};
 
 /// What a domain does, and whether a guest agent is there to be asked.
@@ -23,7 +23,9 @@ pub struct DomainPower {
 pub enum Agent {
     /// Its JSON.
     Answer(String),
-    /// No agent, or not yet.
+    /// No agent, or not yet: nobody was asked.
+    Absent(String),
+    /// It was asked, and says that it does not work, or says nothing.
     Silent(String),
 }
 
@@ -311,9 +313,8 @@ impl Hypervisor {
             self.on("ask the guest agent", CALL, uuid, move |_, d| d.qemu_agent_command(&command, seconds, 0)).await;
         match answer {
             Ok(text) => Ok(Agent::Answer(text)),
-            Err(CallError::Libvirt { message, code, .. }) if code != super::Code::NoDomain => {
-                Ok(Agent::Silent(message))
-            }
+            Err(CallError::Libvirt { message, code: Code::Absent | Code::Invalid, .. }) => Ok(Agent::Absent(message)),
+            Err(CallError::Libvirt { message, code: Code::Agent | Code::Other, .. }) => Ok(Agent::Silent(message)),
             Err(error) => Err(error),
         }
     }

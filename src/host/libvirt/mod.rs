@@ -99,7 +99,9 @@ pub enum Code {
     NoDomain,
     /// `VIR_ERR_OPERATION_INVALID`: not in this state of the domain.
     Invalid,
-    /// `VIR_ERR_AGENT_UNRESPONSIVE` and its kin.
+    /// No guest agent is configured, or none is connected (`VIR_ERR_ARGUMENT_UNSUPPORTED`, `VIR_ERR_AGENT_UNRESPONSIVE`).
+    Absent,
+    /// A guest agent was asked, and it failed or said nothing.
     Agent,
     /// The connection is gone.
     Connection,
@@ -112,7 +114,8 @@ fn code(error: &virt::error::Error) -> Code {
     for (number, code) in [
         (N::NoDomain, Code::NoDomain),
         (N::OperationInvalid, Code::Invalid),
-        (N::AgentUnresponsive, Code::Agent),
+        (N::AgentUnresponsive, Code::Absent),
+        (N::ArgumentUnsupported, Code::Absent),
         (N::AgentUnsynced, Code::Agent),
         (N::AgentCommandTimeout, Code::Agent),
         (N::AgentCommandFailed, Code::Agent),

@@ -39,6 +39,7 @@ pub(super) fn stamp() -> Stamp {
         root: None,
         after: Vec::new(),
         adopted: None,
+        tasks: BTreeMap::new(),
     }
 }
 

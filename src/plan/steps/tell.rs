@@ -93,6 +93,8 @@ impl Op {
             Self::DropRemnant { .. } => "drop what was left behind".to_owned(),
             Self::Fence { .. } => "fence".to_owned(),
             Self::SetRules { .. } => "set packet filter".to_owned(),
+            Self::GuestRun { command, .. } => super::super::guest::told(command),
+            Self::GuestFile { path, .. } => format!("write {path} in the guest"),
             Self::Generalise { vm, .. } => format!("take out of {vm} what tells it from others"),
             Self::Capture { management: Management { image, revision, .. }, .. } => {
                 format!("seal image {image} revision {revision}")

@@ -21,6 +21,7 @@
 //! lock host h1 by bob · unlock host h1 · delete store · advance 2h
 //! guest web-1 boots in 20s · guest web-1 never boots · guest web-1 ignores shutdown · guest web-1 keeps its memory
 //! guest web-1 never converges · image b2b2 never boots · image b2b2 boots    clones of it, by its first digits
+//! guest web-1 has no agent · guest web-1 has an agent · guest web-1 fails programs · guest web-1 runs programs
 //! hold web-1 stopped by ann · withdraw web-1 · restart web-1 by ann
 //! expect no changes · expect changes 2 · expect blocked 1 · expect no violation · expect violation
 //! expect vm web-1 running on h1 · expect vm web-1 moving · expect vm web-1 absent

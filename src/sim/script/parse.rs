@@ -79,6 +79,10 @@ pub enum GuestChange {
     NeverConverges,
     /// Gives and takes nothing while it runs.
     KeepsItsMemory,
+    /// No agent answers in it, or one does again.
+    Agent(bool),
+    /// Programs that are run in it fail, or work again.
+    Refuses(bool),
     /// As guests are.
     Behaves,
 }
@@ -93,6 +97,8 @@ impl GuestChange {
             Self::IgnoresShutdown => Guest { shutdown_millis: None, ..guest },
             Self::NeverConverges => Guest { converges: false, ..guest },
             Self::KeepsItsMemory => Guest { cooperates: false, ..guest },
+            Self::Agent(agent) => Guest { agent, ..guest },
+            Self::Refuses(refuses) => Guest { refuses, ..guest },
             Self::Behaves => Guest::default(),
         }
     }
@@ -355,6 +361,10 @@ fn guest(words: &[&str]) -> Result<GuestChange, String> {
         ["ignores", "shutdown"] => GuestChange::IgnoresShutdown,
         ["never", "converges"] => GuestChange::NeverConverges,
         ["keeps", "its", "memory"] => GuestChange::KeepsItsMemory,
+        ["has", "no", "agent"] => GuestChange::Agent(false),
+        ["has", "an", "agent"] => GuestChange::Agent(true),
+        ["fails", "programs"] => GuestChange::Refuses(true),
+        ["runs", "programs"] => GuestChange::Refuses(false),
         ["behaves"] => GuestChange::Behaves,
         other => return Err(format!("a guest does not `{}`", other.join(" "))),
     })

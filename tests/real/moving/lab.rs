@@ -353,6 +353,7 @@ impl<'l> Guest<'l> {
             persistent_root: false,
             root: None,
             adopted: None,
+            tasks: BTreeMap::new(),
         }
     }
     pub(super) fn disk_stamp(&self, disk: &str, epoch: u64, phase: DiskPhase) -> DiskStamp {
