@@ -104,6 +104,10 @@ pub(crate) enum Verb {
     Suspend(Hand),
     /// Stop and start VMs once
     Restart(HandOnce),
+    /// Put VMs into quarantine: close their rules, then suspend or stop them; so they stay until they are released
+    Quarantine(Quarantine),
+    /// Let VMs out of quarantine: their documents decide again
+    Release(Release),
     /// Empty a host: show what moves where and what cannot, ask, and move it
     Drain(Drain),
     /// Bring back what a drain took from a host
@@ -359,6 +363,39 @@ pub(crate) struct HandOnce {
     /// Take back what was asked and not done yet
     #[arg(long)]
     pub(crate) withdraw: bool,
+}
+
+/// `quarantine`
+#[derive(Debug, Args)]
+pub(crate) struct Quarantine {
+    /// The VMs
+    #[arg(required = true, value_name = "VM")]
+    pub(crate) vms: Vec<String>,
+    /// Why: it is written on the VM itself
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) reason: String,
+    /// What happens after their rules were closed [default: what the VM's guard says, else close]
+    #[arg(long, value_enum)]
+    pub(crate) then: Option<ThenArg>,
+}
+
+/// What happens to a VM in quarantine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ThenArg {
+    /// Nothing more: it runs on and reaches nobody
+    Close,
+    /// It is saved to disk, its memory with it
+    Suspend,
+    /// It is stopped; powered off if it does not shut down in time
+    Stop,
+}
+
+/// `release`
+#[derive(Debug, Args)]
+pub(crate) struct Release {
+    /// The VMs
+    #[arg(required = true, value_name = "VM")]
+    pub(crate) vms: Vec<String>,
 }
 
 /// `drain`

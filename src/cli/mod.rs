@@ -111,6 +111,8 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::Restart(_) => "restart",
         Verb::Drain(_) => "drain",
         Verb::Restore(_) => "restore",
+        Verb::Quarantine(_) => "quarantine",
+        Verb::Release(_) => "release",
         _ => "a question",
     }
 }
@@ -125,7 +127,7 @@ fn asks_hosts(verb: &Verb) -> bool {
         Verb::Describe(a) | Verb::Why(a) => a.observed == "live",
         Verb::Reach(a) => a.observed == "live",
         Verb::Matrix(a) => a.observed == "live",
-        Verb::Drain(_) | Verb::Restore(_) => true,
+        Verb::Drain(_) | Verb::Restore(_) | Verb::Quarantine(_) | Verb::Release(_) => true,
         Verb::Apply(_) | Verb::Start(_) | Verb::Stop(_) | Verb::Suspend(_) | Verb::Restart(_) => true,
         Verb::Console(_) | Verb::Observe(_) | Verb::Export(_) | Verb::Adopt(_) | Verb::Top(_) => true,
         _ => false,
@@ -171,6 +173,8 @@ async fn dispatch(context: Context, verb: Verb) -> Outcome {
         Verb::Restart(a) => hand::hand(c, Asked::Restart, &a.vms, a.withdraw).await,
         Verb::Drain(a) => drain::drain(c, &a).await,
         Verb::Restore(a) => drain::restore(c, &a).await,
+        Verb::Quarantine(a) => hand::quarantine(c, &a).await,
+        Verb::Release(a) => hand::release(c, &a).await,
         Verb::Console(a) => look::console(c, &a).await,
         Verb::Host(args::HostVerb::Inspect(a)) => inspect::inspect(c, &a).await,
         Verb::Observe(a) => plan::observe(c, &a).await,

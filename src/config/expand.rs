@@ -499,6 +499,9 @@ fn values(part: &VmPart, sink: &mut Sink) {
     if let Some(ready) = &part.ready {
         probes(ready, sink);
     }
+    if let Some(guard) = &part.guard {
+        probes(&guard.probe(), sink);
+    }
     if let Some(cloud_init) = &part.cloud_init {
         check::cloud_init(cloud_init, sink);
     }

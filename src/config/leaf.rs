@@ -11,8 +11,8 @@ use crate::model::quantity::{BYTE_UNITS, SPAN_UNITS};
 use crate::model::schema;
 use crate::model::{
     Acceleration, Address, Bytes, CloneMethod, Compression, Digest, Fetch, Firmware, Identity, ImageFormat, Name,
-    NetworkMode, OnUnknown, Others, Protection, QuantityError, Relocatable, RunState, Share, Span, Stores, Timestamp,
-    Traffic, Transport, UpdatePolicy,
+    NetworkMode, OnUnknown, Others, Protection, QuantityError, Relocatable, RunState, Share, Span, Stores, Then,
+    Timestamp, Traffic, Transport, UpdatePolicy,
 };
 
 impl Leaf for Arc<str> {
@@ -513,6 +513,11 @@ impl Leaf for Cidr {
     }
 }
 
+words!(Then, "what happens to a VM in quarantine" {
+    "suspend" => Self::Suspend,
+    "stop" => Self::Stop,
+    "close" => Self::Close,
+});
 words!(Relocatable, "a way of moving" {
     "live" => Self::Live,
     "cold" => Self::Cold,

@@ -19,6 +19,7 @@ pub mod explain;
 pub mod export;
 pub mod fmt;
 mod generation;
+mod guard;
 mod host;
 pub mod inspect;
 mod leaf;

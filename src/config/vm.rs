@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::container;
+use super::guard;
 use super::leaf::Persistence;
 use super::read::{Loc, Named};
 use super::repository::Repository;
@@ -22,7 +23,7 @@ const CONTAINER_DEADLINE: Span = Span::secs(10);
 /// A week: long enough to notice after a holiday that a disk was meant to stay.
 pub(crate) const RETAIN: Span = Span::secs(7 * 86_400);
 /// A cloud image under software emulation takes about 90 s to its first login.
-const READY_WITHIN: Span = Span::secs(120);
+pub(crate) const READY_WITHIN: Span = Span::secs(120);
 /// Two tries a second: half of it is the mean delay that probing adds to a start.
 const READY_EVERY: Span = Span(500);
 
@@ -170,6 +171,7 @@ impl Layers<'_> {
             // What the fleet's defaults say of it is meant for virtual machines.
             cloud_init: if layer == Lxc { CloudInit::default() } else { cloud_init },
             ready,
+            guard: self.guard(layer, &mut o, sink),
             stop: self.stop(layer),
             update: update.map_or(UpdatePolicy::Staged, |u| u.value),
             protect: protect.map_or(Protection::None, |p| p.value),
@@ -178,6 +180,7 @@ impl Layers<'_> {
             post_copy,
             origins: o,
         };
+        guard::check(self, what, &spec, sink);
         let min = self.last(|p| p.replicas.as_ref()?.min.as_ref()).map_or(1, |m| m.value.0);
         let max = self.last(|p| p.replicas.as_ref()?.max.as_ref());
         if let Some(max) = max.filter(|max| max.value.0 < min) {
@@ -366,7 +369,7 @@ impl Layers<'_> {
 }
 
 /// The probe that one layer asks for; two in one layer were reported.
-fn probe(ready: &super::spec::ReadySpec) -> Option<ProbeKind> {
+pub(crate) fn probe(ready: &super::spec::ReadySpec) -> Option<ProbeKind> {
     let port = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
     if let Some(tcp) = &ready.tcp {
         return Some(ProbeKind::Tcp { port: port(tcp.port.as_ref()?.value.0) });

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::ids::Name;
 use super::moving::{Asked, Drain};
 use super::quantity::Timestamp;
+use super::quarantine::Quarantine;
 use super::vm::RunState;
 
 /// All demand at one moment.
@@ -21,6 +22,10 @@ pub struct Demand {
     pub drains: BTreeMap<Name, Drain>,
     /// Hosts whose VMs should come back, until they did.
     pub restores: BTreeMap<Name, Asked>,
+    /// VMs that go into quarantine, until their stamps say so.
+    pub quarantines: BTreeMap<Name, Quarantine>,
+    /// VMs that come out of it, until their stamps say so.
+    pub releases: BTreeMap<Name, Asked>,
     /// VMs that were at a host when its drain began, until they came back or their home changed.
     pub homes: BTreeMap<Name, Name>,
 }

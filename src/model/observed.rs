@@ -19,6 +19,7 @@ use super::ids::{Mac, Name};
 use super::management::Management;
 use super::moving::{CpuObs, DiskPhase, Fenced, JobObs, Layer, LinkPast, MoveObs, PauseCause, Tries};
 use super::quantity::{Bytes, Timestamp};
+use super::quarantine::{Guard, Quarantine};
 use super::rules::FilterObs;
 use super::task::TaskMark;
 use super::vm::{Display, Firmware, OnRemove, Probe, Protection, StopPolicy};
@@ -313,6 +314,12 @@ pub struct Stamp {
     pub after: Vec<Arc<str>>,
     /// Its readiness probe as applied.
     pub ready: Option<Probe>,
+    /// Its guard as applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<Guard>,
+    /// Why it is in quarantine, when it is: its rules are closed, and nothing heals, rolls or starts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantine: Option<Quarantine>,
     /// How it is stopped, for VMs whose YAML has gone.
     pub stop: StopPolicy,
     /// Whether the root disk is data: then the VM does not go without a Removal.

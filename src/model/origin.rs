@@ -89,6 +89,8 @@ fields! {
     Protect = "protect",
     /// The readiness probe.
     Ready = "ready",
+    /// What must go on to succeed while it runs.
+    Guard = "guard",
     /// What must be ready first.
     DependsOn = "dependsOn",
     /// Where it may run.

@@ -11,6 +11,7 @@ use super::ids::{Address, Name};
 use super::moving::{Layer, Relocatable};
 use super::origin::{Origin, Origins};
 use super::quantity::{Bytes, Span};
+use super::quarantine::Guard;
 
 /// Whether something should run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -241,6 +242,8 @@ pub struct VmSpec {
     pub cloud_init: CloudInit,
     /// Readiness; without one, running is ready.
     pub ready: Option<Probe>,
+    /// What must go on to succeed while it runs.
+    pub guard: Option<Guard>,
     /// How it is stopped.
     pub stop: StopPolicy,
     /// Staged or reboot.

@@ -45,6 +45,9 @@ impl<'a> Draft<'a> {
             Whereabouts::Free(only) => only,
             Whereabouts::Dark(block) => return self.blocked_create(vm, block),
         };
+        if let Some(block) = self.unmade(&vm.name) {
+            return self.blocked_create(vm, block);
+        }
         if vm.spec.image.is_none() {
             return self.blocked_create(
                 vm,

@@ -417,6 +417,10 @@ impl Differ<'_, '_> {
             let show = |p: &Option<crate::model::Probe>| Some(p.as_ref().map_or("none".to_owned(), probe_text));
             self.change(Field::Ready, "ready", show(&old.ready), show(&new.ready), false);
         }
+        if old.guard != new.guard {
+            let show = |g: &Option<crate::model::Guard>| Some(g.as_ref().map_or("none".to_owned(), guard_text));
+            self.change(Field::Guard, "guard", show(&old.guard), show(&new.guard), false);
+        }
         if old.after != new.after {
             let show = |groups: &[std::sync::Arc<str>]| {
                 Some(if groups.is_empty() { "none".to_owned() } else { groups.join(", ") })
@@ -475,6 +479,12 @@ fn field_is_scalar(field: Field) -> bool {
         field,
         Field::Cpus | Field::MaxCpus | Field::Memory | Field::MaxMemory | Field::Machine | Field::Firmware | Field::Run
     )
+}
+
+/// A guard in a few words.
+pub(crate) fn guard_text(guard: &crate::model::Guard) -> String {
+    let (probe, every) = (probe_text(&guard.probe), guard.probe.every);
+    format!("{probe}, every {every}, {} failures: {}", guard.failures, guard.then.word())
 }
 
 /// A probe in a few words.

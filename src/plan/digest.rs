@@ -6,7 +6,7 @@ use sha2::{Digest as _, Sha256};
 use super::steps::Op;
 use super::types::{Action, DiskFate};
 use crate::model::{
-    Boot, CloudInit, DataDisk, Desired, Display, Firmware, Init, Name, Nic, Owner, Placement, Probe, Protection,
+    Boot, CloudInit, DataDisk, Desired, Display, Firmware, Guard, Init, Name, Nic, Owner, Placement, Probe, Protection,
     Relocatable, RunState, StopPolicy, UpdatePolicy, Vm, VmSpec,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,6 +32,8 @@ struct SpecView<'a> {
     cloud_init: &'a CloudInit,
     after: Vec<&'a str>,
     ready: &'a Option<Probe>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    guard: &'a Option<Guard>,
     stop: StopPolicy,
     update: UpdatePolicy,
     protect: Protection,
@@ -79,6 +81,7 @@ pub fn spec_digest(desired: &Desired, vm: &Vm) -> String {
         cloud_init: &spec.cloud_init,
         after: dependencies(desired, vm),
         ready: &spec.ready,
+        guard: &spec.guard,
         stop: spec.stop,
         update: spec.update,
         protect: spec.protect,

@@ -22,7 +22,7 @@ use super::opened::{Names, ReachChange, exposed};
 use super::rules::{Compiled, Nics, compile};
 use super::stays::Stay;
 use super::steps::Op;
-use super::types::{Action, ActionId, Block, BlockedBy, Cause, Verb};
+use super::types::{Action, ActionId, Block, BlockedBy, Cause, Reason, Verb};
 use super::world::HostView;
 use crate::model::{Address, FilterObs, HostObs, HostRules, Name, TapRules};
 
@@ -279,6 +279,11 @@ impl Draft<'_> {
         let mut act = on_host(&machine.host, Verb::Filter, &machine.first, told);
         let comes = |stay: &Stay| stay.begins.iter().any(|(_, h)| *self.speaker(h) == machine.host);
         let coming: Vec<&Name> = stays.iter().filter(|(_, stay)| comes(stay)).map(|(vm, _)| vm).collect();
+        let shut = self.shut_by(machine, stays);
+        if let (None, Some((cause, why))) = (&before.drift, shut) {
+            (act.cause, act.reason) = (cause, why);
+            return act;
+        }
         let (code, text) = match &before.drift {
             Some((code, text)) => (*code, text.clone()),
             None if coming.is_empty() && before.as_said => ("filter_peers", "its VMs get other peers".to_owned()),
@@ -295,6 +300,22 @@ impl Draft<'_> {
             (None, false) => Cause::Change,
         };
         act
+    }
+
+    /// Why a machine's filter changes, when that is because of a quarantine.
+    fn shut_by(&self, machine: &Machine, stays: &BTreeMap<Name, Stay>) -> Option<(Cause, Reason)> {
+        let seen = machine.seen.table()?;
+        let (was, will) = (peers(seen), peers(&machine.first));
+        let gone: BTreeSet<IpAddr> = was.difference(&will).copied().collect();
+        let new: BTreeSet<IpAddr> = will.difference(&was).copied().collect();
+        let vms = self.world.vms.keys().filter_map(|vm| {
+            let stay = stays.get(*vm)?;
+            let here = self.is_on(&stay.now, &machine.host);
+            let taps = stay.nics_now.values().filter(|_| here).map(|nic| nic.tap.clone()).collect();
+            let addresses = stay.nics_now.values().flat_map(|nic| nic.addresses.iter().copied()).collect();
+            Some((*vm, taps, addresses))
+        });
+        self.shut_or_opened(vms, (seen, &machine.first), (&gone, &new))
     }
 
     fn is_on(&self, hosts: &BTreeSet<Name>, machine: &Name) -> bool {
@@ -340,6 +361,10 @@ impl Draft<'_> {
             let known = machine.seen.table().map(peers).unwrap_or_default();
             let new: BTreeSet<IpAddr> = peers(&machine.first).difference(&known).copied().collect();
             for stay in stays.values() {
+                let asks = |n: &&usize| matches!(self.actions[**n].verb, Verb::Quarantine | Verb::Release);
+                if self.is_on(&stay.now, &machine.host) {
+                    waits.extend(stay.actions.iter().filter(asks).map(|number| (*number, id.clone())));
+                }
                 let mut addresses = stay.nics_then.values().flat_map(|nic| &nic.addresses);
                 let met = addresses.any(|a| new.contains(a));
                 let begins = stay.begins.iter().filter(|(_, host)| met || *self.speaker(host) == machine.host);

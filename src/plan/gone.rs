@@ -144,6 +144,13 @@ impl<'a> Draft<'a> {
                 unblock: format!("write a Removal that names vm/{name} itself"),
             });
         }
+        if let Some(why) = self.quarantine_of(name).filter(|_| removal.is_none()) {
+            blocks.push(Block {
+                by: BlockedBy::Policy,
+                text: format!("it is in quarantine {}", why.sentence()),
+                unblock: format!("release it, or write a Removal of vm/{name}"),
+            });
+        }
         if has_data && removal.is_none() {
             blocks.push(Block {
                 by: BlockedBy::Policy,

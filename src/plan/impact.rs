@@ -36,7 +36,9 @@ pub const fn class(field: Field, when: When) -> Class {
     match (field, when) {
         (Field::Image, _) => Class::Recreate,
         // Never cost anything: they are ours alone, or only concern the next decision.
-        (Field::Protect | Field::Ready | Field::DependsOn | Field::Placement | Field::Autostart, _) => Class::None,
+        (Field::Protect | Field::Ready | Field::Guard | Field::DependsOn | Field::Placement | Field::Autostart, _) => {
+            Class::None
+        }
         (Field::Whole | Field::Run, _) => Class::None,
         (_, When::Stopped) => Class::None,
         (_, When::Suspended) => Class::Staged,
@@ -102,7 +104,9 @@ pub(crate) const fn why_class(field: Field, class: Class) -> &'static str {
             "no port of the running guest is free for it: it waits for a restart"
         }
         (Field::DiskSize | Field::RootSize, Class::Live) => "the disk grows under the running guest",
-        (Field::Protect | Field::Ready | Field::DependsOn | Field::Placement | Field::Autostart, _) => why(field),
+        (Field::Protect | Field::Ready | Field::Guard | Field::DependsOn | Field::Placement | Field::Autostart, _) => {
+            why(field)
+        }
         (_, Class::None) => "it is stopped: nobody notices",
         _ => why(field),
     }
@@ -128,7 +132,7 @@ pub const fn why(field: Field) -> &'static str {
         }
         Field::CloudInit => "cloud-init runs user data on a new instance only: a running VM sees it after a recreate",
         Field::Protect => "only our own stamp is written",
-        Field::Ready | Field::DependsOn => "asked from outside; the guest is not touched",
+        Field::Ready | Field::Guard | Field::DependsOn => "asked from outside; the guest is not touched",
         Field::Placement => "only the next placement reads it",
         Field::Autostart => "libvirt's autostart is always off: the reconciler starts VMs",
         Field::Whole | Field::Run => "",

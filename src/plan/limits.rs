@@ -77,7 +77,9 @@ impl Draft<'_> {
         }
         for act in &mut self.actions {
             let class = act.impact.class;
-            if act.is_blocked() || !(class.is_destructive() || class.is_disruptive()) {
+            // To close what may be in wrong hands waits for nobody.
+            let urgent = act.verb == Verb::Quarantine;
+            if urgent || act.is_blocked() || !(class.is_destructive() || class.is_disruptive()) {
                 continue;
             }
             act.blocked.push(Block {

@@ -41,6 +41,7 @@ mod order;
 mod place;
 mod places;
 mod present;
+mod quarantine;
 mod rename;
 pub mod roll;
 mod room;
@@ -219,7 +220,7 @@ fn attribute(plan: &mut Plan, before: &Plan, base: &Desired, input: &PlanInput<'
     let old: BTreeMap<&ActionId, &Action> = before.actions.iter().map(|a| (&a.id, a)).collect();
     for act in &mut plan.actions {
         let lost = act.is_filter() && act.cause == Cause::Drift;
-        let own = ["surge", "roll_back"].contains(&&*act.reason.code) || lost;
+        let own = ["surge", "roll_back", "guard", "quarantine_left"].contains(&&*act.reason.code) || lost;
         if matches!(act.cause, Cause::Demand | Cause::Expiry) || own {
             continue;
         }

@@ -235,7 +235,9 @@ impl<'a> Draft<'a> {
         if let Some((_, to)) = half_way {
             fit.sort_by_key(|h| h.name != *to);
         }
-        let may_stop = others == Others::Cold || vm.spec.relocatable == Relocatable::Cold && t.wish.rule;
+        // Nobody would learn whether it is ready where it was started: nothing reaches it.
+        let may_stop = self.quarantine_of(&vm.name).is_none();
+        let may_stop = may_stop && (others == Others::Cold || vm.spec.relocatable == Relocatable::Cold && t.wish.rule);
         let best_there_is = match (t.running, from.shared.is_some()) {
             (true, true) => MoveMode::Live,
             (true, false) => MoveMode::LiveStorage,

@@ -109,6 +109,14 @@ impl Draft<'_> {
     fn await_running(&mut self, mine: usize, member: &Name, origin: &crate::model::Origin) {
         let desired = self.input.desired;
         let Some(vm) = desired.vms.get(member) else { return };
+        if let Some(why) = self.quarantine_of(member) {
+            self.actions[mine].blocked.push(Block {
+                by: BlockedBy::Dependency,
+                text: format!("it depends on vm/{member}, which is in quarantine {} ({origin})", why.sentence()),
+                unblock: format!("`stablehand release vm/{member}`"),
+            });
+            return;
+        }
         let (want, by_hand) = self.effective_run(vm);
         if want != RunState::Started || !self.wanted.contains_key(member) {
             let state = want.word();

@@ -31,6 +31,9 @@ impl<'a> Draft<'a> {
         if let Some(block) = super::container::wrong_layer(vm, host_doc) {
             return self.blocked_update(vm, obs, host, block.by, block.text, &block.unblock);
         }
+        if let Some(why) = self.quarantine_of(&vm.name) {
+            return self.in_quarantine(vm, host_doc, obs, why);
+        }
         let mut target = match self.target(vm, host_doc, obs.stamp.incarnation, Some(obs)) {
             Ok(target) => target,
             Err(text) => {
@@ -44,6 +47,10 @@ impl<'a> Draft<'a> {
                 );
             }
         };
+        let released = self.released(&vm.name, obs);
+        if released.is_some() {
+            target.stamp.quarantine = None;
+        }
         let (mut want, by_hand) = self.effective_run(vm);
         if want == RunState::Started && self.held_by_drain(vm, host, obs) {
             let text = format!("stopped while host/{host} is drained: it cannot move while it runs");
@@ -123,6 +130,9 @@ impl<'a> Draft<'a> {
             Turn::Stop => (Verb::Stop, Class::Cold, Downtime::UntilStarted),
             Turn::Suspend => (Verb::Suspend, Class::Cold, Downtime::UntilStarted),
             Turn::Nothing if reboot_now => (Verb::Reboot, Class::Reboot, self.restart_estimate(&target)),
+            Turn::Nothing if released.is_some() && diff.fields.is_empty() => {
+                (Verb::Release, Class::None, Downtime::None)
+            }
             Turn::Nothing if diff.class() <= Class::Staged => (Verb::Stage, Class::Staged, Downtime::None),
             Turn::Nothing => (Verb::Update, diff.class().max(Class::Live), Downtime::None),
         };
@@ -138,6 +148,10 @@ impl<'a> Draft<'a> {
             reason("root_used", text, Some(vm.origin.clone()))
         } else {
             self.why(vm, obs, turn, restart, waits, by_hand, applied, &diff)
+        };
+        let (cause, why) = match released {
+            Some(who) => (Cause::Demand, reason("release", format!("released from quarantine by {who}"), None)),
+            None => (cause, why),
         };
         let mut act = action(&vm.name, verb, cause, why, class, downtime);
         act.from = Some(host.clone());
@@ -540,6 +554,7 @@ impl<'a> Draft<'a> {
         let mut next = obs.clone();
         // An address that was just planned anew is not planned a second time.
         next.stamp.nics.clone_from(&target.stamp.nics);
+        next.stamp.quarantine.clone_from(&target.stamp.quarantine);
         let fleet = &self.input.desired.fleet.name;
         next.uuid = crate::model::domain_uuid(fleet, &vm.name, incarnation);
         next.domain = crate::model::domain_name(fleet, &vm.name);
@@ -674,7 +689,7 @@ pub(crate) fn protected(obs: &VmObs) -> Block {
     }
 }
 
-fn power_as_run(power: Power) -> &'static str {
+pub(crate) fn power_as_run(power: Power) -> &'static str {
     match power {
         Power::Running | Power::Paused | Power::ShuttingDown => RunState::Started,
         Power::Stopped | Power::Crashed => RunState::Stopped,

@@ -48,6 +48,8 @@ struct Track {
     /// The hosts of a move that is under way.
     flying: Option<(Name, Name)>,
     stamp: BTreeMap<Name, NicStamp>,
+    /// Whether its stamp says that it is in quarantine.
+    shut: bool,
     /// The bridge behind each interface of its definition, and of its live guest.
     config: BTreeMap<Mac, String>,
     live: Option<BTreeMap<Mac, String>>,
@@ -95,6 +97,7 @@ impl Draft<'_> {
             let mut track = Track {
                 flying: flight(self.world.records.get(*name)).map(|(from, to)| (from.clone(), to.clone())),
                 stamp: obs.stamp.nics.clone(),
+                shut: obs.stamp.quarantine.is_some(),
                 config: bridges(&obs.config),
                 live: obs.live.as_ref().filter(|_| obs.power.is_active()).map(bridges),
                 ..Track::default()
@@ -178,6 +181,7 @@ impl Draft<'_> {
                 track.config = domain.nics.iter().map(|nic| (nic.mac, nic.bridge.clone())).collect();
                 track.live = None;
                 track.stamp.clone_from(&stamp.nics);
+                track.shut = stamp.quarantine.is_some();
                 track.stay.begins.insert((number, host.clone()));
             }
             Op::DefineFrom { stamp, .. } => {
@@ -191,6 +195,7 @@ impl Draft<'_> {
                     track.stay.actions.insert(number);
                 }
                 track.stamp.clone_from(&stamp.nics);
+                track.shut = stamp.quarantine.is_some();
                 for edit in edits {
                     match edit {
                         Edit::AddNic(nic) => drop(track.config.insert(nic.mac, nic.bridge.clone())),
@@ -227,6 +232,8 @@ impl Draft<'_> {
         let fleet = &desired.fleet.name;
         let spec = self.wanted.get(vm).map(|vm| &vm.spec.nics);
         let bridge = |mac: &Mac| track.live.as_ref().and_then(|live| live.get(mac)).or_else(|| track.config.get(mac));
+        // What somebody wants closed is closed at once, whatever becomes of the rest.
+        let shut = track.shut || self.input.demand.quarantines.contains_key(vm);
         let mut nics = Nics::default();
         for (name, stamp) in &track.stamp {
             let said = spec.and_then(|nics| nics.get(name)).map(|nic| &nic.network);
@@ -234,7 +241,7 @@ impl Draft<'_> {
             let addresses: BTreeSet<_> = stamp.address.map(std::net::IpAddr::from).into_iter().collect();
             let learns = addresses.is_empty();
             let tap = tap_name(fleet, vm, name);
-            nics.insert(name.clone(), NicAt { network, mac: stamp.mac, tap, addresses, learns });
+            nics.insert(name.clone(), NicAt { network, mac: stamp.mac, tap, addresses, learns, shut });
         }
         // Taken out of its definition, and there until its next start: its address is not written down any more.
         let left = track.live.iter().flatten().filter(|(mac, _)| !track.stamp.values().any(|s| s.mac == **mac));
@@ -243,7 +250,7 @@ impl Draft<'_> {
             let tap = gone.and_then(|live| live.nics.get(mac)).and_then(|nic| nic.tap.clone());
             let Some(tap) = tap.filter(|tap| tap.starts_with(crate::model::TAP_PREFIX)) else { continue };
             let (Ok(name), Some(network)) = (Name::new(&tap), self.network_at(Some(bridge), None)) else { continue };
-            nics.insert(name, NicAt { network, mac: *mac, tap, addresses: BTreeSet::new(), learns: true });
+            nics.insert(name, NicAt { network, mac: *mac, tap, addresses: BTreeSet::new(), learns: true, shut });
         }
         nics
     }

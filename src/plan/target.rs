@@ -205,6 +205,8 @@ pub(crate) fn build<'a>(
             .map(|(key, _)| key.clone())
             .collect(),
         ready: spec.ready.clone(),
+        guard: spec.guard.clone(),
+        quarantine: existing.and_then(|e| e.stamp.quarantine.clone()),
         stop: spec.stop,
         persistent_root: spec.persistent_root,
         root: (spec.returns_root && image.is_some()).then(|| match existing {

@@ -206,6 +206,10 @@ pub enum Verb {
     Filter,
     /// What left a host leaves its packet filter too.
     Close,
+    /// A VM whose rules were closed is stamped so, and suspended or stopped.
+    Quarantine,
+    /// A VM comes out of quarantine.
+    Release,
 }
 
 impl Verb {
@@ -242,6 +246,8 @@ impl Verb {
             Self::Fence => "fence",
             Self::Filter => "filter",
             Self::Close => "close",
+            Self::Quarantine => "quarantine",
+            Self::Release => "release",
         }
     }
 }

@@ -133,7 +133,11 @@ fn of_tap(is: &TapRules, should: &TapRules, names: &BTreeMap<IpAddr, &Name>, sai
     let who = format!("{}/{}", should.vm, should.nic);
     let list = |tap: &TapRules| {
         let all: Vec<String> = tap.addresses.iter().map(ToString::to_string).collect();
-        if all.is_empty() { "any address".to_owned() } else { all.join(", ") }
+        match (all.is_empty(), tap.learns) {
+            (true, true) => "any address".to_owned(),
+            (true, false) => "none".to_owned(),
+            _ => all.join(", "),
+        }
     };
     if is.mac != should.mac {
         said.push(format!("{who}: may send from {}, and should from {}", is.mac, should.mac));

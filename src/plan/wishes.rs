@@ -108,6 +108,9 @@ impl<'a> Draft<'a> {
     /// Where a VM is, when a move of it can be thought of at all; and where a job of ours takes it already.
     pub(crate) fn movable(&self, name: &Name) -> Option<(&'a Host, &'a VmObs, Option<&'a Name>)> {
         let (host, obs) = self.world.place(name)?;
+        if self.quarantine_of(name).is_some() && self.drain_of(host).is_none() {
+            return None;
+        }
         let begun = match self.world.standings.get(name) {
             None => None,
             Some(Standing::Moving { to: Some(to), .. }) if self.is_ours(name, host) => Some(*to),

@@ -48,6 +48,9 @@ impl Ledger for Store {
     fn restored(&self, host: &Name) -> Result<(), String> {
         Self::in_service(self, host).map(drop).map_err(StoreError::one_line)
     }
+    fn quarantine_settled(&self, vm: &Name) -> Result<(), String> {
+        Self::quarantine_settled(self, vm).map_err(StoreError::one_line)
+    }
     fn whole(&self, revision: &str, now: Timestamp) -> Result<(), String> {
         self.settle(now).and_then(|()| self.applied(revision)).map_err(StoreError::one_line)
     }

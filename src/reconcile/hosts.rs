@@ -50,6 +50,7 @@ pub(super) fn remember(cast: &Cast<'_>, desired: &Desired, observed: &mut Observ
             }
         }
     }
+    settle_quarantines(cast, &demand, observed)?;
     let at = |vm: &Name, host: &Name| {
         // What arrives, or was left behind at a hand-over, is not there: a restore that is under way is not over.
         let there = observed.hosts.get(host).and_then(|o| o.known()).and_then(|seen| seen.vms.get(vm));
@@ -78,6 +79,27 @@ pub(super) fn remember(cast: &Cast<'_>, desired: &Desired, observed: &mut Observ
     observed.store.missing = book.missing.iter().map(|(name, m)| (name.clone(), m.since)).collect();
     if book != before {
         cast.ledger.keep_book(&book)?;
+    }
+    Ok(())
+}
+
+/// What was asked about quarantine is forgotten when every stamp that is seen of the VM says so.
+fn settle_quarantines(cast: &Cast<'_>, demand: &Demand, observed: &Observed) -> Result<(), String> {
+    let stamps = |vm: &Name| {
+        let hosts = observed.hosts.values().filter_map(Observation::known);
+        hosts.filter_map(|host| host.vms.get(vm)).map(|obs| obs.stamp.quarantine.as_ref()).collect::<Vec<_>>()
+    };
+    for (vm, why) in &demand.quarantines {
+        let seen = stamps(vm);
+        if !seen.is_empty() && seen.iter().all(|stamp| *stamp == Some(why)) {
+            cast.ledger.quarantine_settled(vm)?;
+        }
+    }
+    for vm in demand.releases.keys() {
+        let seen = stamps(vm);
+        if !seen.is_empty() && seen.iter().all(Option::is_none) {
+            cast.ledger.quarantine_settled(vm)?;
+        }
     }
     Ok(())
 }

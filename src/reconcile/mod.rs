@@ -57,6 +57,11 @@ pub trait Ledger: Journal {
     /// # Errors
     /// When it cannot be written.
     fn restored(&self, host: &Name) -> Result<(), String>;
+    /// What was asked about the quarantine of a VM is so: its stamp says it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn quarantine_settled(&self, vm: &Name) -> Result<(), String>;
     /// A plan was approved after the store had been lost, or a pass was complete: the store is whole again.
     ///
     /// # Errors

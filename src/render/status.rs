@@ -201,6 +201,17 @@ fn hold(name: &Name, demand: &Demand) -> Option<String> {
     demand.holds.get(name).map(|h| format!("{} by {}", run_word(h.run), h.who))
 }
 
+/// Why a VM is in quarantine, or goes into it or out of it.
+fn quarantine(obs: &VmObs, demand: &Demand) -> Option<String> {
+    let name = &obs.stamp.vm;
+    if let Some(asked) = demand.quarantines.get(name).filter(|why| obs.stamp.quarantine.as_ref() != Some(why)) {
+        return Some(format!("goes into quarantine {}", asked.sentence()));
+    }
+    let why = obs.stamp.quarantine.as_ref()?;
+    let ends = demand.releases.get(name).map(|by| format!(", released by {}", by.who)).unwrap_or_default();
+    Some(format!("in quarantine {}{ends}", why.sentence()))
+}
+
 const fn run_word(run: RunState) -> &'static str {
     match run {
         RunState::Started => "held started",
@@ -215,7 +226,7 @@ fn seen_row(desired: &Desired, demand: &Demand, host: &Name, obs: &VmObs) -> VmR
     let first = desired.vms.get(name).and_then(|v| v.spec.nics.keys().next());
     let named = first.and_then(|n| obs.stamp.nics.get(n)).and_then(|n| n.address);
     let address = named.or_else(|| obs.stamp.nics.values().find_map(|n| n.address));
-    let mut remarks: Vec<String> = hold(name, demand).into_iter().collect();
+    let mut remarks: Vec<String> = quarantine(obs, demand).into_iter().chain(hold(name, demand)).collect();
     if !desired.vms.contains_key(name) {
         remarks.push("not in the YAML any more".to_owned());
     }

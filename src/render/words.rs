@@ -345,7 +345,8 @@ pub(super) fn data(action: &Action, all: bool, arrow: &str) -> Option<String> {
 /// The YAML that would keep what drifted, where a line of YAML can.
 pub(super) fn keep(action: &Action, field: &FieldChange) -> Option<String> {
     use Field::{Cpus, DiskSize, Firmware, Machine, MaxCpus, MaxMemory, Memory, RootSize, Run};
-    if field.keep.is_some() || action.cause != Cause::Drift {
+    // No YAML lets a VM run on in quarantine.
+    if field.keep.is_some() || action.cause != Cause::Drift || action.verb == Verb::Quarantine {
         return field.keep.clone();
     }
     let plain =

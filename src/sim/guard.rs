@@ -68,7 +68,8 @@ impl Permit {
         let gone = |fate: &DiskFate| matches!(fate, DiskFate::Delete | DiskFate::Remake);
         let lost = action.impact.data.iter().filter(|d| gone(&d.effect));
         self.lost.extend(lost.map(|d| (vm.clone(), d.disk.clone())));
-        let stops = [Verb::Stop, Verb::Suspend, Verb::Reboot, Verb::Recreate, Verb::Destroy, Verb::Move];
+        let stops =
+            [Verb::Stop, Verb::Suspend, Verb::Reboot, Verb::Recreate, Verb::Destroy, Verb::Move, Verb::Quarantine];
         if stops.contains(&action.verb) || action.impact.class == crate::plan::Class::Reboot {
             self.stopped.insert(vm.clone());
         }

@@ -117,6 +117,16 @@ impl Ledger for SimFleet {
         Ok(())
     }
 
+    fn quarantine_settled(&self, vm: &Name) -> Result<(), String> {
+        self.with(|world| {
+            if !world.crashed {
+                world.memory.demand.quarantines.remove(vm);
+                world.memory.demand.releases.remove(vm);
+            }
+        });
+        Ok(())
+    }
+
     fn whole(&self, _: &str, _: Timestamp) -> Result<(), String> {
         self.with(|world| world.memory.lost &= world.crashed);
         Ok(())

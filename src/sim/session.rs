@@ -5,7 +5,7 @@ use std::task::{Context, Poll, Waker};
 use super::script::Statement;
 use super::{Permit, SimFleet, World};
 use crate::execute::{Event, Listener, LockError, Outcome, StopFlag};
-use crate::model::{Asked, Desired, Drain, Hold, LockHolder, Name, RunState};
+use crate::model::{Asked, Desired, Drain, Hold, LockHolder, Name, Quarantine, RunState, Then};
 use crate::plan::{ActionId, Plan, Policy};
 use crate::reconcile::{self, Approval, Cast, Passed};
 
@@ -144,6 +144,21 @@ impl Session {
     /// # Errors
     /// Says what it is about that is not there.
     pub fn happen(&mut self, statement: &Statement) -> Result<bool, String> {
+        if let Statement::Quarantine(vm, then, who) = statement {
+            let guard = self.desired.as_ref().and_then(|d| d.vms.get(vm)).and_then(|vm| vm.spec.guard.as_ref());
+            let then = then.or(guard.map(|guard| guard.then)).unwrap_or(Then::Close);
+            let (who, reason) = match who {
+                Some(who) => (who.as_str(), "it behaves oddly"),
+                None => (Quarantine::GUARD, "3 failures in a row, the last one: connection refused"),
+            };
+            self.fleet.with(|world| {
+                let why = Quarantine { who: who.into(), reason: reason.into(), at: world.now(), then };
+                let demand = &mut world.memory.demand;
+                demand.releases.remove(vm);
+                demand.quarantines.insert(vm.clone(), why);
+            });
+            return Ok(true);
+        }
         self.fleet.with(|world| happen(world, statement))
     }
 }
@@ -182,7 +197,17 @@ fn happen(world: &mut World, statement: &Statement) -> Result<bool, String> {
             world.memory.demand.restarts.insert(vm.clone(), asked(RunState::Started, who));
         }
         Statement::Withdraw(vm) => withdraw(world, vm)?,
-        Statement::Load(_) | Statement::Plan | Statement::Apply(_) | Statement::Expect(_) | Statement::Show(_) => {
+        Statement::Release(vm, who) => {
+            let demand = &mut world.memory.demand;
+            demand.quarantines.remove(vm);
+            demand.releases.insert(vm.clone(), Asked { who: who.as_str().into(), at });
+        }
+        Statement::Quarantine(..)
+        | Statement::Load(_)
+        | Statement::Plan
+        | Statement::Apply(_)
+        | Statement::Expect(_)
+        | Statement::Show(_) => {
             return Ok(false);
         }
     }

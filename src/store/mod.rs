@@ -6,6 +6,7 @@
 #![expect(clippy::disallowed_methods, reason = "makes the state folder")]
 
 mod journal;
+mod quarantine;
 mod schema;
 mod stats;
 
@@ -261,6 +262,7 @@ impl Store {
         };
         let mut demand = read().map_err(did("read demand"))?;
         drop(connection);
+        self.quarantines(&mut demand)?;
         demand.homes = self.book()?.homes;
         Ok(demand)
     }

@@ -40,6 +40,11 @@ CREATE TABLE stat (
     disk_written INTEGER NOT NULL, net_received INTEGER NOT NULL, net_sent INTEGER NOT NULL, PRIMARY KEY (at, subject)
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+CREATE TABLE quarantine (
+    vm TEXT PRIMARY KEY, what TEXT NOT NULL, who TEXT NOT NULL, reason TEXT NOT NULL, at INTEGER NOT NULL
+) STRICT;
+",
 ];
 
 /// The version that this program writes.

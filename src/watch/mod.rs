@@ -4,6 +4,7 @@
 //! learns why it woke: events are hints, content decides, and a timer looks again anyway.
 #![expect(clippy::disallowed_methods, reason = "waits, listens on a socket of the state folder and looks at files")]
 
+pub mod guard;
 pub mod machine;
 mod run;
 pub mod socket;

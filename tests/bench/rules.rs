@@ -91,6 +91,7 @@ fn nics(desired: &Desired) -> Nics {
     for vm in desired.vms.values() {
         for (nic, spec) in &vm.spec.nics {
             let at = NicAt {
+                shut: false,
                 network: spec.network.clone(),
                 mac: nic_mac(&desired.fleet.name, &vm.name, nic),
                 tap: tap_name(&desired.fleet.name, &vm.name, nic),

@@ -176,6 +176,8 @@ impl World {
             nics: BTreeMap::from([(name("lan"), nic)]),
             group: "g/a".into(),
             ready: None,
+            guard: None,
+            quarantine: None,
             stop: StopPolicy { deadline: Span::secs(1), power_off: true },
             persistent_root: false,
             root: None,

@@ -106,6 +106,7 @@ fn nics(desired: &Desired) -> Nics {
             let address = IpAddr::V4(Ipv4Addr::from(*cursor));
             *cursor += 1;
             let at = NicAt {
+                shut: false,
                 network: spec.network.clone(),
                 mac: nic_mac(&desired.fleet.name, &vm.name, nic),
                 tap: tap_name(&desired.fleet.name, &vm.name, nic),

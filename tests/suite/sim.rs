@@ -41,6 +41,8 @@ pub fn stamp(vm: &str) -> Stamp {
         nics: BTreeMap::new(),
         group: "g".into(),
         ready: None,
+        guard: None,
+        quarantine: None,
         stop: StopPolicy { deadline: Span::secs(20), power_off: false },
         persistent_root: false,
         root: None,

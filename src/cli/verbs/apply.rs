@@ -275,7 +275,10 @@ pub(crate) async fn after_demand(context: &Context, fleet: &Fleet, vms: &[Name])
     }
     // Their rules come before them.
     let waits = |a: &Action, id: &ActionId| a.after.contains(id);
-    let filters = plan.actions.iter().filter(|f| f.is_filter() && wanted.iter().any(|a| waits(a, &f.id)));
+    // Of a quarantine, also those of its peers, which nothing waits for.
+    let of_quarantine = |f: &Action| matches!(&*f.reason.code, "quarantine" | "release");
+    let filters = plan.actions.iter().filter(|f| f.is_filter());
+    let filters = filters.filter(|f| of_quarantine(f) || wanted.iter().any(|a| waits(a, &f.id)));
     let filters: Vec<&Action> = filters.collect();
     wanted.extend(filters);
     let any = fleet.desired.fleet.approval_any_host;

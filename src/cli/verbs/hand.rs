@@ -1,10 +1,13 @@
-//! `start`, `stop`, `suspend`, `restart`: demand by hand. It joins desired state until it is withdrawn.
+//! `start`, `stop`, `suspend`, `restart`, `quarantine`, `release`: demand by hand. It joins desired state until it is withdrawn,
+//! or what it asks for is stamped on the VM.
 
-use crate::model::{Hold, Name, RunState};
+use crate::model::{Asked as By, Hold, Layer, Name, Quarantine, RunState, Then};
 use crate::store::{Event, Store};
 
+use super::super::args::{self, ThenArg};
 use super::super::context::Context;
 use super::super::failure::{Failure, Outcome};
+use super::super::fleet::Fleet;
 
 /// What is asked by hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,18 +27,65 @@ pub(crate) fn vm_name(text: &str) -> Result<Name, Failure> {
 /// Notes what is asked of some VMs, or takes it back, and says what comes of it.
 pub(crate) async fn hand(context: &Context, asked: Asked, vms: &[String], withdraw: bool) -> Outcome {
     let fleet = context.load(None)?;
-    let names = vms.iter().map(|text| vm_name(text)).collect::<Result<Vec<_>, _>>()?;
-    for name in &names {
-        if !fleet.desired.vms.contains_key(name) {
-            return Err(super::plan::unknown(&crate::model::Address::Vm(name.clone())));
-        }
-    }
+    let names = named(&fleet, vms)?;
     let store = context.store(&fleet.desired.fleet.name)?;
     for name in &names {
         let said = if withdraw { take_back(&store, asked, name)? } else { ask(context, &store, asked, name)? };
         context.console.note(&said);
     }
     // What was noted is demand; the pass that carries it out is an ordinary one, of these VMs' changes and any other.
+    super::apply::after_demand(context, &fleet, &names).await
+}
+
+/// VMs of the fleet, by their names.
+fn named(fleet: &Fleet, vms: &[String]) -> Result<Vec<Name>, Failure> {
+    let names = vms.iter().map(|text| vm_name(text)).collect::<Result<Vec<_>, _>>()?;
+    match names.iter().find(|name| !fleet.desired.vms.contains_key(*name)) {
+        Some(name) => Err(super::plan::unknown(&crate::model::Address::Vm(name.clone()))),
+        None => Ok(names),
+    }
+}
+
+/// `quarantine`: a pass that runs ends between its steps, so that this is first.
+pub(crate) async fn quarantine(context: &Context, args: &args::Quarantine) -> Outcome {
+    let fleet = context.load(None)?;
+    let names = named(&fleet, &args.vms)?;
+    let store = context.store(&fleet.desired.fleet.name)?;
+    let (who, at) = (context.around.who(), Context::now());
+    let said = args.then.map(|then| match then {
+        ThenArg::Close => Then::Close,
+        ThenArg::Suspend => Then::Suspend,
+        ThenArg::Stop => Then::Stop,
+    });
+    for name in &names {
+        let Some(vm) = fleet.desired.vms.get(name) else { continue };
+        let then = said.or(vm.spec.guard.as_ref().map(|guard| guard.then)).unwrap_or(Then::Close);
+        if then == Then::Suspend && vm.spec.layer == Layer::Lxc {
+            let what = format!("vm/{name} is a container: its memory cannot be saved");
+            return Err(Failure::new(what).hint("--then stop, or --then close"));
+        }
+        let why = Quarantine { who: who.as_str().into(), reason: args.reason.as_str().into(), at, then };
+        store.quarantine(name, &why)?;
+        let text = format!("in quarantine until released (stablehand release {name}): {}", args.reason);
+        log(context, &store, "quarantined", name, &text)?;
+        context.console.note(&format!("vm/{name}: {text}"));
+    }
+    if let Some(inside) = &context.inside {
+        inside.give_up();
+    }
+    super::apply::after_demand(context, &fleet, &names).await
+}
+
+/// `release`
+pub(crate) async fn release(context: &Context, args: &args::Release) -> Outcome {
+    let fleet = context.load(None)?;
+    let names = named(&fleet, &args.vms)?;
+    let store = context.store(&fleet.desired.fleet.name)?;
+    for name in &names {
+        store.release(name, &By { who: context.around.who().into(), at: Context::now() })?;
+        log(context, &store, "released", name, "out of quarantine")?;
+        context.console.note(&format!("vm/{name}: out of quarantine, its document decides again"));
+    }
     super::apply::after_demand(context, &fleet, &names).await
 }
 

@@ -285,6 +285,15 @@ fn observed_vm(observed: &Observed, host: &Name, obs: &VmObs) -> String {
             let _ = writeln!(out, "       markers replaced in it: {}", list.join(", "));
         }
     }
+    if let Some(why) = &obs.stamp.quarantine {
+        let (since, then) = (render::moment(why.at), why.then.word());
+        let why = render::clean(&why.sentence());
+        let _ = writeln!(
+            out,
+            " quarantine {why}\n       since {since}, {then}; ends by `stablehand release vm/{}`",
+            obs.stamp.vm
+        );
+    }
     for (name, nic) in &obs.stamp.nics {
         let address = nic.address.map_or_else(|| "given by its network".to_owned(), |a| a.to_string());
         let _ = writeln!(out, " nic   {name}: {} {address}", nic.mac);

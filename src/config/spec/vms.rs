@@ -11,7 +11,9 @@ use crate::config::leaf::{ImageName, Int, Persistence};
 use crate::config::node::{Kind, Node};
 use crate::config::read::{Labels, Leaf as _, Loc, Named, Read, not, spec};
 use crate::config::sink::Sink;
-use crate::model::{Bytes, Firmware, Name, OnRemove, OnUnknown, Protection, Relocatable, RunState, Span, UpdatePolicy};
+use crate::model::{
+    Bytes, Firmware, Name, OnRemove, OnUnknown, Protection, Relocatable, RunState, Span, Then, UpdatePolicy,
+};
 
 spec! {
     /// A VM, or a part of one: of defaults, of a template, of an app, of a module's member.
@@ -52,6 +54,8 @@ spec! {
         "cloudInit" cloud_init: CloudInitSpec;
         /// How it is known to be ready; without it, running is ready.
         "ready" ready: ReadySpec;
+        /// What must go on to succeed while it runs: a VM whose guard fails goes into quarantine.
+        "guard" guard: GuardSpec;
         /// How it is stopped.
         "stop" stop: StopSpec;
         /// How a change that needs a restart is made: `staged` (default) or `reboot`.
@@ -180,6 +184,29 @@ spec! {
         "within" within: Loc<Span>;
         /// Pause between tries (default 500ms).
         "every" every: Loc<Span>;
+    }
+}
+
+spec! {
+    /// What must go on to succeed while a VM runs: one probe, asked by `watch`. A VM whose guard fails goes into quarantine: its
+    /// rules are closed, and it stays so until somebody releases it.
+    GuardSpec("guard") {
+        /// A TCP port accepts a connection.
+        "tcp" tcp: TcpSpec;
+        /// An HTTP GET answers with a status.
+        "http" http: HttpSpec;
+        /// The guest agent answers.
+        "agent" agent: AgentSpec;
+        /// A command in the guest (through the guest agent; in a container by the host) ends with 0.
+        "exec" exec: ExecSpec;
+        /// How long after its start failures do not count, unless it succeeded before (default 2m).
+        "within" within: Loc<Span>;
+        /// Pause between tries (default 10s).
+        "every" every: Loc<Span>;
+        /// Failures in a row that are too many (default 3).
+        "failures" failures: Loc<Int<1, 1000>>;
+        /// What happens after its rules were closed: `suspend` (default; of a container `stop`), `stop`, or `close`: nothing more.
+        "then" then: Loc<Then>;
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) fn stamp() -> Stamp {
         nics: BTreeMap::from([(name("lan"), NicStamp { mac: mac(1), address: Some([10, 0, 0, 2].into()) })]),
         group: "shop/web".into(),
         ready: None,
+        guard: None,
+        quarantine: None,
         stop: StopPolicy { deadline: Span::secs(20), power_off: true },
         persistent_root: false,
         root: None,

@@ -160,6 +160,10 @@ fn seen<'s>(desired: &'s Desired, demand: &Demand, observed: &'s Observed) -> BT
         if desired.removals.iter().any(|r| covers(r, name, &vm.group)) {
             continue;
         }
+        let stays = obs.stamp.quarantine.is_some() && !demand.releases.contains_key(name);
+        if stays || demand.quarantines.contains_key(name) {
+            continue;
+        }
         if *digest != image.disk.digest {
             stirred.insert(&image.name);
         }

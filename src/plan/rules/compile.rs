@@ -87,7 +87,7 @@ fn key(party: &Party) -> Option<Key<'_>> {
 /// The numbers of the interfaces of every party that can be named.
 fn index(ports: &[Port]) -> BTreeMap<Key<'_>, Vec<usize>> {
     let mut out: BTreeMap<Key<'_>, Vec<usize>> = BTreeMap::new();
-    for (number, port) in ports.iter().enumerate() {
+    for (number, port) in ports.iter().enumerate().filter(|(_, port)| !port.at.shut) {
         let mut keys: BTreeSet<Key<'_>> =
             BTreeSet::from([(5, port.vm.as_str(), ""), (6, port.at.network.as_str(), "")]);
         match &port.owner {

@@ -4,6 +4,8 @@
 //! ([`Nics`]). *Gives* the filter of a host, the matrix that a reviewer reads, and the answer to "does A reach B".
 //! *Never* knows on which host a VM is: a rule holds wherever both ends are, and both ends filter.
 //!
+//! A VM in quarantine is a side of no rule: nothing passes at its interfaces, and nobody else's rules name it.
+//!
 //! A VM is known to other VMs by its addresses, so whoever may move, stop or be elsewhere counts as long as it has one.
 //! Two interfaces can talk when they are on one network, or when neither of their networks is isolated.
 
@@ -42,6 +44,8 @@ pub struct NicAt {
     pub addresses: BTreeSet<IpAddr>,
     /// Whether its network gives it addresses.
     pub learns: bool,
+    /// Whether its VM is in quarantine: no rule speaks of it, not even that of an open network.
+    pub shut: bool,
 }
 
 /// What documents allow, said of interfaces.
@@ -154,8 +158,9 @@ impl Compiled {
             vm: port.vm.clone(),
             nic: port.nic.clone(),
             mac: port.at.mac,
-            addresses: port.at.addresses.clone(),
-            learns: port.at.learns,
+            // It claims none: what is shut says nothing at all.
+            addresses: if port.at.shut { BTreeSet::new() } else { port.at.addresses.clone() },
+            learns: port.at.learns && !port.at.shut,
             open,
             permits,
         }
@@ -205,7 +210,7 @@ impl Compiled {
 
     /// Whether the interface's network has no filter.
     fn is_open(&self, port: &Port) -> bool {
-        self.networks.get(&port.at.network).is_some_and(|wire| !wire.closed)
+        !port.at.shut && self.networks.get(&port.at.network).is_some_and(|wire| !wire.closed)
     }
 
     fn is_isolated(&self, network: &Name) -> bool {

@@ -35,6 +35,7 @@ impl Nics {
                     tap: tap_name(fleet, vm, nic),
                     addresses: address.map(IpAddr::V4).into_iter().collect::<BTreeSet<_>>(),
                     learns: address.is_none() && !planned,
+                    shut: stamps.get(vm).is_some_and(|stamp| stamp.quarantine.is_some()),
                 };
                 (nic.clone(), at)
             });

@@ -251,6 +251,10 @@ impl Compiled {
         traffic: Option<Traffic>,
         passes: &BTreeSet<Passing>,
     ) -> Missing {
+        let shut = |spot: &Spot<'_>| matches!(spot, Spot::Port(port) if port.at.shut);
+        if let Some((vm, _)) = [from, to].into_iter().find(|(_, spots)| spots.iter().any(shut)) {
+            return Missing { why: format!("{vm} is in quarantine: nothing passes from it or to it"), write: None };
+        }
         let pairs: Vec<(Spot<'_>, Spot<'_>)> = from.1.iter().flat_map(|a| to.1.iter().map(|b| (*a, *b))).collect();
         let joined: Vec<_> = pairs.iter().filter(|(a, b)| self.joined(*a, *b)).collect();
         if joined.is_empty() {

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::model::{Acceleration, Name, Others, RunState, Span};
+use crate::model::{Acceleration, Name, Others, RunState, Span, Then};
 use crate::sim::faults::OPS;
 use crate::sim::{Count, Event, Fault, FaultKind, Guest, HostSize, Stage};
 
@@ -49,6 +49,10 @@ pub enum Statement {
     Hold(Name, RunState, String),
     /// Somebody asks for a restart.
     Restart(Name, String),
+    /// Somebody, or with no name its guard, puts a VM into quarantine; what happens to it then, unless its guard says that.
+    Quarantine(Name, Option<Then>, Option<String>),
+    /// Somebody lets a VM out of quarantine.
+    Release(Name, String),
     /// What somebody asked for is withdrawn.
     Withdraw(Name),
     /// Something that must be so.
@@ -135,7 +139,10 @@ pub enum Show {
 }
 
 /// First words of statements, for suggestions.
-const VERBS: [&str; 44] = [
+const VERBS: [&str; 47] = [
+    "quarantine",
+    "release",
+    "guard",
     "flush",
     "damage",
     "filter",
@@ -228,6 +235,14 @@ fn statement(words: &[&str]) -> Result<Statement, String> {
         ["image", digits, "boots"] => Statement::Image((*digits).to_owned(), true),
         ["hold", vm, state, "by", who] => Statement::Hold(name(vm)?, run_state(state)?, (*who).to_owned()),
         ["restart", vm, "by", who] => Statement::Restart(name(vm)?, (*who).to_owned()),
+        ["quarantine", vm, "by", who] => Statement::Quarantine(name(vm)?, None, Some((*who).to_owned())),
+        ["quarantine", vm, then, "by", who] => {
+            let known = Then::ALL.into_iter().find(|t| t.word() == *then);
+            let then = known.ok_or_else(|| format!("`{then}` is not close, suspend or stop"))?;
+            Statement::Quarantine(name(vm)?, Some(then), Some((*who).to_owned()))
+        }
+        ["guard", "of", vm, "fails"] => Statement::Quarantine(name(vm)?, None, None),
+        ["release", vm, "by", who] => Statement::Release(name(vm)?, (*who).to_owned()),
         ["withdraw", vm] => Statement::Withdraw(name(vm)?),
         ["expect", rest @ ..] => Statement::Expect(expect(rest)?),
         ["show", "hosts"] => Statement::Show(Show::Hosts),

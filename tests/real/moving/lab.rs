@@ -349,6 +349,8 @@ impl<'l> Guest<'l> {
             group: "g".into(),
             after: Vec::new(),
             ready: Some(Probe { kind: ProbeKind::Tcp { port: 80 }, within: Span::secs(60), every: Span(250) }),
+            guard: None,
+            quarantine: None,
             stop: StopPolicy { deadline: Span::secs(20), power_off: false },
             persistent_root: false,
             root: None,
