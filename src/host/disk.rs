@@ -17,6 +17,9 @@ use crate::plan::{DiskFrom, NewDisk};
 /// Full copies of images take their time: 40 GiB at 50 MB/s.
 const COPY: Duration = Duration::from_secs(900);
 
+/// How the name of a list of packages ends.
+const PACKAGES: &str = ".packages";
+
 /// Where things of a fleet are on one host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Folders {
@@ -36,6 +39,10 @@ impl Folders {
     /// A VM's serial console.
     pub fn console(&self, vm: &Name) -> String {
         format!("{}/{}.{vm}.console", self.slots, self.fleet)
+    }
+    /// The packages of a management instance, until it is captured.
+    pub fn packages(&self, vm: &Name) -> String {
+        format!("{}/{}.{vm}{PACKAGES}", self.slots, self.fleet)
     }
 }
 
@@ -457,7 +464,7 @@ pub async fn unrecord(shell: &dyn Shell, folders: &Folders, vm: &Name) -> Result
     let names = shell.list(&folders.slots).await?;
     for name in names.iter().filter(|n| n.starts_with(&prefix)) {
         let orphan = name.strip_suffix(".stamp").is_some_and(|disk| !names.iter().any(|n| n == disk));
-        if orphan || name.ends_with(".partial") {
+        if orphan || name.ends_with(".partial") || name.ends_with(PACKAGES) {
             shell.remove(&format!("{}/{name}", folders.slots)).await?;
         }
     }

@@ -14,6 +14,8 @@ mod act;
 mod agent;
 pub mod bridge;
 #[cfg(feature = "libvirt")]
+mod capture;
+#[cfg(feature = "libvirt")]
 mod clone;
 #[cfg(feature = "libvirt")]
 mod contact;

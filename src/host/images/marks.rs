@@ -26,7 +26,7 @@ for mark in "$1".for.*; do
 done
 said=already; if there "$1"; then said=dropped; fi
 rm -f -- "$1" && settle "$folder" || exit 1
-rm -f -- "$1.digest" "$1".partial "$1".partial.head "$1".partial.head.new "$1".unpacked "$1.for.$2" "$1.lock"
+rm -f -- "$1.digest" "$1".partial "$1".partial.head "$1".partial.head.new "$1".unpacked "$1".packages "$1.for.$2" "$1.lock"
 settle "$folder"; echo $said"#;
 
 /// The mark of a fleet beside a file.

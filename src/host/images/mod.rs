@@ -2,10 +2,11 @@
 //!
 //! Beside a file `<path>` lie `<path>.digest` (its whole digest as it was fetched; of one that was unpacked a line says
 //! `content` and the digest of what lies there; and a note of which generation it is), and a mark `<path>.for.<fleet>` of each fleet that uses the store: `needed`,
-//! or `unneeded since` and seconds since 1970. On its way in it is `<path>.partial`, with what the server said of it in
+//! or `unneeded since` and seconds since 1970. Beside one that was captured from a guest that can tell lies `<path>.packages`. On its way in it is `<path>.partial`, with what the server said of it in
 //! `<path>.partial.head`; whoever writes to it holds flock(2) on `<path>.lock`.
 
 mod bring;
+mod capture;
 mod fetch;
 mod finish;
 mod marks;
@@ -15,6 +16,7 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub(super) use capture::Capture;
 pub(super) use fetch::{Patience, USUAL};
 pub(super) use marks::{drop, mark, mark_of, needed, read_mark};
 
@@ -113,7 +115,7 @@ impl Put<'_> {
         match (&self.file.source, self.peer) {
             (Source::Host { path, .. }, Some(peer)) => {
                 match transfer(peer, path, shell, partial, 0o644, progress).await {
-                    Ok(()) => Ok(None),
+                    Ok(()) => bring_packages(peer, path, shell, self.path).await.map(|()| None),
                     Err(error) => Err(full(shell, partial, error).await),
                 }
             }
@@ -203,7 +205,7 @@ impl Copy<'_> {
             shell.remove(&lock_path(path)).await?;
             return needed(shell, path, fleet).await;
         }
-        let text = match peer.read(&digest_path(from), 1024).await {
+        let text = match peer.read(&digest_path(from), NOTE).await {
             // One that was put there before files had one.
             Err(e) if e.is_missing() => format!("{}\n", digest.as_str()).into_bytes(),
             text => text?,
@@ -223,6 +225,7 @@ impl Copy<'_> {
                 format!("the copy at {peer_name} is damaged: take it away there"),
             ));
         }
+        bring_packages(*peer, from, shell, path).await?;
         shell.write(&digest_path(path), text, 0o644).await?;
         needed(shell, path, fleet).await?;
         super::disk::publish(shell, &partial, path).await?;
@@ -238,6 +241,26 @@ fn digest_path(path: &str) -> String {
 
 fn lock_path(path: &str) -> String {
     format!("{path}.lock")
+}
+
+/// Where the software of a generation is listed: a package and its version a line.
+fn packages_path(path: &str) -> String {
+    format!("{path}.packages")
+}
+
+/// Longest text beside an image that is read: digests, and a note with its provenance.
+const NOTE: u64 = 64 << 10;
+
+/// Longest list of packages that is kept: 40,000 packages.
+pub(super) const PACKAGES: u64 = 4 << 20;
+
+/// Takes the list of packages along from another host. One that is not there, or does not come, is no reason to do without the
+/// image.
+async fn bring_packages(peer: &dyn Shell, from: &str, shell: &dyn Shell, path: &str) -> Result<(), StepError> {
+    match peer.read(&packages_path(from), PACKAGES).await {
+        Ok(list) => Ok(shell.write(&packages_path(path), list, 0o644).await?),
+        Err(_) => Ok(()),
+    }
 }
 
 /// How long somebody else's write is waited for.
@@ -262,7 +285,7 @@ async fn lock(shell: &dyn Shell, path: &str) -> Result<Held, StepError> {
 pub(super) async fn write_digest(shell: &dyn Shell, path: &str, digest: &Digest) -> Result<(), StepError> {
     let file = digest_path(path);
     // A note that is there stays.
-    if shell.read(&file, 1024).await.is_ok_and(|t| read_digest(&t).is_some_and(|(found, _)| found == *digest)) {
+    if shell.read(&file, NOTE).await.is_ok_and(|t| read_digest(&t).is_some_and(|(found, _)| found == *digest)) {
         return Ok(());
     }
     Ok(shell.write(&file, format!("{}\n", digest.as_str()).into_bytes(), 0o644).await?)
@@ -274,7 +297,7 @@ pub(super) async fn write_digest(shell: &dyn Shell, path: &str, digest: &Digest)
 /// [`ShellError`].
 pub(super) async fn note(shell: &dyn Shell, path: &str, digest: &Digest, note: &ImageNote) -> Result<(), StepError> {
     let file = digest_path(path);
-    let there = shell.read(&file, 2048).await.unwrap_or_default();
+    let there = shell.read(&file, NOTE).await.unwrap_or_default();
     if read_digest(&there)
         .is_some_and(|(found, old)| found == *digest && old.is_some_and(|old| old.image == note.image))
     {
@@ -340,7 +363,8 @@ async fn full(shell: &dyn Shell, path: &str, error: ShellError) -> StepError {
     }
 }
 
-/// Runs a program on the host and looks now and then how far the file is that it writes: its path and its length in the end.
+/// Runs a program on the host and looks now and then how far the file is that it writes: its path and its length in the end. What
+/// has holes is as far as its blocks are.
 async fn tell(
     shell: &dyn Shell,
     program: Program,
@@ -355,7 +379,7 @@ async fn tell(
             result = &mut run => return result,
             () = tokio::time::sleep(pause) => {
                 if let Some((path, total)) = grows {
-                    let done = shell.size(path).await.ok().flatten().map_or(0, |(length, _)| length);
+                    let done = shell.size(path).await.ok().flatten().map_or(0, |(length, used)| length.min(used));
                     progress.advance(done, total);
                 }
             }

@@ -20,17 +20,17 @@ const QUICK: Patience = Patience {
     pauses: &[Duration::from_millis(20), Duration::from_millis(40), Duration::from_millis(40)],
 };
 
-fn elsewhere() -> Remote {
+pub(super) fn elsewhere() -> Remote {
     Remote::command(["sh", "-c", r#"exec "$@""#, "sh"].into_iter(), Path::new("/"))
 }
 
-fn digest(bytes: &[u8]) -> Digest {
+pub(super) fn digest(bytes: &[u8]) -> Digest {
     let hex: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
     Digest::new(&format!("sha256:{hex}")).unwrap()
 }
 
 /// Bytes that no compression makes smaller.
-fn noise(length: usize, seed: u64) -> Vec<u8> {
+pub(super) fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut x = seed | 1;
     std::iter::repeat_with(|| {
         x ^= x << 13;
@@ -42,7 +42,7 @@ fn noise(length: usize, seed: u64) -> Vec<u8> {
     .collect()
 }
 
-fn fleet(name: &str) -> Name {
+pub(super) fn fleet(name: &str) -> Name {
     Name::new(name).unwrap()
 }
 
@@ -448,10 +448,10 @@ async fn a_full_disk_says_so_and_leaves_nothing_half_used() {
 }
 
 /// A small file system.
-struct Small(PathBuf);
+pub(super) struct Small(PathBuf);
 
 impl Small {
-    fn at(folder: &Path, size: &str) -> Self {
+    pub(super) fn at(folder: &Path, size: &str) -> Self {
         std::fs::create_dir_all(folder).unwrap();
         let run =
             Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(folder).status();
