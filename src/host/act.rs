@@ -10,7 +10,7 @@ use super::libvirt::CallError;
 use super::rules::{self, Guard};
 use super::shell::{Program, succeed};
 use super::xml::{self, Reading, XmlError};
-use super::{accel, agent, bridge, capture, container, device, disk, images, moves, power, ready, seed};
+use super::{accel, agent, bridge, capture, container, device, disk, generalise, images, moves, power, ready, seed};
 use crate::execute::{Done, Progress, StepError};
 use crate::model::{Acceleration, Bytes, DiskPhase, HostRules, Layer, Name, Power, Stamp};
 use crate::observe::Boxed;
@@ -114,7 +114,18 @@ pub(super) async fn perform(
         Op::DropRemnant { vm, uuid } => moves::drop_remnant(host, vm, *uuid).await,
         Op::Announce { vm, uuid } => moves::announce(host, vm, *uuid).await,
         Op::SetRules { rules } => set_rules(host, rules).await,
-use super::{accel, agent, bridge, capture, container, device, disk, images, moves, power, ready, seed};
+        Op::GuestRun { vm, uuid, command, input, within, .. } => {
+            ours(host, vm, *uuid).await?;
+            agent::perform(host, *uuid, (command, input.as_deref()), within.duration(), progress).await
+        }
+        Op::GuestFile { vm, uuid, path, content, mode } => {
+            ours(host, vm, *uuid).await?;
+            Ok(agent::write(host, *uuid, path, content.as_bytes(), Some(*mode)).await?)
+        }
+        Op::Capture { .. } => capture::run(host, op, progress).await,
+        Op::Generalise { vm, uuid, management, within } => {
+            generalise::run(host, vm, *uuid, management, *within, progress).await
+        }
         Op::Fence { .. } => Err(StepError::failed("moves come with the next commit")),
     }
 }

@@ -29,6 +29,8 @@ pub mod fence;
 #[cfg(feature = "libvirt")]
 mod fleet;
 #[cfg(feature = "libvirt")]
+mod generalise;
+#[cfg(feature = "libvirt")]
 mod glance;
 #[cfg(feature = "libvirt")]
 pub mod images;

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::change::{domain, needs_space};
 use super::world::World;
 use crate::execute::{Done, StepError};
-use crate::model::{Bytes, Digest, ImageNote, Management, Name, Phase};
+use crate::model::{Bytes, Digest, ImageNote, Management, Name, Phase, TOKEN_FILE};
 use crate::plan::{Op, Step};
 
 type Outcome = Result<Done, StepError>;
@@ -14,21 +14,12 @@ type Outcome = Result<Done, StepError>;
 impl World {
     /// A guest forgets who it is.
     pub(super) fn generalise(&mut self, step: &Step, vm: &Name, uuid: Uuid, management: &Management) -> Outcome {
-        let now = self.millis;
         let there = domain(self.host(&step.host)?, uuid)?;
         manages(there.stamp.as_ref().and_then(|s| s.management.as_ref()), vm, management)?;
         if !there.power.is_active() {
             return Err(StepError::Stale(format!("{vm} does not run")));
         }
-        if there.ready_at.is_none_or(|at| at > now) {
-            return Err(StepError::failed(format!("the guest agent of {vm} does not answer")));
-        }
-        let root = there.live.as_ref().and_then(|l| l.disks.get("root")).map(|d| d.path.clone());
-        let host = self.host(&step.host)?;
-        if let Some(disk) = root.and_then(|path| host.disks.get(&path)) {
-            let content = disk.content;
-            self.tokens.remove(&content);
-        }
+        self.inside(step, vm, uuid)?.files.remove(TOKEN_FILE);
         Ok(Done::Changed)
     }
 
@@ -60,7 +51,7 @@ impl World {
         let below = file.backing.as_ref().and_then(|path| host.images.get(path)).map_or(0, |(_, used)| used.0);
         let used = Bytes(file.used.0 + below);
         needs_space(host, used)?;
-        if self.tokens.contains_key(&file.content) {
+        if file.inside.files.contains_key(TOKEN_FILE) {
             self.violate(step, &format!("the token of {vm} is captured with its disk"));
         }
         let Ok(digest) = digest_of(management, file.content, file.writes) else {
@@ -71,6 +62,7 @@ impl World {
         if let Some(made) = &mut note.made {
             (made.size, made.length) = (Some(file.size), Some(used));
         }
+        self.generations.insert(digest.clone(), file.inside);
         let host = self.host(&step.host)?;
         host.images.insert(path.clone(), (digest, used));
         host.notes.insert(path.clone(), note);

@@ -8,7 +8,7 @@ use super::world::{Inside, SimDisk, SimDomain, SimHost, World};
 use crate::execute::{Done, StepError};
 use crate::model::{
     Acceleration, BridgeObs, Bytes, CloneMethod, DiskPhase, DiskStamp, ImageFile, ImageNote, Name, PlacementRecord,
-    Power, RootUse, Shape, ShapeDisk, ShapeNic, Stamp, StopPolicy, Timestamp,
+    Power, RootUse, Shape, ShapeDisk, ShapeNic, Source, Stamp, StopPolicy, TOKEN_FILE, Timestamp,
 };
 use crate::plan::{DiskFrom, DomainDisk, DomainNic, DomainSpec, Edit, NewDisk, Op, Step};
 
@@ -128,7 +128,16 @@ impl World {
     }
 
     fn put_image(&mut self, step: &Step, file: &ImageFile, path: &str, note: Option<&ImageNote>) -> Outcome {
-        let used = file.unpacked.or(file.size).unwrap_or(IMAGE_USED);
+        let mut used = file.unpacked.or(file.size).unwrap_or(IMAGE_USED);
+        if let Source::Host { host, path } = &file.source
+            && self.generations.contains_key(&file.digest)
+        {
+            // What was made in the fleet cannot be had anywhere else.
+            match self.peer(step, host)?.images.get(path.as_ref()) {
+                Some((digest, there)) if *digest == file.digest => used = *there,
+                _ => return Err(StepError::Stale(format!("image {path} is not at {host}"))),
+            }
+        }
         let host = self.host(&step.host)?;
         if let Some(note) = note {
             host.notes.entry(path.to_owned()).or_insert_with(|| note.clone());
@@ -234,9 +243,16 @@ impl World {
         if let (Some(marked), DiskFrom::Marked { markers, .. }) = (&mut stamp.marked, &new.from) {
             marked.replaced = markers.keys().map(|name| (name.clone(), 1)).collect();
         }
-        let disk = SimDisk { stamp: Some(stamp), size, used, backing, content, writes: 0, inside: Inside::default() };
-        host.disks.insert(new.path.clone(), disk);
+        let of = |path: &str| host.images.get(path).map(|(digest, _)| digest.clone());
+        let image = new.from.image().and_then(of);
+        let inside = image.and_then(|digest| self.generations.get(&digest).cloned()).unwrap_or_default();
+        let carries = inside.files.contains_key(TOKEN_FILE);
+        let disk = SimDisk { stamp: Some(stamp), size, used, backing, content, writes: 0, inside };
+        self.host(&step.host)?.disks.insert(new.path.clone(), disk);
         self.next_content = content;
+        if carries {
+            self.violate(step, &format!("{} begins with the token of a management instance", new.path));
+        }
         Ok(Done::Changed)
     }
 

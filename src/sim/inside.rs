@@ -12,7 +12,7 @@ use crate::plan::{Op, Step, guest};
 
 impl World {
     /// What is inside a guest that can be asked.
-    fn inside(&mut self, step: &Step, vm: &Name, uuid: Uuid) -> Result<&mut Inside, StepError> {
+    pub(super) fn inside(&mut self, step: &Step, vm: &Name, uuid: Uuid) -> Result<&mut Inside, StepError> {
         let (now, has_agent) = (self.millis, self.guest(vm).agent);
         let frozen = self.is_frozen(&step.host, uuid);
         let host = self.host(&step.host)?;

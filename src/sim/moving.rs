@@ -203,7 +203,7 @@ impl World {
     }
 
     /// The host that something is copied from, when both ends can be reached.
-    fn peer(&mut self, step: &Step, from: &Name) -> Result<SimHost, StepError> {
+    pub(super) fn peer(&mut self, step: &Step, from: &Name) -> Result<SimHost, StepError> {
         self.host(&step.host)?;
         let peer = self.host(from)?.clone();
         if self.linked(&step.host, from) {
@@ -250,9 +250,11 @@ impl World {
         if there != digest {
             return Err(StepError::failed(format!("image {path} at {from} has another digest")));
         }
+        let (used, note) = (*used, peer.notes.get(path).cloned());
         let host = self.host(&step.host)?;
-        needs_space(host, *used)?;
-        host.images.insert(path.to_owned(), (digest.clone(), *used));
+        needs_space(host, used)?;
+        host.images.insert(path.to_owned(), (digest.clone(), used));
+        host.notes.extend(note.map(|note| (path.to_owned(), note)));
         self.mark_image(step, path, None)?;
         Ok(Done::Changed)
     }

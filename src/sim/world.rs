@@ -305,8 +305,8 @@ pub struct World {
     pub log: Vec<String>,
     /// The number of the next content.
     pub next_content: u64,
-    /// Tokens of management instances that lie in disks, by content.
-    pub tokens: BTreeMap<u64, Uuid>,
+    /// What is inside of generations that were captured: their clones begin with it.
+    pub generations: BTreeMap<crate::model::Digest, Inside>,
 }
 
 impl World {

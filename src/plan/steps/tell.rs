@@ -4,6 +4,13 @@ use super::{DiskFrom, Op};
 use crate::model::{CloneMethod, Management, Name, Source};
 
 impl DiskFrom {
+    /// The path of the image that it is a clone of.
+    pub fn image(&self) -> Option<&str> {
+        match self {
+            Self::Image { path, .. } | Self::Marked { path, .. } | Self::Archive { path, .. } => Some(path),
+            Self::Blank | Self::FileSystem => None,
+        }
+    }
     /// How it is made, behind `make disk NAME`.
     const fn how(&self) -> &'static str {
         match self {
