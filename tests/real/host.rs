@@ -524,6 +524,7 @@ fn stage() {
             "settle" => settle(&world).await,
             "many" => many(&world).await,
             "guest" => crate::guest::run(&world).await,
+            "capture" => crate::capture::run(&world).await,
             "devices" => crate::device::run(&world).await,
             "second" => {
                 let mut observed = world.fleet.observe(&world.desired, Look::default()).await;
@@ -643,6 +644,16 @@ fn guests_answer_probes_and_take_what_they_are_given() {
     }
     let lab = Lab::new('g');
     assert!(lab.stage("guest").status().unwrap().success());
+}
+
+#[test]
+fn a_guest_becomes_a_generation_and_its_clones_are_others() {
+    if let Some(why) = crate::can_run().err().or_else(crate::guest::missing) {
+        eprintln!("SKIPPED a_guest_becomes_a_generation_and_its_clones_are_others: {why}");
+        return;
+    }
+    let lab = Lab::new('c');
+    assert!(lab.stage("capture").status().unwrap().success());
 }
 
 #[test]
