@@ -31,6 +31,7 @@ pub mod schema;
 mod sink;
 mod spec;
 mod steps;
+mod subnet;
 mod vm;
 
 use crate::model::{Desired, Snapshot};

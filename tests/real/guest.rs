@@ -98,7 +98,7 @@ impl<'w> Guest<'w> {
         }
     }
     pub(crate) fn stamp(&self) -> Stamp {
-        let nic = NicStamp { mac: self.spec().nics[0].mac, address: Some(self.address) };
+        let nic = NicStamp { address: Some(self.address), ..NicStamp::new(self.spec().nics[0].mac) };
         Stamp {
             vm: self.vm.clone(),
             nics: BTreeMap::from([(name("lan"), nic)]),
@@ -112,7 +112,7 @@ impl<'w> Guest<'w> {
     }
     pub(crate) async fn ready(&self, kind: ProbeKind) -> Result<Done, StepError> {
         let probe = Some(self.probe(kind));
-        let op = Op::AwaitReady { vm: self.vm.clone(), uuid: self.uuid(), probe, address: Some(self.address) };
+        let op = Op::AwaitReady { vm: self.vm.clone(), uuid: self.uuid(), probe, address: Some(self.address.into()) };
         self.world.step(op).await
     }
     pub(crate) async fn exec(&self, command: &str) -> bool {
@@ -150,12 +150,7 @@ impl<'w> Guest<'w> {
         let size = Some(Bytes::mib(64));
         let data = NewDisk { path: self.slot("data", "qcow2"), stamp: disk("data"), from: DiskFrom::Blank, size };
         world.done(Op::MakeDisk(data)).await;
-        let nic = SeedNic {
-            mac: spec.nics[0].mac,
-            address: Some(format!("{}/24", self.address)),
-            gateway: None,
-            dns: Vec::new(),
-        };
+        let nic = SeedNic { address: Some(format!("{}/24", self.address)), ..SeedNic::new(spec.nics[0].mac) };
         let seed = Seed {
             instance: self.uuid(),
             hostname: vm.clone(),
@@ -190,7 +185,7 @@ pub(crate) async fn run(world: &World) {
     let address = Some("10.250.9.1/24".to_owned());
     // The first look at a fresh root probes every QEMU binary; so it does for a person.
     world.observe().await;
-    world.done(Op::MakeBridge { bridge: World::bridge(), address, fleet: name("t") }).await;
+    world.done(Op::MakeBridge { bridge: World::bridge(), address, address6: None, fleet: name("t") }).await;
     let http = |status| ProbeKind::Http { port: 80, path: "/".into(), status };
     let up = |guest| async move {
         let guest: &Guest<'_> = guest;
@@ -205,7 +200,7 @@ pub(crate) async fn run(world: &World) {
     let [one, two] = &guests;
     let (vm, uuid) = (one.vm.clone(), one.uuid());
     let short = Some(Probe { kind: http(503), within: Span(600), every: Span(200) });
-    let wrong = Op::AwaitReady { vm: vm.clone(), uuid, probe: short, address: Some(one.address) };
+    let wrong = Op::AwaitReady { vm: vm.clone(), uuid, probe: short, address: Some(one.address.into()) };
     let Err(StepError::Failed { what, detail, .. }) = world.step(wrong).await else { panic!("it does not answer 503") };
     assert!(what.contains("answers 200, not 503"), "{what}");
     assert!(detail.iter().any(|l| l.contains("ready")), "the end of the console explains: {detail:?}");

@@ -161,7 +161,7 @@ impl World {
     }
 
     pub(crate) fn stamp(&self) -> Stamp {
-        let nic = NicStamp { mac: self.spec().nics[0].mac, address: Some([10, 250, 9, 10].into()) };
+        let nic = NicStamp { address: Some([10, 250, 9, 10].into()), ..NicStamp::new(self.spec().nics[0].mac) };
         Stamp {
             fleet: name("t"),
             vm: name("a"),
@@ -273,18 +273,11 @@ fn shape_of(spec: &DomainSpec) -> Shape {
 /// Everything that brings the VM up, to before its start.
 fn makings(world: &World) -> Vec<Op> {
     let (vm, uuid, spec, stamp) = (name("a"), world.uuid(), world.spec(), world.stamp());
-    let record = PlacementRecord {
-        host: name("here"),
-        from: None,
-        moves: 0,
-        cold: false,
-        incarnation: 1,
-        addresses: BTreeMap::new(),
-    };
+    let record = PlacementRecord::new(name("here"), 1);
     let from = DiskFrom::Image { path: world.image_path(), format: ImageFormat::Raw, method: CloneMethod::Overlay };
     let [root, seed_path, data] = [0, 1, 2].map(|n| spec.disks[n].path.clone());
     let (address, gateway) = (Some("10.250.9.10/24".to_owned()), None);
-    let seed_nic = SeedNic { mac: spec.nics[0].mac, address, gateway, dns: Vec::new() };
+    let seed_nic = SeedNic { address, gateway, ..SeedNic::new(spec.nics[0].mac) };
     let seed = Seed {
         instance: uuid,
         hostname: vm.clone(),
@@ -293,7 +286,7 @@ fn makings(world: &World) -> Vec<Op> {
         ssh_keys: Vec::new(),
     };
     vec![
-        Op::MakeBridge { bridge: World::bridge(), address: None, fleet: name("t") },
+        Op::MakeBridge { bridge: World::bridge(), address: None, address6: None, fleet: name("t") },
         Op::PutImage { file: world.image.clone(), path: world.image_path(), note: None },
         Op::Record { vm, record },
         Op::MakeDisk(NewDisk { path: root, stamp: world.disk("root"), from, size: Some(Bytes::mib(8)) }),
