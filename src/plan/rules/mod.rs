@@ -239,6 +239,9 @@ impl Compiled {
     /// Whether packets can get from an interface to some of these addresses.
     fn leads(&self, port: &Port, net: IpNet) -> bool {
         let Some(wire) = self.networks.get(&port.at.network).filter(|wire| wire.isolated) else { return true };
-        wire.subnets.is_empty() || wire.subnets.iter().any(|subnet| subnet.contains(&net) || net.contains(subnet))
+        // A router is known by its link-local address, which every link has (RFC 4291 section 2.5.6).
+        let link = matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local() && net.prefix_len() >= 10);
+        link || wire.subnets.is_empty()
+            || wire.subnets.iter().any(|subnet| subnet.contains(&net) || net.contains(subnet))
     }
 }
