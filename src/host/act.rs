@@ -34,6 +34,7 @@ pub(super) async fn perform(
                 fleet: &folders.fleet,
                 base: &host.base,
                 peer: there,
+                note: note.as_ref(),
                 patience: images::USUAL,
             };
             let done = put.run(shell, progress).await?;

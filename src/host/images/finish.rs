@@ -6,14 +6,14 @@ use std::time::Duration;
 use super::super::shell::{LIBRARY, Program, Shell, ShellError};
 use super::{LOCKED, Way, failed, no_room, tell};
 use crate::execute::{Progress, StepError};
-use crate::model::{Bytes, Compression, ImageFile};
+use crate::model::{Bytes, Compression, ImageFile, ImageNote};
 
 /// Hashing and unpacking may take this long: 200 MB/s and more, so some hundred GiB.
 const FINISH: Duration = Duration::from_secs(3600);
 
 /// `$1` the path, `$2` the partial file, `$3` the program that hashes, `$4` what it must say (`-`: it was hashed on the way),
 /// `$5` the whole digest, `$6` the program that unpacks (`none`), `$7` how long the unpacked file may be in blocks of 512
-/// bytes (`ulimit -f`, POSIX.1-2017), `$8` the fleet. What is unpacked with holes keeps them: zstd(1) and xz(1) write none
+/// bytes (`ulimit -f`, POSIX.1-2017), `$8` the fleet, `$9` the note or nothing. What is unpacked with holes keeps them: zstd(1) and xz(1) write none
 /// where zeros are, and after gzip(1) they are dug where fallocate(1) is there.
 const FINISH_SCRIPT: &str = r#"
 there "$2" || exit 78
@@ -52,7 +52,8 @@ beside() {
   rm -f -- "$1.new"; fail "$1 cannot be written"
 }
 beside "$1.digest" "$5${content:+
-$content}"
+$content}${9:+
+$9}"
 beside "$1.for.$8" needed
 mv -f -- "$out" "$1" && settle "$folder" || exit 1
 rm -f -- "$2" "$2".head "$2".head.new "$1.lock"
@@ -64,6 +65,7 @@ pub(super) struct Fetched<'f> {
     pub(super) path: &'f str,
     pub(super) partial: &'f str,
     pub(super) fleet: &'f str,
+    pub(super) note: Option<&'f ImageNote>,
     /// Its digest, when it was hashed on the way.
     pub(super) hashed: Option<String>,
 }
@@ -87,7 +89,7 @@ pub(super) async fn finish(
     fetched: &Fetched<'_>,
     progress: &dyn Progress,
 ) -> Result<Finished, StepError> {
-    let Fetched { file, path, partial, fleet, hashed } = fetched;
+    let Fetched { file, path, partial, fleet, note, hashed } = fetched;
     if let Some(said) = hashed.as_ref().filter(|said| *said != file.digest.hex()) {
         shell.remove(partial).await?;
         return Ok(Finished::Other(said.clone()));
@@ -112,7 +114,10 @@ pub(super) async fn finish(
     let hex = if hashed.is_some() { "-" } else { file.digest.hex() };
     let (tool, blocks) = (packed.tool().unwrap_or("none"), most.div_ceil(512).to_string());
     let script = format!("{LIBRARY}{LOCKED}{FINISH_SCRIPT}");
-    let words = ["sh", "-c", &script, "sh", path, partial, &sum, hex, file.digest.as_str(), tool, &blocks, fleet];
+    let note = note.map(serde_json::to_string).transpose().map_err(|error| StepError::failed(error.to_string()))?;
+    let note = note.unwrap_or_default();
+    let words =
+        ["sh", "-c", &script, "sh", path, partial, &sum, hex, file.digest.as_str(), tool, &blocks, fleet, &note];
     let unpacked = format!("{path}.unpacked");
     let grows = packed.tool().map(|_| (unpacked.as_str(), file.unpacked.map_or(0, |b| b.0)));
     let program = Program::new(words).limit(FINISH);

@@ -58,6 +58,8 @@ pub(super) struct Put<'p> {
     pub(super) base: &'p Path,
     /// The shell of the host that a [`Source::Host`] names.
     pub(super) peer: Option<&'p dyn Shell>,
+    /// Which generation it is: beside the file before it has its name.
+    pub(super) note: Option<&'p ImageNote>,
     pub(super) patience: Patience,
 }
 
@@ -90,7 +92,7 @@ impl Put<'_> {
                     shell.remove(&lock_path(path)).await?;
                     came?
                 };
-                let fetched = Fetched { file, path, partial: &partial, fleet: fleet.as_str(), hashed };
+                let fetched = Fetched { file, path, partial: &partial, fleet: fleet.as_str(), hashed, note: self.note };
                 finish(shell, &fetched, progress).await?
             }
         };
@@ -139,9 +141,9 @@ impl Put<'_> {
         partial: &str,
         progress: &dyn Progress,
     ) -> Result<Finished, StepError> {
-        let Self { file, path, fleet, patience, .. } = *self;
+        let Self { file, path, fleet, patience, note, .. } = *self;
         let download = Download { url, file, path, partial, patience };
-        let fetched = || Fetched { file, path, partial, fleet: fleet.as_str(), hashed: None };
+        let fetched = || Fetched { file, path, partial, fleet: fleet.as_str(), hashed: None, note };
         for last in [false, true] {
             let resumed = download.had(shell).await? > 0;
             match download.run(shell, progress).await {
@@ -298,9 +300,12 @@ pub(super) async fn write_digest(shell: &dyn Shell, path: &str, digest: &Digest)
 pub(super) async fn note(shell: &dyn Shell, path: &str, digest: &Digest, note: &ImageNote) -> Result<(), StepError> {
     let file = digest_path(path);
     let there = shell.read(&file, NOTE).await.unwrap_or_default();
-    if read_digest(&there)
-        .is_some_and(|(found, old)| found == *digest && old.is_some_and(|old| old.image == note.image))
-    {
+    // What was made in the fleet is known by its note alone: nothing that says less takes its place.
+    let stays = |old: ImageNote| {
+        old.image == note.image && old.made.is_some() >= note.made.is_some()
+            || old.made.is_some() && note.made.is_none()
+    };
+    if read_digest(&there).is_some_and(|(found, old)| found == *digest && old.is_some_and(stays)) {
         return Ok(());
     }
     let content = content_of(&there).map(|c| format!("{CONTENT}{}\n", c.as_str())).unwrap_or_default();

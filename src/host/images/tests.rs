@@ -61,7 +61,15 @@ impl Store {
     }
     async fn put(&self, shell: &dyn Shell, file: &ImageFile) -> Result<Done, StepError> {
         let fleet = fleet("f");
-        let put = Put { file, path: &self.path, fleet: &fleet, base: &self.base, peer: Some(&Local), patience: QUICK };
+        let put = Put {
+            file,
+            path: &self.path,
+            fleet: &fleet,
+            base: &self.base,
+            peer: Some(&Local),
+            note: None,
+            patience: QUICK,
+        };
         put.run(shell, &NoProgress).await
     }
     fn names(&self) -> Vec<String> {

@@ -7,10 +7,10 @@ use uuid::Uuid;
 
 use super::super::super::shell::Local;
 use super::super::tests::{Small, digest, elsewhere, fleet, noise};
-use super::super::{Copy, drop, read_digest};
+use super::super::{Copy, Put, drop, read_digest};
 use super::*;
 use crate::execute::NoProgress;
-use crate::model::{MadeFrom, Packages, Provenance, Timestamp};
+use crate::model::{ImageFile, MadeFrom, Packages, Provenance, Source, Timestamp};
 
 /// A base image, an overlay of it that a guest has written to, and a store.
 struct Bench {
@@ -145,7 +145,19 @@ async fn a_disk_becomes_a_file_of_its_own_with_its_holes_and_a_note() {
         let (to, name, peer) = (format!("{other}/x.qcow2"), fleet("h1"), &Local);
         let copy = Copy { digest: &digest, path: &to, from: &path, fleet: &fleet("g"), peer, peer_name: &name };
         assert_eq!(copy.run(shell, &NoProgress).await, Ok(Done::Changed));
-        assert_eq!(read_digest(&std::fs::read(format!("{to}.digest")).unwrap()).unwrap(), (digest, Some(wanted)));
+        let beside = |path: &str| read_digest(&std::fs::read(format!("{path}.digest")).unwrap()).unwrap();
+        assert_eq!(beside(&to), (digest.clone(), Some(wanted.clone())));
+        assert!(Path::new(&format!("{to}.packages")).exists());
+        // Another way of the same; and a note that says less does not take its place.
+        let to = format!("{other}/y.qcow2");
+        let file = ImageFile::new(Source::Host { host: name, path: path.as_str().into() }, digest.clone());
+        let (patience, note) = (super::super::USUAL, Some(&wanted));
+        let put =
+            Put { file: &file, path: &to, fleet: &fleet("g"), base: &bench.base, peer: Some(&Local), note, patience };
+        assert_eq!(put.run(shell, &NoProgress).await, Ok(Done::Changed));
+        let less = ImageNote { image: fleet("golden"), made: None, ..wanted.clone() };
+        super::super::note(shell, &to, &digest, &less).await.unwrap();
+        assert_eq!(beside(&to), (digest, Some(wanted)));
         assert!(Path::new(&format!("{to}.packages")).exists());
         // It goes with all that lies beside it.
         assert_eq!(drop(shell, &path, &fleet("f")).await, Ok(Done::Changed));
