@@ -157,7 +157,8 @@ pub(crate) async fn observe(
     let mut observed = world.observe(desired, look).await;
     let stamped = observed.hosts.values().filter_map(|h| h.known()).any(|h| !h.vms.is_empty());
     observed.store = store.state(stamped, now)?;
-    observed.store.unready = store.book()?.unready;
+    let book = store.book()?;
+    (observed.store.unready, observed.store.unmade) = (book.unready, book.unmade);
     if !look.probe && crate::plan::roll::wants_probes(desired, &observed) {
         let past = std::mem::take(&mut observed.store);
         observed = world.observe(desired, Look { probe: true }).await;

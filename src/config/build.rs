@@ -11,15 +11,15 @@ use super::host::hosts;
 use super::leaf::{Addressing, ApprovalPlacement, Rules};
 use super::marker;
 use super::read::{Loc, listed, nearest};
+use super::recipe;
 use super::repository::{Doc, Docs, Repository};
 use super::sink::{Mark, Sink};
 use super::spec::{BootChoice, FileSpec, FleetSpec, ImageSpec, NetworkSpec, WeightsSpec};
-use super::subnet;
 use super::vm::RETAIN;
 use crate::model::{
-    Address, Adoption, Boot, CloneMethod, Compression, Desired, Fetch, Field, Fleet, HostLost, Identity, Image,
-    ImageFile, ImageFormat, Limits, Name, Network, NetworkMode, OnRemove, Pause, Removal, RemovalData, Retire, Share,
-    Snapshot, Source, Span, Stores, Weights,
+    Address, Adoption, Boot, CloneMethod, Compression, Desired, Fetch, Field, Fleet, Generations, HostLost, Identity,
+    Image, ImageFile, ImageFormat, Limits, Name, Network, NetworkMode, OnRemove, Pause, Removal, RemovalData, Retire,
+    Share, Snapshot, Source, Span, Stores, Weights,
 };
 
 /// How long a file that nothing needs any more stays in a store, in seconds: a week, as data disks do.
@@ -33,7 +33,8 @@ pub(crate) fn desired(repo: &Repository, snapshot: &Snapshot, sink: &mut Sink) -
     let levels = fleet_doc.and_then(|doc| doc.spec.security_levels.as_ref()).unwrap_or(&none);
     let levels: Vec<Name> = levels.iter().map(|level| level.value.clone()).collect();
     let hosts = hosts(repo, &levels, sink);
-    let images = repo.images.iter().filter_map(|(name, doc)| Some((name.clone(), image(repo, doc, sink)?))).collect();
+    let images =
+        repo.images.iter().filter_map(|(name, doc)| Some((name.clone(), image(repo, doc, &levels, sink)?))).collect();
     let networks = networks(repo, sink);
     let vms = expand::expand(repo, fleet_doc, &hosts, &networks, &levels, sink);
     let access = access::access(repo, &networks, &vms, sink);
@@ -48,6 +49,7 @@ pub(crate) fn desired(repo: &Repository, snapshot: &Snapshot, sink: &mut Sink) -
         groups: vms.groups,
         vms: vms.vms,
         pinned: BTreeMap::new(),
+        management: BTreeMap::new(),
         access,
         removals: Vec::new(),
         adoptions: Vec::new(),
@@ -55,6 +57,7 @@ pub(crate) fn desired(repo: &Repository, snapshot: &Snapshot, sink: &mut Sink) -
         pauses: Vec::new(),
     };
     reviews(repo, &mut out, sink);
+    recipe::whole(repo, &mut out, sink);
     marker::vms(repo, &out, sink);
     Some(out)
 }
@@ -150,7 +153,7 @@ pub(crate) fn level(levels: &[Name], name: &Loc<Name>, repo: &Repository, sink: 
 /// Generations that stores keep where nothing is said: what runs, and what a revert brings back.
 const KEEP: u32 = 2;
 
-fn image(repo: &Repository, doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Option<Image> {
+fn image(repo: &Repository, doc: &Doc<Box<ImageSpec>>, levels: &[Name], sink: &mut Sink) -> Option<Image> {
     let spec = &doc.spec;
     let format = spec.format.as_ref().map(|f| f.value);
     let boot = boot(repo, spec.boot.as_ref(), sink);
@@ -175,7 +178,13 @@ fn image(repo: &Repository, doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Optio
     // A container's archive is unpacked when a clone is made.
     let packed = if format == Some(ImageFormat::Rootfs) { Compression::None } else { Compression::Auto };
     let compression = spec.compression.as_ref().map_or(packed, |c| c.value);
-    let current = generation::current(repo, doc, (usual, compression), sink);
+    let (current, made) = if recipe::is_made(doc, sink) {
+        let (disk, name, made) = recipe::image(repo, doc, levels, sink)?;
+        let all = Generations::new();
+        (Some(generation::Current { disk, boot: usual, name, all }), Some(made))
+    } else {
+        (generation::current(repo, doc, (usual, compression), sink), None)
+    };
     let ((_, identity, clone), current) = (parts?, current?);
     Some(Image {
         name: doc.name.value.clone(),
@@ -192,6 +201,7 @@ fn image(repo: &Repository, doc: &Doc<Box<ImageSpec>>, sink: &mut Sink) -> Optio
         stores: spec.stores.as_ref().map_or(Stores::Needed, |s| s.value),
         fetch: spec.fetch.as_ref().map_or(Fetch::Each, |f| f.value),
         markers: markers?,
+        made,
         origin: sink.origin(doc.name.at),
     })
 }
@@ -324,7 +334,6 @@ fn network(doc: &Doc<Box<NetworkSpec>>, sink: &mut Sink) -> Option<Network> {
         gateway: spec.gateway.as_ref().map(|a| a.value),
         dns: spec.dns.iter().flatten().map(|a| a.value).collect(),
         range,
-        six: subnet::six(doc, sink),
         closed: spec.rules.as_ref().is_none_or(|rules| rules.value == Rules::Closed),
         probes_from: spec.probes_from.iter().flatten().map(|net| net.value.0).collect(),
         origin: sink.origin(doc.name.at),
@@ -370,10 +379,8 @@ fn addresses(doc: &Doc<Box<NetworkSpec>>, sink: &mut Sink) -> Option<(std::net::
         return None;
     }
     let planned = spec.addressing.as_ref().filter(|a| a.value == Addressing::Static);
-    // A network may be one of IPv6 alone.
-    let six = spec.range6.is_some() && spec.range.is_none();
     for (field, missing) in [("range", spec.range.is_none()), ("subnet", spec.subnet.is_none())] {
-        if let Some(planned) = planned.filter(|_| missing && !six && !doc.flawed) {
+        if let Some(planned) = planned.filter(|_| missing && !doc.flawed) {
             let message = format!("`addressing: static` needs a `{field}`");
             sink.report("E0206", planned.at, message)
                 .help("or `addressing: external`, when a DHCP server gives addresses");

@@ -26,12 +26,12 @@ mod leaf;
 mod marker;
 mod node;
 mod read;
+mod recipe;
 mod repository;
 pub mod schema;
 mod sink;
 mod spec;
 mod steps;
-mod subnet;
 mod vm;
 
 use crate::model::{Desired, Snapshot};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::desired::Digest;
 use super::ids::Name;
 use super::moving::{Asked, Drain};
 use super::quantity::Timestamp;
@@ -26,8 +27,25 @@ pub struct Demand {
     pub quarantines: BTreeMap<Name, Quarantine>,
     /// VMs that come out of it, until their stamps say so.
     pub releases: BTreeMap<Name, Asked>,
+    /// Images whose management instance was configured by hand, and is done: by image.
+    pub seals: BTreeMap<Name, ImageWish>,
+    /// Images whose present recipe was given up, until it changes or that is withdrawn: by image.
+    pub abandoned: BTreeMap<Name, ImageWish>,
+    /// Images of which a generation could not be made and is to be tried again: by image.
+    pub retries: BTreeMap<Name, ImageWish>,
     /// VMs that were at a host when its drain began, until they came back or their home changed.
     pub homes: BTreeMap<Name, Name>,
+}
+
+/// What was said of an image that is made: it holds for the recipe that it was said of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageWish {
+    /// [`Provenance::recipe`](super::management::Provenance::recipe).
+    pub recipe: Digest,
+    /// Who said it.
+    pub who: Arc<str>,
+    /// When.
+    pub at: Timestamp,
 }
 
 /// A state asked for by hand: healing respects it until it is withdrawn (`stablehand start --withdraw`).

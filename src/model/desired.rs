@@ -3,7 +3,7 @@
 //! Made by `config` from what was written; read by `plan`. Nothing here can be half-valid.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -17,9 +17,9 @@ use super::ids::{Address, Name};
 use super::image::{Compression, Fetch, Stores};
 use super::marker::Marker;
 use super::moving::{Fence, HostShell, Layer, Maintenance, Migration, OnUnknown};
-use super::network::Six;
 use super::origin::Origin;
 use super::quantity::{Bytes, Span, Timestamp};
+use super::recipe::{Duty, Made, MadeState};
 use super::rules::Access;
 use super::vm::{Group, RunState, Vm};
 
@@ -48,6 +48,9 @@ pub struct Desired {
     /// VMs that are not on, or do not go to, the generation that their image's document says, each with its own: what a
     /// plan leaves behind, or takes back. `config` leaves it empty; the planner fills it in for itself.
     pub pinned: BTreeMap<Name, Image>,
+    /// VMs that are management instances, or are to be, with what is made in them. `config` leaves it empty; the planner
+    /// fills it in for itself.
+    pub management: BTreeMap<Name, Duty>,
     /// Who may talk to whom, every name in it resolved. What is not in it is closed.
     pub access: Vec<Access>,
     /// Reviewed removals.
@@ -395,11 +398,25 @@ pub struct Image {
     pub fetch: Fetch,
     /// What stands in it for what each clone is told, by name.
     pub markers: BTreeMap<Name, Marker>,
+    /// How its generations are made, when that is in the fleet.
+    pub made: Option<Made>,
     /// Where it was written.
     pub origin: Origin,
 }
 
 impl Image {
+    /// What people call its current generation: the name that its document gives it, else its digest's first digits.
+    pub fn called(&self) -> String {
+        let revision = self.made.as_ref().and_then(|m| m.known.get(&self.disk.digest)).map(|p| &p.revision);
+        match revision {
+            Some(revision) => format!("revision {revision}"),
+            None => self.disk.digest.short().to_owned(),
+        }
+    }
+    /// Whether nothing is sealed yet that its VMs could be made of.
+    pub fn is_unsealed(&self) -> bool {
+        self.made.as_ref().is_some_and(|m| matches!(m.state, MadeState::Nothing | MadeState::Unknown))
+    }
     /// The format of its clones' root disks.
     pub fn root_format(&self) -> ImageFormat {
         match (self.identity, self.clone) {
@@ -448,11 +465,9 @@ pub struct Network {
     /// The guests' default route.
     pub gateway: Option<Ipv4Addr>,
     /// Name servers given to guests.
-    pub dns: Vec<IpAddr>,
-    /// First and last address that may be planned. `None`, as in [`Self::six`]: the network gives addresses itself (DHCP).
+    pub dns: Vec<Ipv4Addr>,
+    /// First and last address that may be planned. `None`: the network gives addresses itself (DHCP).
     pub range: Option<(Ipv4Addr, Ipv4Addr)>,
-    /// What it gives in IPv6.
-    pub six: Six,
     /// Whether what nobody allows is dropped for VMs on it (`rules: open`: it is not).
     pub closed: bool,
     /// Where probes come from, when not from the address of the VM's host on the bridge.

@@ -425,6 +425,8 @@ pub struct Book {
     pub moves: Vec<PastMove>,
     /// VMs that did not get ready on a generation of their image.
     pub unready: BTreeMap<Name, Unready>,
+    /// Images of which a generation could not be made; the digest is the recipe's.
+    pub unmade: BTreeMap<Name, Unready>,
 }
 
 impl Book {

@@ -115,6 +115,8 @@ impl Selector {
     pub fn takes(&self, vm: &Vm) -> bool {
         let is = |said: &Option<Name>, has: Option<&Name>| said.as_ref().is_none_or(|said| Some(said) == has);
         let (app, instance, member) = match &vm.owner {
+            // Nobody's but the system's.
+            Owner::Image { .. } => return false,
             Owner::Service { app, .. } => (Some(app), None, None),
             Owner::Module { instance, member, .. } => (None, Some(instance), Some(member)),
         };

@@ -1,7 +1,7 @@
 //! A VM as its document means it, and the groups of like VMs that rules are said of.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -91,9 +91,6 @@ pub struct Nic {
     pub network: Name,
     /// A fixed address, when one is asked for.
     pub address: Option<Ipv4Addr>,
-    /// A fixed IPv6 address, when one is asked for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub address6: Option<Ipv6Addr>,
 }
 
 /// What every new VM is when nobody says: QEMU 7.2 is what Debian 12 has; versioned, so that hardware does
@@ -285,14 +282,20 @@ pub enum Owner {
         /// The VM's name in the module.
         member: Name,
     },
+    /// A management instance of an image: nobody's but the system's.
+    Image {
+        /// The image.
+        image: Name,
+    },
 }
 
 impl Owner {
-    /// The service's or module's address.
+    /// The address of the service, the module or the image.
     pub fn address(&self) -> Address {
         match self {
             Self::Service { service, .. } => Address::Service(service.clone()),
             Self::Module { module, .. } => Address::Module(module.clone()),
+            Self::Image { image } => Address::Image(image.clone()),
         }
     }
 }
@@ -300,7 +303,8 @@ impl Owner {
 /// One VM that should exist.
 #[derive(Clone, Debug)]
 pub struct Vm {
-    /// Its name: `<service>-<app>-<ordinal>` or `<module>-<instance>-<member>`. Also its hostname.
+    /// Its name: `<service>-<app>-<ordinal>` or `<module>-<instance>-<member>`, of a management instance
+    /// `image-<image>-<revision>`. Also its hostname.
     pub name: Name,
     /// Whose it is.
     pub owner: Owner,

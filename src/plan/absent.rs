@@ -58,8 +58,11 @@ impl<'a> Draft<'a> {
                 },
             );
         }
-        let (want, _) = self.effective_run(vm);
         let desired = self.input.desired;
+        if let Some(image) = desired.image_of(vm).filter(|image| image.is_unsealed()) {
+            return self.blocked_create(vm, super::present::unsealed(image));
+        }
+        let (want, _) = self.effective_run(vm);
         let Some(group) = desired.groups.get(&vm.group) else { return };
         let need = Need::of(vm, if want == RunState::Suspended { RunState::Stopped } else { want });
         let mut seat = Seat { vm, group, only, want, need, at: Err(Vec::new()), cleared: Vec::new() };
@@ -419,9 +422,8 @@ fn adopted_nics(target: &Target<'_>, foreign: &Unmanaged) -> std::collections::B
     for nic in &target.domain.nics {
         let Some(at) = left.iter().position(|(_, shape)| shape.bridge == nic.bridge) else { continue };
         let (mac, _) = left.remove(at);
-        let planned = target.stamp.nics.get(&nic.name);
-        let (address, address6) = (planned.and_then(|n| n.address), planned.and_then(|n| n.address6));
-        nics.insert(nic.name.clone(), NicStamp { mac: *mac, address, address6 });
+        let address = target.stamp.nics.get(&nic.name).and_then(|n| n.address);
+        nics.insert(nic.name.clone(), NicStamp { mac: *mac, address });
     }
     nics
 }

@@ -63,6 +63,7 @@ pub(crate) fn when(power: Power, growth: bool) -> When {
 pub(crate) fn diff(target: &Target<'_>, obs: &VmObs, host: &Name, world: &World<'_>, want: RunState) -> Diff {
     let mut out = Differ { target, obs, want, diff: Diff::default() };
     out.image();
+    out.management();
     if !out.diff.image {
         out.kernel();
     }
@@ -134,6 +135,19 @@ impl Differ<'_, '_> {
         let after = show(new, &self.target.stamp.image_name);
         self.change(Field::Image, "image", before, after, false);
         self.diff.image = true;
+    }
+
+    /// What was done in a management instance must not go on in what it is next: another one, or a VM like others. Where its
+    /// root disk is data, it goes on as it was left.
+    fn management(&mut self) {
+        let (old, new) = (&self.obs.stamp.management, &self.target.stamp.management);
+        let Some(old) = old else { return };
+        let own = matches!(&self.target.vm.owner, crate::model::Owner::Image { image } if *self.target.vm.group == *crate::model::image_group(image));
+        let over = match new {
+            Some(new) => own && new.recipe != old.recipe,
+            None => !self.obs.stamp.persistent_root && self.target.image.is_some(),
+        };
+        self.diff.image |= over;
     }
 
     fn kernel(&mut self) {
@@ -318,8 +332,12 @@ impl Differ<'_, '_> {
                 self.diff.edits.push(Edit::RemoveNic(nic.mac));
             }
         }
-        for (path, old, new) in self.target.readdressed(self.obs) {
-            self.change(Field::Nics, &path, Some(old), Some(new), false);
+        for (name, nic) in &self.target.stamp.nics {
+            let Some(old) = self.obs.stamp.nics.get(name) else { continue };
+            if old.address != nic.address {
+                let show = |a: Option<std::net::Ipv4Addr>| Some(a.map_or("dhcp".to_owned(), |a| a.to_string()));
+                self.change(Field::Nics, &format!("nics.{name}.address"), show(old.address), show(nic.address), false);
+            }
         }
     }
 

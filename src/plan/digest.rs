@@ -4,10 +4,10 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::steps::Op;
-use super::types::{Action, DiskFate};
+use super::types::{Action, DiskFate, Plan};
 use crate::model::{
-    Boot, CloudInit, DataDisk, Desired, Display, Firmware, Guard, Init, Name, Nic, Owner, Placement, Probe, Protection,
-    Relocatable, RunState, StopPolicy, UpdatePolicy, Vm, VmSpec,
+    Boot, CloudInit, DataDisk, Desired, Display, Firmware, Guard, Image, Init, MadeState, Name, Nic, Owner, Placement,
+    Probe, Protection, Relocatable, RunState, StopPolicy, UpdatePolicy, Vm, VmSpec,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use std::sync::Arc;
 #[derive(Serialize)]
 struct SpecView<'a> {
     run: RunState,
-    files: Vec<&'a str>,
+    files: Vec<String>,
     command_line: Option<&'a str>,
     cpus: u32,
     max_cpus: u32,
@@ -62,7 +62,7 @@ pub fn spec_digest(desired: &Desired, vm: &Vm) -> String {
     let view = SpecView {
         run: vm.run,
         // What a file is, not where it comes from: another mirror changes no VM.
-        files: image.map(|i| i.files().into_iter().map(|f| f.digest.as_str()).collect()).unwrap_or_default(),
+        files: image.map(files).unwrap_or_default(),
         command_line: image.and_then(|i| match &i.boot {
             Boot::Kernel { command_line, .. } => Some(&**command_line),
             Boot::Disk | Boot::Init(_) => None,
@@ -97,6 +97,21 @@ pub fn spec_digest(desired: &Desired, vm: &Vm) -> String {
         resets: spec.returns_root && matches!(vm.owner, Owner::Service { .. }),
     };
     of(&view)
+}
+
+/// What the files of an image are. A generation that is made in the fleet has no digest before it is sealed: it is what its
+/// document calls it.
+fn files(image: &Image) -> Vec<String> {
+    let mut files: Vec<String> = image.files().into_iter().map(|f| f.digest.as_str().to_owned()).collect();
+    // A VM that stays on another generation is pinned to it: then nothing is said of what its document asks for.
+    let revision = image.made.as_ref().map(|made| match made.known.get(&image.disk.digest) {
+        Some(known) => Some(&known.revision),
+        None => (made.state == MadeState::Unknown || made.state == MadeState::Nothing).then_some(&made.recipe.revision),
+    });
+    if let (Some(Some(revision)), Some(disk)) = (revision, files.first_mut()) {
+        *disk = format!("image/{} revision {revision}", image.name);
+    }
+    files
 }
 
 /// What a VM depends on, inside its own service or module without the owner's name: a renamed service is the same.
@@ -164,9 +179,8 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
                 let word = if unneeded.is_some() { "unneeded" } else { "needed" };
                 let _ = write!(key, "|{word} {}", digest.as_str());
             }
-            Op::MakeBridge { bridge, address, address6, .. } => {
+            Op::MakeBridge { bridge, address, .. } => {
                 let _ = write!(key, "|bridge {bridge} {}", address.as_deref().unwrap_or("-"));
-                let _ = address6.as_deref().map_or(Ok(()), |six| write!(key, " {six}"));
             }
             Op::Fence { command, .. } => {
                 let _ = write!(key, "|run {}", command.join(" "));
@@ -178,7 +192,6 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
                 for (name, nic) in &stamp.nics {
                     let address = nic.address.map_or_else(|| "-".to_owned(), |a| a.to_string());
                     let _ = write!(key, "|nic {name} {address}");
-                    let _ = nic.address6.map_or(Ok(()), |six| write!(key, " {six}"));
                 }
                 if let Op::Define { domain, .. } = &step.op {
                     for nic in &domain.nics {
@@ -190,6 +203,18 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
                 }
             }
             _ => {}
+        }
+    }
+    key
+}
+
+/// A key with generations that were made in the fleet by their names: in full, and by the digits that people read.
+pub(crate) fn named(mut key: String, made: &BTreeMap<crate::model::Digest, String>) -> String {
+    for (digest, name) in made {
+        for text in [digest.as_str(), digest.short()] {
+            if key.contains(text) {
+                key = key.replace(text, name);
+            }
         }
     }
     key
@@ -222,9 +247,10 @@ pub fn covered(keys: &BTreeSet<String>, action: &Action, any_host: bool) -> bool
 
 /// The effects hash of a plan: `vp1-` and 13 characters (65 bits of a SHA-256) over the sorted effect keys of
 /// the actions that are not blocked.
-pub(crate) fn effects_hash(actions: &[Action], any_host: bool) -> String {
+pub(crate) fn effects_hash(plan: &Plan, any_host: bool) -> String {
     const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz"; // Crockford's base 32, lower case
-    let mut keys: Vec<String> = actions.iter().filter(|a| !a.is_blocked()).map(|a| effect_key(a, any_host)).collect();
+    let open = plan.actions.iter().filter(|a| !a.is_blocked()).map(|a| plan.key(a, any_host));
+    let mut keys: Vec<String> = open.chain(plan.promised().map(|key| format!("then {key}"))).collect();
     keys.sort_unstable();
     if any_host {
         // Nor on how many.

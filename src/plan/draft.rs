@@ -43,6 +43,8 @@ pub(crate) struct Draft<'a> {
     groups: BTreeMap<Name, Arc<HostGroup>>,
     /// Sets that go to another generation of their image.
     pub(crate) rolls: Vec<Goal>,
+    /// Generations of images that are to be made.
+    pub(crate) builds: Vec<super::builds::Goal>,
     /// VMs that stand in for others, and why.
     pub(crate) standing_in: BTreeMap<Name, String>,
     pub(crate) notes: Vec<Note>,
@@ -77,6 +79,7 @@ impl<'a> Draft<'a> {
             footprints: BTreeMap::new(),
             groups: groups.flat_map(|g| g.hosts.clone().into_iter().map(move |host| (host, g.clone()))).collect(),
             rolls: Vec::new(),
+            builds: Vec::new(),
             standing_in: BTreeMap::new(),
             notes: Vec::new(),
             risks: Vec::new(),
@@ -122,6 +125,9 @@ impl<'a> Draft<'a> {
 
     /// Whether it should run, what was asked by hand included.
     pub(crate) fn effective_run(&self, vm: &Vm) -> (RunState, bool) {
+        if self.is_generalised(&vm.name) {
+            return (RunState::Stopped, false);
+        }
         match self.input.demand.holds.get(&vm.name) {
             Some(hold) if hold.run != vm.run => (hold.run, true),
             _ => (vm.run, false),

@@ -64,7 +64,9 @@ impl<'a> Draft<'a> {
         }
         let loses = data.iter().any(|d| d.effect == DiskFate::Delete);
         let class = if loses { Class::DestroyData } else { Class::DestroyKeep };
+        let over = super::builds::over(obs, self.image_of_management(obs));
         let why = match removal {
+            None if over.is_some() => reason("management_over", over.unwrap_or_default(), None),
             Some(r) => reason("removal", format!("Removal {}: {}", r.name, r.reason), Some(r.origin.clone())),
             None => match self.input.desired.groups.get(&obs.stamp.group) {
                 Some(group) => {

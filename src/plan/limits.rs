@@ -45,9 +45,12 @@ impl Draft<'_> {
         let begun = |vm: &Name| records.get(vm).is_some_and(|r| r.from.is_some());
         // What rolls by a policy of its image is bounded by that, and by the day's limit.
         let policy: BTreeSet<Name> = if name == "recreate" { self.rolled_by_policy() } else { BTreeSet::new() };
+        let world = &self.world;
+        // Management instances come and go by the recipe of an image.
+        let manages = |vm: &Name| world.place(vm).is_some_and(|(_, obs)| obs.stamp.management.is_some());
         let counts = |a: &&mut Action| {
             let name = a.subject.name();
-            verbs.contains(&a.verb) && !a.is_blocked() && !begun(name) && !policy.contains(name)
+            !manages(name) && verbs.contains(&a.verb) && !a.is_blocked() && !begun(name) && !policy.contains(name)
         };
         let vms: BTreeSet<Name> = self.actions.iter_mut().filter(counts).map(|a| a.subject.name().clone()).collect();
         let used = u32::try_from(vms.len()).unwrap_or(u32::MAX);

@@ -14,6 +14,7 @@
 
 mod absent;
 mod anew;
+pub mod builds;
 mod carry;
 pub mod check;
 mod clear;
@@ -105,9 +106,9 @@ pub struct Policy {
 
 /// Makes the plan (DESIGN section 4).
 pub fn plan(input: &PlanInput<'_>) -> Plan {
-    let mut plan = compute(input, None).0;
+    let mut plan = compute(input, None, true).0;
     if let Some(base) = input.base {
-        let before = compute(&PlanInput { base: None, desired: base, ..*input }, None).0;
+        let before = compute(&PlanInput { base: None, desired: base, ..*input }, None, false).0;
         attribute(&mut plan, &before, base, input);
         plan.base = Some(base.revision.clone());
     }
@@ -116,20 +117,24 @@ pub fn plan(input: &PlanInput<'_>) -> Plan {
 
 /// Says why a VM is, or would be, where it is: each host's score or the reason why it was rejected.
 pub fn why(input: &PlanInput<'_>, vm: &Name) -> Vec<HostScore> {
-    compute(input, Some(vm.clone())).1
+    compute(input, Some(vm.clone()), false).1
 }
 
-fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>) {
+/// Makes the plan; `foresee`: with what comes after generations that are made by it.
+fn compute(input: &PlanInput<'_>, trace: Option<Name>, foresee: bool) -> (Plan, Vec<HostScore>) {
+    let written = input;
     let surge = surge::surge(input.desired, input.observed);
-    let rolls = roll::rolls(surge.desired, input.demand, input.observed);
+    let builds = builds::builds(surge.desired, input.demand, input.observed);
+    let rolls = roll::rolls(builds.desired, input.demand, input.observed);
     let desired: &Desired = &rolls.desired;
     let input = &PlanInput { desired, ..*input };
     let mut draft = Draft::new(input, trace);
     draft.standing_in.clone_from(&surge.extra);
-    draft.notes.extend(surge.notes.iter().chain(&rolls.notes).cloned());
+    draft.notes.extend(surge.notes.iter().chain(&builds.notes).chain(&rolls.notes).cloned());
     draft.rolls.clone_from(&rolls.rolls);
+    draft.builds.clone_from(&builds.goals);
     let whole_fleet_goes = desired.removals.iter().any(|r| matches!(r.target, Address::Fleet(_)));
-    let empty = desired.vms.is_empty() && !whole_fleet_goes;
+    let empty = written.desired.vms.is_empty() && !whole_fleet_goes;
     let seen: Vec<_> = draft.world.vms.iter().map(|(name, places)| (*name, places.clone())).collect();
     for (name, places) in &seen {
         let Some((host, obs)) = places.first().copied() else { continue };
@@ -158,6 +163,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
     draft.tell_surge();
     draft.wait_when_store_lost();
     draft.start_order();
+    draft.builds();
     draft.roll();
     draft.one_by_one();
     draft.hand_over();
@@ -179,15 +185,16 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
     risks.dedup();
     let drains = draft.drains();
     let rolls = draft.rolls_for_people();
+    let told = draft.builds_for_people();
     let rows = draft.placer.trace.take().map(|(_, rows)| rows).unwrap_or_default();
     let actions = std::mem::take(&mut draft.actions);
-    let plan = Plan {
+    let mut plan = Plan {
         format_version: FORMAT_VERSION.to_owned(),
         fleet: desired.fleet.name.clone(),
         base: None,
         head: desired.revision.clone(),
         inputs: Inputs { source: input.source.to_owned(), now: input.now, ages: ages(input) },
-        effects: digest::effects_hash(&actions, desired.fleet.approval_any_host),
+        effects: String::new(),
         actions,
         reach,
         notes,
@@ -196,11 +203,17 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>) -> (Plan, Vec<HostScore>)
         risks,
         drains,
         rolls,
+        builds: told,
+        made: builds::labels(desired),
         flights: std::mem::take(&mut draft.world.flights),
         unchanged: u32::try_from(unchanged).unwrap_or(u32::MAX),
         critical_path,
         critical_millis,
     };
+    plan.effects = digest::effects_hash(&plan, desired.fleet.approval_any_host);
+    if foresee {
+        builds::foresee(&mut plan, desired, &builds.goals, written);
+    }
     (plan, rows)
 }
 
@@ -218,13 +231,15 @@ fn ages(input: &PlanInput<'_>) -> BTreeMap<Name, Option<u64>> {
 /// Tells causes by planning base and head against the same observed state: what both do is not this change's.
 fn attribute(plan: &mut Plan, before: &Plan, base: &Desired, input: &PlanInput<'_>) {
     let old: BTreeMap<&ActionId, &Action> = before.actions.iter().map(|a| (&a.id, a)).collect();
+    let made = plan.made.clone();
     for act in &mut plan.actions {
         let lost = act.is_filter() && act.cause == Cause::Drift;
         let own = ["surge", "roll_back", "guard", "quarantine_left"].contains(&&*act.reason.code) || lost;
         if matches!(act.cause, Cause::Demand | Cause::Expiry) || own {
             continue;
         }
-        let same = |o: &&&Action| effect_key(o, true) == effect_key(act, true);
+        let named = |key: String| digest::named(key, &made);
+        let same = |o: &&&Action| named(effect_key(o, true)) == named(effect_key(act, true));
         act.cause = match old.get(&act.id).filter(same) {
             None => Cause::Change,
             Some(_) if act.is_filter() && act.reason.code != "filter_rules" => continue,

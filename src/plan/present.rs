@@ -75,10 +75,7 @@ impl<'a> Draft<'a> {
         let applied = obs.stamp.spec == target.stamp.spec;
         // An address that is planned anew comes from the network's document: the world did not move.
         let moved = target.stamp.nics.iter().any(|(n, nic)| {
-            obs.stamp.nics.get(n).is_some_and(|old| {
-                let another = old.address.is_some() && old.address != nic.address;
-                another || old.address6 != nic.address6
-            })
+            obs.stamp.nics.get(n).is_some_and(|old| old.address.is_some() && old.address != nic.address)
         });
         let moved = moved || target.domain.container.is_some() && obs.stamp.seed != target.stamp.seed;
         let field_cause = if applied && !moved { Cause::Drift } else { Cause::Change };
@@ -219,7 +216,11 @@ impl<'a> Draft<'a> {
         if changed.is_empty() || !stays || restart || vm.spec.update == crate::model::UpdatePolicy::Reboot {
             return;
         }
-        let list: Vec<String> = changed.iter().map(|(path, old, new)| format!("{path} {old} -> {new}")).collect();
+        let show = |a: Option<std::net::Ipv4Addr>| a.map_or("dhcp".to_owned(), |a| a.to_string());
+        let list: Vec<String> = changed
+            .iter()
+            .map(|(nic, old, new)| format!("nics.{nic}.address {} -> {}", show(*old), show(*new)))
+            .collect();
         let text = format!("{}: changed by `stablehand restart vm/{}`, or `update: reboot`", list.join(", "), vm.name);
         self.note(&vm.name, NoteKind::RestartPending, text, vm.spec.origins.of(Field::Nics).cloned());
         target.keep_addresses(obs);
@@ -292,6 +293,18 @@ impl<'a> Draft<'a> {
         }
         let mut origins: Vec<Origin> = diff.fields.iter().filter_map(|f| f.origin.clone()).collect();
         origins.dedup();
+        let becomes = self.input.desired.management.get(&vm.name);
+        if let (Some(duty), false) = (becomes, becomes.zip(obs.stamp.management.as_ref()).is_some_and(|(d, m)| d.is(m)))
+        {
+            let text = format!(
+                "it becomes the management instance of image/{} revision {}: nobody but the system reaches it",
+                duty.image, duty.revision
+            );
+            return reason("promoted", text, Some(vm.origin.clone()));
+        }
+        if let Some(over) = super::builds::over(obs, self.image_of_management(obs)).filter(|_| becomes.is_none()) {
+            return reason("reverts", format!("{over}, and it is a VM like others again"), Some(vm.origin.clone()));
+        }
         if diff.fields.is_empty() {
             return reason("stamp", "what was applied is written down again", Some(vm.origin.clone()));
         }
@@ -442,11 +455,16 @@ impl<'a> Draft<'a> {
     ) {
         let (vm, host) = (target.vm, target.host);
         let applied = obs.stamp.spec == target.stamp.spec;
-        let cause = if applied && diff.image { Cause::Drift } else { Cause::Change };
+        let made = target.image.is_some_and(|image| image.made.is_some());
+        let cause = if applied && diff.image && !made { Cause::Drift } else { Cause::Change };
         let class = if obs.stamp.persistent_root { Class::RecreateData } else { Class::Recreate };
         let kept = if vm.spec.disks.is_empty() { "" } else { ", data disks are kept" };
         let back = diff.image && self.input.desired.pinned.contains_key(&vm.name);
-        let why = if back {
+        let over = super::builds::over(obs, self.image_of_management(obs));
+        let why = if let Some(over) = over {
+            let text = format!("{over}, and vm/{} is made anew of its own image{kept}", vm.name);
+            reason("reverts", text, target.image.map(|i| i.origin.clone()))
+        } else if back {
             let text = format!("back to the generation that it had: the roll failed{kept}");
             reason("roll_back", text, target.image.map(|i| i.origin.clone()))
         } else if diff.image {
@@ -525,6 +543,7 @@ impl<'a> Draft<'a> {
         if obs.stamp.protect >= Protection::Recreate {
             act.blocked.push(protected(obs));
         }
+        act.blocked.extend(target.image.filter(|image| image.is_unsealed()).map(unsealed));
         self.push(act, [Footprint { host: &host.name, before, after }]);
     }
 
@@ -567,6 +586,11 @@ impl<'a> Draft<'a> {
             fresh.stamp.rolled = super::roll::remembered(obs, seen, &goes_to, back, self.input.observed);
         }
         Ok(fresh)
+    }
+
+    /// The image that a VM is, or was, the management instance of.
+    pub(crate) fn image_of_management(&self, obs: &VmObs) -> Option<&'a crate::model::Image> {
+        self.input.desired.images.get(&obs.stamp.management.as_ref()?.image)
     }
 
     fn size_of(&self, vm: &Vm, host: &Name, path: &str) -> Option<crate::model::Bytes> {
@@ -635,6 +659,16 @@ impl<'a> Draft<'a> {
                 }
             }
         }
+    }
+}
+
+/// Nothing is sealed yet that a VM could be made of.
+pub(crate) fn unsealed(image: &crate::model::Image) -> Block {
+    let revision = image.made.as_ref().map(|m| m.recipe.revision.to_string()).unwrap_or_default();
+    Block {
+        by: BlockedBy::Dependency,
+        text: format!("image/{} revision {revision} is not sealed yet", image.name),
+        unblock: format!("it goes on when that is made: see image/{}", image.name),
     }
 }
 

@@ -34,7 +34,7 @@ impl<'a> Draft<'a> {
     /// Images that every host of their layer keeps.
     fn kept_everywhere(&mut self) {
         let desired = self.input.desired;
-        for image in desired.images.values().filter(|i| i.stores == Stores::All) {
+        for image in desired.images.values().filter(|i| i.stores == Stores::All && !i.is_unsealed()) {
             for host in desired.hosts.values().filter(|h| h.layer() == layer(image)) {
                 let view = self.world.view(&host.name);
                 let id = ActionId::new(&Address::Image(image.name.clone()), Verb::Fetch, Some(&host.name));

@@ -74,6 +74,8 @@ pub(super) fn remember(cast: &Cast<'_>, desired: &Desired, observed: &mut Observ
     };
     book.unready.retain(|vm, unready| desired.vms.contains_key(vm) && still(vm, unready));
     observed.store.unready.clone_from(&book.unready);
+    book.unmade.retain(|image, _| desired.images.contains_key(image));
+    observed.store.unmade.clone_from(&book.unmade);
     observed.store.links = book.links();
     observed.store.fenced.clone_from(&book.fenced);
     observed.store.missing = book.missing.iter().map(|(name, m)| (name.clone(), m.since)).collect();
@@ -115,6 +117,7 @@ pub(super) fn note(cast: &Cast<'_>, plan: &Plan, report: &Report) -> Result<(), 
     for (act, (_, outcome)) in plan.actions.iter().zip(&report.outcomes) {
         let name = act.subject.name();
         readiness(plan, act, outcome, now, &mut book);
+        making(plan, act, outcome, now, &mut book);
         match (act.verb, outcome) {
             (Verb::Fence, Outcome::Done) => {
                 let evidence = act.steps.iter().find_map(|s| match &s.op {
@@ -155,6 +158,20 @@ fn readiness(plan: &Plan, act: &Action, outcome: &Outcome, at: Timestamp, book: 
             if let Some(digest) = made.or_else(rolled) {
                 book.unready.insert(vm, Unready { digest, at, text: error.to_string() });
             }
+        }
+        _ => {}
+    }
+}
+
+/// Remembers of which images a generation could not be made, and by which recipe: it is not tried for ever.
+fn making(plan: &Plan, act: &Action, outcome: &Outcome, at: Timestamp, book: &mut Book) {
+    let image = act.subject.name();
+    let build = plan.builds.iter().find(|b| act.verb == Verb::Build && b.image == *image);
+    let Some(recipe) = build.and_then(|b| b.recipe.clone()) else { return };
+    match outcome {
+        Outcome::Done => drop(book.unmade.remove(image)),
+        Outcome::Failed { error: error @ StepError::Failed { .. }, .. } => {
+            book.unmade.insert(image.clone(), Unready { digest: recipe, at, text: error.to_string() });
         }
         _ => {}
     }

@@ -264,7 +264,8 @@ async fn rounds(
     passed: &mut Passed,
     locked: &mut BTreeSet<Name>,
 ) -> Result<(), String> {
-    for round in 0..ROUNDS {
+    let (mut round, mut tries) = (0, 0);
+    while tries < ROUNDS {
         // Under the lock the world is looked at again: what was planned before may be done already.
         let plan = match plan_locked(cast, desired, base, policy, locked).await? {
             Ok(plan) => plan,
@@ -305,11 +306,15 @@ async fn rounds(
         // What ran on a host that was fenced may be started elsewhere at once.
         let fenced = plan.actions.iter().zip(&report.outcomes);
         let fenced = fenced.filter(|(a, _)| a.verb == Verb::Fence).any(|(_, (_, outcome))| *outcome == Outcome::Done);
-        let again = (report.may_retry() || fenced || goes_back(&plan, &report, desired)) && !cast.stop.is_raised();
+        let again = report.may_retry() || fenced || goes_back(&plan, &report, desired);
+        // What was sealed in this round is used in the next one; it is there then, so that this ends.
+        let sealed = sealed(&plan, &report);
         passed.rounds.push((plan, report));
-        if !again {
+        if !(again || sealed) || cast.stop.is_raised() {
             break;
         }
+        round += 1;
+        tries += usize::from(!sealed);
     }
     (passed.left, passed.observed) = look_and_plan(cast, desired, base, policy, Look { probe: true }).await?;
     let failed = passed.rounds.last().is_some_and(|(_, r)| r.has_failures());
@@ -317,6 +322,14 @@ async fn rounds(
         cast.ledger.whole(&desired.revision, (cast.clock)())?;
     }
     Ok(())
+}
+
+/// Whether a generation was made.
+fn sealed(plan: &Plan, report: &Report) -> bool {
+    let done = |(act, (_, outcome)): (&plan::Action, &(ActionId, Outcome))| {
+        act.verb == Verb::Build && *outcome == Outcome::Done
+    };
+    plan.actions.iter().zip(&report.outcomes).any(done)
 }
 
 /// Whether a roll failed that goes back after a failure: the next round takes it back.
@@ -351,7 +364,7 @@ fn approved(
 ) -> Option<BTreeSet<ActionId>> {
     let any_host = desired.fleet.approval_any_host;
     let with_keys = |keys: &BTreeSet<String>| {
-        plan.actions.iter().filter(|a| plan::covered(keys, a, any_host)).map(|a| a.id.clone()).collect()
+        plan.actions.iter().filter(|a| plan.covers(keys, a, any_host)).map(|a| a.id.clone()).collect()
     };
     match approval {
         Approval::Everything | Approval::Hash(_) if round == 0 => None,
@@ -370,7 +383,12 @@ fn approved(
             let made = |a: &&plan::Action| matches!(a.verb, Verb::Create | Verb::Settle);
             let freed = first.actions.iter().filter(|a| fences && made(a)).filter(unknown);
             classes.extend(freed.map(|a| (a.subject.clone(), plan::Class::Create)));
+            // What comes after a generation is sealed was part of what was seen, under its name.
+            let promised: BTreeSet<String> = first.promised().collect();
             let ok = |a: &&plan::Action| {
+                if !promised.is_empty() && plan.covers(&promised, a, any_host) {
+                    return true;
+                }
                 let harmless = !(a.impact.class.is_destructive() || a.impact.class.is_disruptive());
                 classes.get(&a.subject).is_some_and(|c| harmless || a.impact.class >= *c)
                     || (a.subject.kind() != "vm" && a.verb != Verb::Fence)

@@ -106,6 +106,7 @@ impl ImageUse {
             let set = match &vm.owner {
                 Owner::Service { service, app, .. } => format!("service/{service} {app}"),
                 Owner::Module { module, member, .. } => format!("module/{module} {member}"),
+                Owner::Image { image } => format!("image/{image}"),
             };
             let (cpus, memory) = (vm.spec.cpus, vm.spec.memory);
             sets.entry(set.clone()).or_insert(SetUse { set, vms: 0, cpus, memory }).vms += 1;
@@ -147,13 +148,7 @@ fn members(desired: &Desired, observed: &Observed, image: &Name) -> Vec<MemberUs
                 host: Some(host.clone()),
                 generation: obs.stamp.image.clone(),
                 refused: obs.stamp.rolled.as_ref().and_then(|r| r.refused.clone()),
-                addresses: obs
-                    .stamp
-                    .nics
-                    .values()
-                    .flat_map(crate::model::NicStamp::addresses)
-                    .map(|a| a.to_string())
-                    .collect(),
+                addresses: obs.stamp.nics.values().filter_map(|n| n.address).map(|a| a.to_string()).collect(),
                 state: obs.power.word().to_owned(),
             };
             // Of one that moves, the place where it runs.

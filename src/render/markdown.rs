@@ -10,7 +10,7 @@ use crate::plan::{Action, Cause, Class, Plan};
 use super::group::{Line, fold};
 use super::paint::Style;
 use super::sections::{Sections, no_changes, other_causes};
-use super::{diff, mermaid, safe, text, words};
+use super::{builds, diff, mermaid, safe, text, words};
 
 /// Bytes of a comment. GitHub takes 65,536 characters; the rest is left for what a CI job adds around it.
 pub const COMMENT_BUDGET: usize = 60_000;
@@ -32,6 +32,7 @@ pub fn markdown(plan: &Plan, budget: usize) -> String {
     page.table(&sections);
     page.drift(&sections);
     page.network(plan, &sections);
+    page.builds(plan);
     page.rolls(plan);
     page.drains(plan);
     if let Some(chart) = mermaid(plan) {
@@ -128,6 +129,18 @@ impl Page {
         let title = format!("\n<details><summary>Drift, not caused by this change ({n})</summary>\n\n");
         if !self.maybe(&format!("{title}{body}\n</details>\n")) {
             self.left_out += n;
+        }
+    }
+
+    /// Generations that are made in the fleet.
+    fn builds(&mut self, plan: &Plan) {
+        for build in &plan.builds {
+            let mut part = format!("\n**Build of {}**\n\n", safe::markdown(&builds::title(build)));
+            for (label, text) in builds::lines(build, false) {
+                let lead = if label.is_empty() { "  - ".to_owned() } else { format!("- {label}: ") };
+                let _ = writeln!(part, "{lead}{}", safe::markdown(&text));
+            }
+            self.maybe(&part);
         }
     }
 

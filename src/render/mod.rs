@@ -4,6 +4,7 @@
 //! a plan is a rendering of the same value. *Never* prints, reads the terminal or the clock, or trusts a text that
 //! came from YAML.
 
+mod builds;
 mod diff;
 mod group;
 mod hosts;

@@ -31,6 +31,8 @@ fn empty() -> Plan {
         risks: Vec::new(),
         drains: Vec::new(),
         rolls: Vec::new(),
+        builds: Vec::new(),
+        made: std::collections::BTreeMap::new(),
         flights: Vec::new(),
         unchanged: 41,
         critical_path: Vec::new(),

@@ -6,7 +6,7 @@ use super::group::{Line, fold};
 use super::paint::{Ink, Style, wrap};
 use super::sections::{Sections, no_changes, other_causes, verdict};
 use super::table::Table;
-use super::{diff, words};
+use super::{builds, diff, words};
 
 /// Columns before the parts of an action that explain it.
 const INDENT: usize = 7;
@@ -237,6 +237,18 @@ impl Page<'_> {
         }
     }
 
+    /// Generations that are made in the fleet.
+    fn builds(&mut self, plan: &Plan) {
+        for build in &plan.builds {
+            self.text.push('\n');
+            let title = self.style.clean(&format!("BUILD OF {}", builds::title(build)));
+            self.line(Ink::Bold, &title);
+            for (label, text) in builds::lines(build, self.style.stable) {
+                self.labelled(1, label, 8, Ink::Plain, &text);
+            }
+        }
+    }
+
     /// Sets that go to another generation of their image.
     fn rolls(&mut self, plan: &Plan) {
         for roll in &plan.rolls {
@@ -252,6 +264,7 @@ impl Page<'_> {
 
     /// Hosts, waves, risks, and why nothing happened elsewhere.
     fn tail(&mut self, plan: &Plan) {
+        self.builds(plan);
         self.rolls(plan);
         self.drains(plan);
         if !plan.hosts.is_empty() {

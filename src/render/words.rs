@@ -267,7 +267,7 @@ pub(super) fn roll(roll: &Roll, stable: bool) -> Vec<(&'static str, String)> {
 }
 
 /// A few names, and how many more.
-fn few(names: &[Name]) -> String {
+pub(super) fn few(names: &[Name]) -> String {
     let some: Vec<&str> = names.iter().take(4).map(Name::as_str).collect();
     let more = names.len().saturating_sub(some.len());
     if more > 0 { format!("{} and {more} more", some.join(", ")) } else { some.join(", ") }

@@ -63,13 +63,21 @@ impl Permit {
         if action.verb == Verb::Adopt {
             self.adopted.extend(action.steps.iter().filter_map(|s| domain_of(&s.op)));
         }
-        let Address::Vm(vm) = &action.subject else { return };
+        let Some(vm) = vm_of(action) else { return };
         self.begun.entry(vm.clone()).or_insert(persistent_root);
         let gone = |fate: &DiskFate| matches!(fate, DiskFate::Delete | DiskFate::Remake);
         let lost = action.impact.data.iter().filter(|d| gone(&d.effect));
         self.lost.extend(lost.map(|d| (vm.clone(), d.disk.clone())));
-        let stops =
-            [Verb::Stop, Verb::Suspend, Verb::Reboot, Verb::Recreate, Verb::Destroy, Verb::Move, Verb::Quarantine];
+        let stops = [
+            Verb::Stop,
+            Verb::Suspend,
+            Verb::Reboot,
+            Verb::Recreate,
+            Verb::Destroy,
+            Verb::Move,
+            Verb::Quarantine,
+            Verb::Build,
+        ];
         if stops.contains(&action.verb) || action.impact.class == crate::plan::Class::Reboot {
             self.stopped.insert(vm.clone());
         }
@@ -85,6 +93,18 @@ impl Permit {
         self.at_once = desired.hosts.iter().map(|(n, h)| (n.clone(), h.migration.at_once)).collect();
         self.gone.extend(desired.lost.iter().map(|l| l.host.clone()));
         self.explained.of_fleet(desired);
+    }
+}
+
+/// The VM that an action is about; a build's is its management instance.
+fn vm_of(action: &Action) -> Option<&Name> {
+    match (&action.subject, action.verb) {
+        (Address::Vm(vm), _) => Some(vm),
+        (_, Verb::Build) => action.steps.iter().find_map(|s| match &s.op {
+            Op::Capture { vm, .. } => Some(vm),
+            _ => None,
+        }),
+        _ => None,
     }
 }
 
@@ -106,7 +126,8 @@ impl World {
     /// An action begins: from now on it may do what it says.
     pub(super) fn begin(&mut self, action: &Action) {
         let stamps = self.hosts.values().flat_map(|h| h.domains.values()).filter_map(|d| d.stamp.as_ref());
-        let persistent = stamps.filter(|s| s.vm == *action.subject.name()).map(|s| s.persistent_root).max();
+        let vm = vm_of(action);
+        let persistent = stamps.filter(|s| Some(&s.vm) == vm).map(|s| s.persistent_root).max();
         self.permit.begin(action, persistent);
         let busy: Vec<(Name, usize)> = self.permit.at_once.keys().map(|h| (h.clone(), self.moves_of(h))).collect();
         for (host, now) in busy {

@@ -2,10 +2,11 @@
 
 use std::task::{Context, Poll, Waker};
 
-use super::script::Statement;
+use super::script::{ImageWord, Statement};
 use super::{Permit, SimFleet, World};
 use crate::execute::{Event, Listener, LockError, Outcome, StopFlag};
-use crate::model::{Asked, Desired, Drain, Hold, LockHolder, Name, Quarantine, RunState, Then};
+use crate::model::{Asked, Desired, Digest, Drain, Hold, ImageWish, LockHolder, Name, Quarantine, RunState, Then};
+use crate::observe::Look;
 use crate::plan::{ActionId, Plan, Policy};
 use crate::reconcile::{self, Approval, Cast, Passed};
 
@@ -159,7 +160,38 @@ impl Session {
             });
             return Ok(true);
         }
+        if let Statement::ImageSaid(image, word, who) = statement {
+            return self.said(image, *word, who).map(|()| true);
+        }
         self.fleet.with(|world| happen(world, statement))
+    }
+}
+
+impl Session {
+    /// Notes what somebody says of an image that is made: of its recipe as it is now.
+    fn said(&self, image: &Name, word: ImageWord, who: &str) -> Result<(), String> {
+        let recipe = self.recipe(image).ok_or_else(|| format!("image/{image} is not made now"))?;
+        self.fleet.with(|world| {
+            let wish = ImageWish { recipe, who: who.into(), at: world.now() };
+            let demand = &mut world.memory.demand;
+            for wishes in [&mut demand.seals, &mut demand.abandoned, &mut demand.retries] {
+                wishes.remove(image);
+            }
+            match word {
+                ImageWord::Seal => demand.seals.insert(image.clone(), wish),
+                ImageWord::Abandon => demand.abandoned.insert(image.clone(), wish),
+                ImageWord::Retry => demand.retries.insert(image.clone(), wish),
+            };
+        });
+        Ok(())
+    }
+
+    /// The recipe that is to be made of an image.
+    fn recipe(&self, image: &Name) -> Option<Digest> {
+        let desired = self.desired.as_ref()?;
+        let observed = self.with_cast(|cast| finish(reconcile::observe(cast, desired, Look::default()))).ok()?;
+        let desired = crate::plan::builds::resolved(std::borrow::Cow::Borrowed(desired), &observed);
+        desired.images.get(image)?.made.as_ref()?.wanted.clone()
     }
 }
 
@@ -203,6 +235,7 @@ fn happen(world: &mut World, statement: &Statement) -> Result<bool, String> {
             demand.releases.insert(vm.clone(), Asked { who: who.as_str().into(), at });
         }
         Statement::Quarantine(..)
+        | Statement::ImageSaid(..)
         | Statement::Load(_)
         | Statement::Plan
         | Statement::Apply(_)

@@ -16,7 +16,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension as _, params};
 
-use crate::model::{Asked, Book, Demand, Drain, Hold, Name, Others, PlacementRecord, RunState, StoreState, Timestamp};
+use crate::model::{
+    Asked, Book, Demand, Drain, Hold, ImageWish, Name, Others, PlacementRecord, RunState, StoreState, Timestamp,
+};
 
 pub use journal::Unfinished;
 
@@ -26,6 +28,10 @@ pub const APPROVAL_TIME: u64 = 24 * 3600;
 const DAY: u64 = 24 * 3600;
 /// Policies of a drain, by their words in the table.
 const OTHERS: [Others; 3] = [Others::Leave, Others::Cold, Others::Stop];
+/// How facts begin that say of an image that it was configured by hand, is given up, or is to be tried again.
+const SEAL: &str = "image seal ";
+const ABANDON: &str = "image abandon ";
+const RETRY: &str = "image retry ";
 /// Boots remembered for each image: an odd number, so that the median is one of them.
 const BOOTS: i64 = 9;
 
@@ -73,6 +79,27 @@ impl StoreError {
             Self::Sqlite { .. } => {
                 "look at its permissions and free space; a broken store may be moved away: no VM is lost by it"
             }
+        }
+    }
+}
+
+/// What somebody says of an image that is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageSaid {
+    /// It was configured by hand, and that is done.
+    Seal,
+    /// Its present recipe is given up.
+    Abandon,
+    /// What could not be made is to be tried again.
+    Retry,
+}
+
+impl ImageSaid {
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Seal => SEAL,
+            Self::Abandon => ABANDON,
+            Self::Retry => RETRY,
         }
     }
 }
@@ -213,6 +240,7 @@ impl Store {
             fenced: BTreeMap::new(),
             tries: BTreeMap::new(),
             unready: BTreeMap::new(),
+            unmade: BTreeMap::new(),
         })
     }
 
@@ -263,6 +291,9 @@ impl Store {
         let mut demand = read().map_err(did("read demand"))?;
         drop(connection);
         self.quarantines(&mut demand)?;
+        demand.seals = self.image_wishes(SEAL)?;
+        demand.abandoned = self.image_wishes(ABANDON)?;
+        demand.retries = self.image_wishes(RETRY)?;
         demand.homes = self.book()?.homes;
         Ok(demand)
     }
@@ -326,6 +357,42 @@ impl Store {
     pub fn in_service(&self, host: &Name) -> Result<bool, StoreError> {
         let n = self.change("withdraw demand", "DELETE FROM host_demand WHERE host = ?1", [host.as_str()])?;
         Ok(n > 0)
+    }
+
+    fn image_wishes(&self, kind: &str) -> Result<BTreeMap<Name, ImageWish>, StoreError> {
+        let connection = self.lock();
+        let read = || -> rusqlite::Result<BTreeMap<Name, ImageWish>> {
+            let mut statement = connection.prepare_cached("SELECT key, value FROM fact WHERE key LIKE ?1 || '%'")?;
+            let mut rows = statement.query([kind])?;
+            let mut out = BTreeMap::new();
+            while let Some(row) = rows.next()? {
+                let (key, value): (String, String) = (row.get(0)?, row.get(1)?);
+                let image = key.strip_prefix(kind).and_then(|name| Name::new(name).ok());
+                out.extend(image.zip(serde_json::from_str(&value).ok()));
+            }
+            Ok(out)
+        };
+        read().map_err(did("read demand"))
+    }
+
+    /// Notes what somebody says of an image that is made, in place of what was said before.
+    ///
+    /// # Errors
+    /// When SQLite does not answer.
+    pub fn image_wish(&self, image: &Name, said: ImageSaid, wish: &ImageWish) -> Result<(), StoreError> {
+        self.no_image_wish(image)?;
+        let kind = said.key();
+        self.set_fact(&format!("{kind}{image}"), &serde_json::to_string(wish).unwrap_or_default())
+    }
+
+    /// Takes back what was said of an image; says whether there was something.
+    ///
+    /// # Errors
+    /// When SQLite does not answer.
+    pub fn no_image_wish(&self, image: &Name) -> Result<bool, StoreError> {
+        let [seal, abandon, retry] = [SEAL, ABANDON, RETRY].map(|kind| format!("{kind}{image}"));
+        let sql = "DELETE FROM fact WHERE key IN (?1, ?2, ?3)";
+        Ok(self.change("withdraw demand", sql, params![seal, abandon, retry])? > 0)
     }
 
     /// What is remembered of hosts.

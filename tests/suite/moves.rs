@@ -45,7 +45,14 @@ fn incoming() -> DiskStamp {
 }
 
 fn record(from: Option<&str>) -> Op {
-    let record = PlacementRecord { from: from.map(name), moves: 1, ..PlacementRecord::new(name("h2"), 1) };
+    let record = PlacementRecord {
+        host: name("h2"),
+        from: from.map(name),
+        moves: 1,
+        cold: false,
+        incarnation: 1,
+        addresses: Default::default(),
+    };
     Op::Record { vm: vm(), record }
 }
 

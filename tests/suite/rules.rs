@@ -506,6 +506,7 @@ fn holds(thought: &Thought) -> Result<(), TestCaseError> {
         match &vm.owner {
             Owner::Service { service, app, .. } => labels.insert(format!("service/{service}/{app}")),
             Owner::Module { module, member, .. } => labels.insert(format!("module/{module}/{member}")),
+            Owner::Image { .. } => false,
         };
         labels
     };

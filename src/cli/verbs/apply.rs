@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::execute::{LockError, StopFlag};
 use crate::model::{LockHolder, Name, Observation, Observed, Timestamp};
-use crate::plan::{Action, ActionId, Plan, Policy, effect_key};
+use crate::plan::{Action, ActionId, Plan, Policy};
 use crate::reconcile::{self, Approval, Cast, Ledger as _, Passed};
 use crate::render::{self, Tally};
 use crate::store::{self, Store};
@@ -202,8 +202,7 @@ fn from_saved(context: &Context, approved: &Plan, fleet: &Fleet, store: &Store) 
         return Err(Failure::new("this approval was used already").hint(again));
     }
     let any = desired.fleet.approval_any_host;
-    let open = approved.actions.iter().filter(|a| !a.is_blocked());
-    Ok(Approval::Keys(open.map(|a| effect_key(a, any)).collect()))
+    Ok(Approval::Keys(approved.keys(any)))
 }
 
 /// Runs the pass and says what came of it.
@@ -282,7 +281,7 @@ pub(crate) async fn after_demand(context: &Context, fleet: &Fleet, vms: &[Name])
     let filters: Vec<&Action> = filters.collect();
     wanted.extend(filters);
     let any = fleet.desired.fleet.approval_any_host;
-    let approval = Approval::Keys(wanted.iter().map(|a| effect_key(a, any)).collect());
+    let approval = Approval::Keys(wanted.iter().map(|a| plan.key(a, any)).collect());
     let ids: BTreeSet<_> = wanted.iter().map(|a| a.id.clone()).collect();
     let _ears = context.inside.is_none().then(|| listen(context, stop));
     let mut passed = reconcile::apply(&troupe.cast(), &fleet.desired, None, &approval).await.map_err(Failure::new)?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::execute::{NoProgress, StopFlag};
 use crate::model::{Asked, Demand, Drain, JobKind, Maintenance, Name, Observed, Others};
 use crate::observe::Look;
-use crate::plan::{Action, ActionId, Op, Plan, Step, Verb, effect_key};
+use crate::plan::{Action, ActionId, Op, Plan, Step, Verb};
 use crate::reconcile::{self, Approval};
 use crate::render;
 use crate::store::{Event, Store};
@@ -119,7 +119,7 @@ async fn converge(context: &Context, fleet: &Fleet, host: &Name, goal: &Goal, ye
             break;
         }
         let any = fleet.desired.fleet.approval_any_host;
-        let approval = Approval::Keys(open.iter().map(|a| effect_key(a, any)).collect());
+        let approval = Approval::Keys(open.iter().map(|a| plan.key(a, any)).collect());
         let passed = reconcile::apply(&troupe.cast(), &fleet.desired, None, &approval).await.map_err(Failure::new)?;
         held(&passed, "what was asked is noted: whoever acts there carries it out")?;
         for (plan, mut report) in passed.rounds {

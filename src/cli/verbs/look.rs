@@ -70,9 +70,7 @@ pub(crate) fn get(context: &Context, args: &args::Get) -> Outcome {
                     vec![
                         s(&n.name),
                         s(&n.bridge),
-                        Some(n.nets().map(|net| net.to_string()).collect::<Vec<_>>().join(", "))
-                            .filter(|nets| !nets.is_empty())
-                            .unwrap_or_else(|| "-".to_owned()),
+                        n.subnet.map_or_else(|| "-".to_owned(), |n| n.to_string()),
                         s(&n.origin),
                     ]
                 })
@@ -297,8 +295,7 @@ fn observed_vm(observed: &Observed, host: &Name, obs: &VmObs) -> String {
         );
     }
     for (name, nic) in &obs.stamp.nics {
-        let all: Vec<String> = nic.addresses().map(|a| a.to_string()).collect();
-        let address = if all.is_empty() { "given by its network".to_owned() } else { all.join(" ") };
+        let address = nic.address.map_or_else(|| "given by its network".to_owned(), |a| a.to_string());
         let _ = writeln!(out, " nic   {name}: {} {address}", nic.mac);
     }
     if let Some(screen) = &obs.screen {

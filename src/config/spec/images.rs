@@ -4,11 +4,13 @@ use schemars::SchemaGenerator;
 use serde_json::{Value, json};
 
 use super::Text;
+use super::vms::ReadySpec;
 use crate::config::generation::{GenerationName, GenerationSpec, RolloutSpec};
 use crate::config::leaf::Int;
 use crate::config::marker::IdentityChoice;
 use crate::config::node::{Kind, Node};
 use crate::config::read::{Labels, Loc, Named, Read, not, spec};
+use crate::config::recipe::{BuildSpec, ConfigureChoice, FromSpec, Generalise};
 use crate::config::sink::{Mark, Sink};
 use crate::model::{Bytes, CloneMethod, Compression, Digest, Fetch, ImageFormat, Name, Retire, Stores};
 
@@ -43,7 +45,8 @@ spec! {
         "fetch" fetch: Loc<Fetch>;
         /// `qcow2`, `raw`, or `rootfs`: a tar archive (plain, gz, xz or zst) for containers.
         "format" format: Loc<ImageFormat>, required;
-        /// `disk` (default), a kernel that the host hands over, or of a container the first program (default `/sbin/init`).
+        /// `disk` (default; where it is made in the fleet: as what it is made from), a kernel that the host hands over, or of a
+        /// container the first program (default `/sbin/init`).
         "boot" boot: BootChoice;
         /// How a clone learns its name and address: `cloud-init` (default), `host` (containers, whose default it is), `none`, or
         /// `{marker: {…}}`: texts in the image that are replaced while the disk is copied into the slot.
@@ -51,6 +54,19 @@ spec! {
         /// How a root disk is made: `overlay` (default), `reflink` (the file as it is, sharing blocks where the file system can,
         /// else a full copy) or `copy`; a container's is unpacked, one with markers copied.
         "clone" clone: Loc<CloneMethod>;
+        /// It is made in the fleet, in place of `source` and `digest`: from another image, or from a VM.
+        "from" from: FromSpec;
+        /// The generation that is wanted, by name or number: another one is made, and the sets roll to it. With `from`.
+        "revision" revision: Loc<GenerationName>;
+        /// What is done in the management instance: `manual`, or a map. With `from`.
+        "configure" configure: ConfigureChoice;
+        /// What the management instance has. With `from: {image: …}`.
+        "build" build: BuildSpec;
+        /// What must succeed before it is captured. With `from`.
+        "check" check: ReadySpec;
+        /// `auto` (default): machine id, SSH host keys, cloud-init's state and logs are taken out of it by the guest agent before
+        /// it is captured; `none`. With `from`.
+        "generalise" generalise: Loc<Generalise>;
     }
 }
 
@@ -64,7 +80,7 @@ spec! {
         /// `https://`, `http://` or `file://`.
         "url" url: Text;
     }
-    later { "instance": "comes with management instances", }
+    later { "instance": "is `from: {vm: …}` of the Image itself", }
 }
 
 spec! {

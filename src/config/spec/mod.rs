@@ -22,7 +22,7 @@ pub(crate) use images::{BootChoice, FileSpec, ImageSpec, InitSpec};
 pub(crate) use networks::NetworkSpec;
 pub(crate) use reviews::{AdoptionSpec, HostLostSpec, PauseSpec, RemovalSpec};
 pub(crate) use sets::{ModuleSpec, ServiceSpec};
-pub(crate) use vms::{CloudInitSpec, GuardSpec, Keep, ReadySpec, VmPart};
+pub(crate) use vms::{CloudInitSpec, GuardSpec, Keep, PlacementSpec, ReadySpec, VmPart};
 
 use super::leaf::{ApprovalPlacement, Int, Milli};
 use super::node::Node;

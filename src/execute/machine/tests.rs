@@ -51,6 +51,8 @@ fn plan(actions: Vec<Action>) -> Plan {
         risks: Vec::new(),
         drains: Vec::new(),
         rolls: Vec::new(),
+        builds: Vec::new(),
+        made: std::collections::BTreeMap::new(),
         flights: Vec::new(),
         unchanged: 0,
         critical_path: Vec::new(),

@@ -31,10 +31,7 @@ pub(super) fn stamp() -> Stamp {
         rolled: None,
         management: None,
         seed: "<&'\">\n".to_owned(),
-        nics: BTreeMap::from([(
-            name("lan"),
-            NicStamp { address: Some([10, 0, 0, 2].into()), ..NicStamp::new(mac(1)) },
-        )]),
+        nics: BTreeMap::from([(name("lan"), NicStamp { mac: mac(1), address: Some([10, 0, 0, 2].into()) })]),
         group: "shop/web".into(),
         ready: None,
         guard: None,

@@ -22,8 +22,8 @@ use super::draft::covers;
 use super::generations;
 use super::types::{Note, NoteKind};
 use crate::model::{
-    Address, Boot, Demand, Desired, Digest, HostObs, Image, ImageFile, Name, Observed, OnFailure, Owner, Power,
-    Readiness, Retire, Rolled, RolledKernel, RunState, Share, Source, Vm, VmObs,
+    Address, Boot, Demand, Desired, Digest, HostObs, Image, ImageFile, Made, MadeState, Name, Observed, OnFailure,
+    Owner, Power, Readiness, Retire, Rolled, RolledKernel, RunState, Share, Source, Vm, VmObs,
 };
 
 /// All rolls of a plan.
@@ -111,11 +111,13 @@ pub(crate) fn set_of(vm: &Vm) -> Arc<str> {
     match &vm.owner {
         Owner::Service { service, app, .. } => format!("{service}/{app}").into(),
         Owner::Module { module, member, .. } => format!("{module}/{member}").into(),
+        Owner::Image { image } => format!("image/{image}").into(),
     }
 }
 
 /// Whether a look at the world should probe too: a roll is under way, or stands still, and readiness decides how it goes on.
 pub fn wants_probes(desired: &Desired, observed: &Observed) -> bool {
+    let desired = &*super::builds::resolved(Cow::Borrowed(desired), observed);
     let mut old: BTreeSet<&Name> = BTreeSet::new();
     let mut new: BTreeSet<&Name> = BTreeSet::new();
     for obs in generations::hosts(observed).flat_map(|h| h.vms.values()) {
@@ -133,7 +135,8 @@ pub fn wants_probes(desired: &Desired, observed: &Observed) -> bool {
 pub(crate) fn rolls<'a>(desired: Cow<'a, Desired>, demand: &Demand, observed: &Observed) -> Rolls<'a> {
     let mut out = Rolls { desired, rolls: Vec::new(), notes: Vec::new() };
     let by_image = seen(&out.desired, demand, observed);
-    let mut pinned = BTreeMap::new();
+    // Management instances are pinned already.
+    let mut pinned = out.desired.pinned.clone();
     for (name, members) in &by_image {
         let Some(image) = out.desired.images.get(name) else { continue };
         let mut look = Look { image, observed, desired: &out.desired, members, pinned: &mut pinned };
@@ -157,7 +160,9 @@ fn seen<'s>(desired: &'s Desired, demand: &Demand, observed: &'s Observed) -> BT
         let (Some(vm), Some(digest)) = (desired.vms.get(name), &obs.stamp.image) else { continue };
         let image = vm.spec.image.as_ref().and_then(|image| desired.images.get(image));
         let Some(image) = image.filter(|i| obs.stamp.image_name.as_ref() == Some(&i.name)) else { continue };
-        if desired.removals.iter().any(|r| covers(r, name, &vm.group)) {
+        // A management instance goes its own way, and reverts by itself.
+        let manages = desired.management.contains_key(name) || obs.stamp.management.is_some();
+        if manages || desired.removals.iter().any(|r| covers(r, name, &vm.group)) {
             continue;
         }
         let stays = obs.stamp.quarantine.is_some() && !demand.releases.contains_key(name);
@@ -212,6 +217,11 @@ struct Look<'l, 's> {
 }
 
 impl<'l, 's> Look<'l, 's> {
+    /// Whether the generation that the document asks for is still to be made: nobody goes to one that it replaces.
+    fn waits(&self) -> bool {
+        self.image.made.as_ref().is_some_and(crate::model::Made::waits)
+    }
+
     fn goal(&self) -> &'l Digest {
         &self.image.disk.digest
     }
@@ -230,7 +240,7 @@ impl<'l, 's> Look<'l, 's> {
 
     /// Those that go back to the generation that they had.
     fn back(&mut self) -> Option<Goal> {
-        if self.image.rollout.on_failure != OnFailure::Rollback {
+        if self.waits() || self.image.rollout.on_failure != OnFailure::Rollback {
             return None;
         }
         let given_up = |s: &&Seen<'_>| {
@@ -280,10 +290,15 @@ impl<'l, 's> Look<'l, 's> {
     /// Those that go on to the generation that the document says; those that do not are pinned to what they have.
     fn forward(&mut self, notes: &mut Vec<Note>) -> Option<Goal> {
         let (old, there): (Vec<_>, Vec<_>) = self.members.iter().partition(|s| s.digest != self.goal());
-        let keep = self.image.retire == Retire::Keep;
+        let waits = self.waits();
+        let keep = self.image.retire == Retire::Keep || waits;
         let persistent = |s: &Seen<'_>| s.obs.stamp.persistent_root;
         let (left, going): (Vec<&Seen<'_>>, Vec<&Seen<'_>>) = old.into_iter().partition(|s| keep || persistent(s));
-        let why = if keep { "`retire: keep`" } else { "their root disks are data, which a roll would lose" };
+        let why = match (waits, keep) {
+            (true, _) => "the next generation is made first",
+            (false, true) => "`retire: keep`",
+            (false, false) => "their root disks are data, which a roll would lose",
+        };
         self.stay(&left, why, notes);
         if going.is_empty() {
             return None;
@@ -329,12 +344,12 @@ impl<'l, 's> Look<'l, 's> {
             by_digest.entry(seen.digest).or_default().push(seen.name());
         }
         for (digest, vms) in by_digest {
-            let text = format!(
-                "{} on {}: {why}; only new ones are made of {}",
-                listed(&vms, "stay"),
-                digest.short(),
-                self.goal().short()
-            );
+            let new = if self.image.is_unsealed() {
+                String::new()
+            } else {
+                format!("; only new ones are made of {}", self.goal().short())
+            };
+            let text = format!("{} on {}: {why}{new}", listed(&vms, "stay"), digest.short());
             let subject = Address::Image(self.image.name.clone());
             notes.push(Note { subject, kind: NoteKind::LeftAlone, text, origin: Some(self.image.origin.clone()) });
         }
@@ -437,13 +452,16 @@ pub(crate) fn remembered(
 
 /// An image at another generation than its document's: as the document names it, or as the host's store has it. `None`: its
 /// files are nowhere; of a VM that only stays as it is they are not needed.
-fn pin(
+pub(crate) fn pin(
     image: &Image,
     digest: &Digest,
     kernel: Option<&RolledKernel>,
     (host, observed): (&HostObs, &Observed),
     as_is: bool,
 ) -> Option<Image> {
+    // A generation of its own, whatever its document waits for.
+    let made = image.made.clone().map(|made| Made { state: MadeState::Sealed, ..made });
+    let image = &Image { made, ..image.clone() };
     if let Some((name, found)) = image.generations.iter().find(|(_, g)| g.disk.digest == *digest) {
         let (disk, boot) = (found.disk.clone(), found.boot.clone());
         return Some(Image { disk, boot, generation: Some(name.clone()), ..image.clone() });

@@ -1,6 +1,9 @@
 //! Which interfaces each rule speaks of.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 
 use super::{Compiled, Nics, Port, Sides, Wire};
 use crate::model::{Access, Address, Desired, Name, NetworkMode, Origin, Owner, Party, Traffic};
@@ -51,8 +54,8 @@ fn tidied(access: &Access) -> Access {
 
 fn wires(desired: &Desired) -> BTreeMap<Name, Wire> {
     let wire = |network: &crate::model::Network| Wire {
-        subnets: network.nets().collect(),
-        hosts: network.host_addresses().collect(),
+        subnet: network.subnet.map(|net| IpNet::V4(net.trunc())),
+        host: network.host_address.map(IpAddr::V4),
         isolated: network.mode == NetworkMode::Isolated,
         closed: network.closed,
     };
@@ -95,6 +98,8 @@ fn index(ports: &[Port]) -> BTreeMap<Key<'_>, Vec<usize>> {
                 let (module, instance, member) = (module.as_str(), instance.as_str(), member.as_str());
                 keys.extend([(2, module, ""), (3, module, instance), (4, module, member)]);
             }
+            // Nobody reaches a management instance by a name of its own.
+            Some(Owner::Image { .. }) => drop(keys.remove(&(5, port.vm.as_str(), ""))),
             None => {}
         }
         for key in keys {

@@ -326,6 +326,7 @@ impl Compiled {
         let party = match owner(peer) {
             Some(Owner::Service { service, app, .. }) => format!("{{service: {service}, app: {app}}}"),
             Some(Owner::Module { module, member, .. }) => format!("{{module: {module}, vm: {member}}}"),
+            Some(Owner::Image { .. }) => return None,
             None => match peer.1.first()? {
                 Spot::Address(address) => format!("{{cidr: {address}}}"),
                 Spot::Port(port) => format!("{{cidr: {}}}", port.at.addresses.first()?),
@@ -335,6 +336,7 @@ impl Compiled {
         let (part, address) = match home {
             Owner::Service { service, app, .. } => (format!("app: {app}"), crate::model::Address::Service(service)),
             Owner::Module { module, member, .. } => (format!("vm: {member}"), crate::model::Address::Module(module)),
+            Owner::Image { .. } => return None,
         };
         let place = self.homes.get(&address).map_or(String::new(), |origin| format!(" ({origin})"));
         Some(format!("access: {{NAME: {{{part}, {field}: {party}{ports}}}}} in {address}{place}"))

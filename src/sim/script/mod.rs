@@ -22,6 +22,7 @@
 //! guest web-1 boots in 20s · guest web-1 never boots · guest web-1 ignores shutdown · guest web-1 keeps its memory
 //! guest web-1 never converges · image b2b2 never boots · image b2b2 boots    clones of it, by its first digits
 //! guest web-1 has no agent · guest web-1 has an agent · guest web-1 fails programs · guest web-1 runs programs
+//! seal desk by ann · abandon desk by ann · retry desk by ann     of an image that is made in the fleet
 //! hold web-1 stopped by ann · withdraw web-1 · restart web-1 by ann
 //! quarantine web-1 [close | suspend | stop] by ann · guard of web-1 fails (too often) · release web-1 by ann
 //! expect no changes · expect changes 2 · expect blocked 1 · expect no violation · expect violation
@@ -33,5 +34,5 @@ mod parse;
 mod run;
 mod show;
 
-pub use parse::{Crash, Expect, GuestChange, ScriptError, Show, Statement, parse};
+pub use parse::{Crash, Expect, GuestChange, ImageWord, ScriptError, Show, Statement, parse};
 pub use run::{Injected, Transcript, run, run_with};

@@ -55,6 +55,8 @@ pub enum Statement {
     Release(Name, String),
     /// What somebody asked for is withdrawn.
     Withdraw(Name),
+    /// Something is said of an image that is made in the fleet.
+    ImageSaid(Name, ImageWord, String),
     /// Something that must be so.
     Expect(Expect),
     /// Prints something.
@@ -108,6 +110,17 @@ impl GuestChange {
     }
 }
 
+/// What is said of an image that is made in the fleet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageWord {
+    /// It was configured by hand, and that is done.
+    Seal,
+    /// It is given up.
+    Abandon,
+    /// It is to be tried again.
+    Retry,
+}
+
 /// What must be so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expect {
@@ -139,10 +152,13 @@ pub enum Show {
 }
 
 /// First words of statements, for suggestions.
-const VERBS: [&str; 47] = [
+const VERBS: [&str; 50] = [
     "quarantine",
     "release",
     "guard",
+    "seal",
+    "abandon",
+    "retry",
     "flush",
     "damage",
     "filter",
@@ -244,6 +260,9 @@ fn statement(words: &[&str]) -> Result<Statement, String> {
         ["guard", "of", vm, "fails"] => Statement::Quarantine(name(vm)?, None, None),
         ["release", vm, "by", who] => Statement::Release(name(vm)?, (*who).to_owned()),
         ["withdraw", vm] => Statement::Withdraw(name(vm)?),
+        ["seal", image, "by", who] => Statement::ImageSaid(name(image)?, ImageWord::Seal, (*who).to_owned()),
+        ["abandon", image, "by", who] => Statement::ImageSaid(name(image)?, ImageWord::Abandon, (*who).to_owned()),
+        ["retry", image, "by", who] => Statement::ImageSaid(name(image)?, ImageWord::Retry, (*who).to_owned()),
         ["expect", rest @ ..] => Statement::Expect(expect(rest)?),
         ["show", "hosts"] => Statement::Show(Show::Hosts),
         ["show", "vms"] => Statement::Show(Show::Vms),
