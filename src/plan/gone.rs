@@ -326,16 +326,19 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// VMs that this plan makes, and the paths of the disks that they take: what else lies about of them goes after.
+    /// VMs that this plan makes, also anew, and the paths of the disks that they take, or that this is the end of: what else
+    /// lies about of them goes after.
     fn made(&self) -> (BTreeMap<Name, ActionId>, BTreeSet<String>) {
         let (mut made, mut attached) = (BTreeMap::new(), BTreeSet::new());
-        let makes = |a: &&Action| !a.is_blocked() && matches!(a.verb, Verb::Create | Verb::Restore);
+        let makes = |a: &&Action| !a.is_blocked() && matches!(a.verb, Verb::Create | Verb::Restore | Verb::Recreate);
         for act in self.actions.iter().filter(makes) {
             made.insert(act.subject.name().clone(), act.id.clone());
             for step in &act.steps {
                 match &step.op {
                     Op::MakeDisk(disk) => drop(attached.insert(disk.path.clone())),
-                    Op::MakeSeed { path, .. } => drop(attached.insert(path.clone())),
+                    Op::MakeSeed { path, .. } | Op::DeleteDisk { path, .. } | Op::RetainDisk { path, .. } => {
+                        attached.insert(path.clone());
+                    }
                     Op::Define { domain, .. } => attached.extend(domain.disks.iter().map(|d| d.path.clone())),
                     _ => {}
                 }
@@ -344,9 +347,13 @@ impl<'a> Draft<'a> {
         (made, attached)
     }
 
-    /// VMs whose disks an action of this plan deletes or exchanges already.
+    /// VMs whose disks an action of this plan deletes already, or would exchange if nothing stopped it.
     fn ending(&self) -> BTreeSet<Name> {
-        let exchanges = |a: &&super::types::Action| matches!(a.verb, Verb::Destroy | Verb::Recreate);
+        let exchanges = |a: &&super::types::Action| match a.verb {
+            Verb::Destroy => true,
+            Verb::Recreate => a.is_blocked(),
+            _ => false,
+        };
         self.actions.iter().filter(exchanges).map(|a| a.subject.name().clone()).collect()
     }
 
