@@ -59,7 +59,7 @@ impl<'a> Draft<'a> {
         act.reason.origins.extend(t.wish.reason.origins);
         let prints = vec![
             Footprint { host: &from.name, before: need_now(obs), after: Need::default() },
-            Footprint { host: &to.name, before: Need::default(), after: t.need },
+            Footprint { host: &to.name, before: self.arrived(&vm.name, &to.name), after: t.need },
         ];
         self.footprints.insert(number, prints);
     }

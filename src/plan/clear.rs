@@ -157,7 +157,7 @@ impl<'a> Draft<'a> {
                     let act = self.journey(t, to, &way);
                     let prints = [
                         Footprint { host, before: need_now(t.wish.obs), after: Need::default() },
-                        Footprint { host: &to.name, before: Need::default(), after: t.need },
+                        Footprint { host: &to.name, before: self.arrived(&t.wish.vm.name, &to.name), after: t.need },
                     ];
                     self.touched_by_name(&t.wish.vm.name);
                     seat.cleared.push(self.actions.len());

@@ -395,13 +395,19 @@ impl<'a> Draft<'a> {
         })
     }
 
+    /// What a VM takes already of a host to which it comes: its own half of a move that was cut makes room for the next one.
+    pub(crate) fn arrived(&self, vm: &Name, host: &Name) -> Need {
+        let places = self.world.vms.get(vm).into_iter().flatten();
+        places.filter(|(at, _)| *at == host).map(|(_, obs)| need_now(obs)).next().unwrap_or_default()
+    }
+
     /// Puts the action of a move in the place of what else was planned for the VM.
     fn replace(&mut self, other: Option<usize>, act: Action, t: &Traveller<'a>, to: &'a Host) {
         let (from, need) = (&t.wish.from.name, t.need);
         let blocked = act.is_blocked();
         let prints = vec![
             Footprint { host: from, before: need_now(t.wish.obs), after: Need::default() },
-            Footprint { host: &to.name, before: Need::default(), after: need },
+            Footprint { host: &to.name, before: self.arrived(&t.wish.vm.name, &to.name), after: need },
         ];
         if blocked {
             self.placer.release(&to.name, &t.wish.vm.group, need);
