@@ -41,7 +41,7 @@ impl Draft<'_> {
         };
         let done = format!("{}ed", name.trim_end_matches('e'));
         let records = self.world.records;
-        // What was begun is ended, whatever the limit is: it was counted when it began.
+        // What was begun is ended, whatever the limit is: it is counted when it ends.
         let begun = |vm: &Name| records.get(vm).is_some_and(|r| r.from.is_some());
         // What rolls by a policy of its image is bounded by that, and by the day's limit.
         let policy: BTreeSet<Name> = if name == "recreate" { self.rolled_by_policy() } else { BTreeSet::new() };

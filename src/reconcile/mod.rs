@@ -406,8 +406,11 @@ fn approved(
 fn note_done(cast: &Cast<'_>, plan: &Plan, report: &Report) -> Result<(), String> {
     let now = (cast.clock)();
     for (act, (_, outcome)) in plan.actions.iter().zip(&report.outcomes) {
-        // What failed at its first step disturbed nobody, and does not count against a limit.
-        let begun = matches!(outcome, Outcome::Done) || matches!(outcome, Outcome::Failed { step, .. } if *step > 0);
+        // What failed at its first step disturbed nobody, and does not count against a limit. Neither does a move that
+        // failed later: its guest is where it was, and the try that ends it counts.
+        let moves = matches!(act.verb, Verb::Migrate | Verb::Move);
+        let disturbed = matches!(outcome, Outcome::Failed { step, .. } if *step > 0) && !moves;
+        let begun = matches!(outcome, Outcome::Done) || disturbed;
         if begun && act.subject.kind() == "vm" {
             cast.ledger.carried_out(act.verb, act.subject.name(), now)?;
         }
