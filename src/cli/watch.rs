@@ -258,16 +258,52 @@ impl Watching {
             None if passed.rounds.iter().all(|(plan, _)| plan.is_empty()) => render::text(&passed.left, &style),
             None => render::report_text(&passed.rounds, Some(&passed.left), &style),
         };
-        self.once(text);
+        match &passed.held {
+            Some(_) => self.once(text),
+            // How far a move is, and how long until a next try, is no news at every look: `status` shows it.
+            None => self.unless_known(matter(passed), &text),
+        }
     }
 
     fn once(&self, text: String) {
+        self.unless_known(Some(text.clone()), &text);
+    }
+
+    /// Says a text, unless it is of the same matter as the last one.
+    fn unless_known(&self, matter: Option<String>, text: &str) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        if *said != text {
-            self.context.console.err(&text);
-            *said = text;
+        if matter.as_ref() != Some(&*said) {
+            self.context.console.err(text);
+            *said = matter.unwrap_or_default();
         }
     }
+}
+
+/// What a pass that did nothing found, without what only counts: percentages, bytes and times. `None`: it did something.
+fn matter(passed: &Passed) -> Option<String> {
+    let idle = |(_, outcome): &(_, execute::Outcome)| {
+        matches!(outcome, execute::Outcome::Blocked | execute::Outcome::NotApproved | execute::Outcome::Waits(_))
+    };
+    if !passed.rounds.iter().all(|(_, report)| report.outcomes.iter().all(idle)) {
+        return None;
+    }
+    let left = &passed.left;
+    let mut lines = vec![format!("{} {}", left.head, left.unchanged)];
+    for action in &left.actions {
+        let blocked = action.blocked.iter().map(|block| uncounted(&block.text));
+        lines.push(format!("{} {}", action.id, blocked.collect::<Vec<_>>().join("; ")));
+    }
+    lines.extend(left.notes.iter().map(|note| format!("{} {:?} {}", note.subject, note.kind, uncounted(&note.text))));
+    lines.extend(left.risks.iter().map(|risk| format!("{} {}", risk.code, risk.subject)));
+    Some(lines.join("\n"))
+}
+
+/// A sentence without its quantities: words that begin with a digit, and the units behind them.
+fn uncounted(text: &str) -> String {
+    let units = ["%", "B", "KiB", "MiB", "GiB", "TiB", "s", "ms", "min", "h", "d"];
+    let bare = |word: &str| word.trim_end_matches([',', ';', ':', '.']).to_owned();
+    let counts = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit()) || units.contains(&&*bare(word));
+    text.split_whitespace().filter(|word| !counts(word)).collect::<Vec<_>>().join(" ")
 }
 
 /// Whether a pass did anything that is better done more slowly when it breaks over and over. Filters are not: while one is
@@ -360,5 +396,19 @@ fn say(context: &Context, notice: &Notice) {
             let wait = crate::model::Span(*wait);
             console.note(&format!("the same was mended {times} times, so it keeps breaking: next look in {wait}"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::uncounted;
+
+    #[test]
+    fn how_far_something_is_makes_no_other_sentence_of_it() {
+        let at = |percent: u32, gib: &str| uncounted(&format!("moves to h2: {percent} %, {gib} of 2.9 GiB"));
+        assert_eq!(at(45, "1.3"), at(46, "1.4"));
+        assert_ne!(at(45, "1.3"), uncounted("moves to h3: 45 %, 1.3 of 2.9 GiB"));
+        assert_eq!(uncounted("it is tried again in 59 min"), uncounted("it is tried again in 3 min"));
+        assert_ne!(uncounted("no slots left"), uncounted("no memory left"));
     }
 }
