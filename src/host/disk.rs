@@ -132,9 +132,28 @@ pub async fn make(shell: &dyn Shell, disk: &NewDisk, progress: &dyn Progress) ->
     write_stamp(shell, &disk.path, &disk.stamp).await?;
     let partial = format!("{}.partial", disk.path);
     shell.remove(&partial).await?;
-    create(shell, disk, &partial, progress).await?;
+    if let Err(error) = create(shell, disk, &partial, progress).await {
+        // What is half made gives its room back at once: on a full disk others wait for it.
+        let removed = shell.remove(&partial).await;
+        return Err(if removed.is_ok() { or_full(shell, &disk.path, error).await } else { error });
+    }
     publish(shell, &partial, &disk.path).await?;
     Ok(Done::Changed)
+}
+
+/// Says of a disk that is full what to do about it.
+async fn or_full(shell: &dyn Shell, path: &str, error: StepError) -> StepError {
+    let StepError::Failed { what, detail, .. } = &error else { return error };
+    if !std::iter::once(what).chain(detail).any(|line| line.contains("No space left")) {
+        return error;
+    }
+    let folder = path.rsplit_once('/').map_or("/", |(folder, _)| folder);
+    let free = shell.free(folder).await.map_or_else(|_| String::new(), |free| format!(", {} free", Bytes(free)));
+    StepError::Failed {
+        what: format!("no room in {folder} for {path}{free}: {what}"),
+        hint: Some("free some of it, or name another folder in `storage.slots` of the host".to_owned()),
+        detail: detail.clone(),
+    }
 }
 
 /// Whether what is at a path is a copy that arrives, of no worth yet.

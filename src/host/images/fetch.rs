@@ -230,9 +230,10 @@ impl Download<'_> {
             33 => Tried::Useless,
             22 if said.ends_with("416") => Tried::Useless,
             23 => {
-                let came = self.had(shell).await?;
+                // In the first try the server said its length only now.
+                let (came, said) = (self.had(shell).await?, self.head(shell).await?);
                 self.begin_anew(shell).await?;
-                return Err(no_room(shell, self.partial, total.unwrap_or(0).max(came)).await);
+                return Err(no_room(shell, self.partial, total.or(said.total).unwrap_or(0).max(came)).await);
             }
             // Refused for good; 408, 429 and 5xx may pass.
             22 if !["408", "429"].iter().any(|s| said.ends_with(s)) && !refused_for_now(&said) => {
