@@ -17,6 +17,7 @@ mod rack;
 mod rolls;
 mod rules;
 mod slots;
+mod trials;
 
 /// Whether real guests can run here; in words, what is missing.
 pub(crate) fn can_run() -> Result<(), String> {

@@ -1,6 +1,7 @@
 //! Moves between real hosts, step by step: the guest counts on its disk and to the network, and must never count backwards,
 //! boot again, or run twice.
 
+mod confirm;
 mod lab;
 mod reach;
 

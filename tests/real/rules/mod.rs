@@ -1,7 +1,7 @@
 //! Packet filters as a kernel has them: frames made by hand on a bridge of their own, without guests.
 
 mod packets;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::BTreeMap;
 use std::process::Command;

@@ -25,7 +25,7 @@ spec:
       image: tiny
       cpus: 1
       memory: 96MiB
-      replicas: {min: 2}
+      replicas: {min: 3}
       spread: {minHosts: 2}
       nics: {lan: {network: lan}}
       ready: {tcp: {port: 80}, within: 120s}
@@ -70,13 +70,14 @@ spec:
       nics: {lan: {network: lan}}
       ready: {tcp: {port: 80}, within: 120s}
       cloudInit: {userData: USER_DATA}
-  instances: {ann: {}, bob: {}}
+  instances: {ann: {}, bob: {}, cat: {}}
   access:
     homework: {vm: desk, to: {cidr: NET.2/32}, ports: [tcp/9000]}
 ";
 
 /// `try?A:PORT,A:icmp,…` says of each whether anything came back, also a refusal; `keep?…` goes on trying in turn, and
-/// `keep?` ends that and says what was found when, in seconds since the boot. From the first second on, another one tries
+/// `keep?` ends that and says what was found when, in seconds since the boot. `forge?HEX,…` takes frames, `forge?go` sends
+/// them in turn, `forge?` ends that and says how often. From the first second on, another one tries
 /// whatever is near, which nobody asked for.
 const USER_DATA: &str = r##"#cloud-config
 write_files:
@@ -121,6 +122,33 @@ write_files:
         done
         usleep 100000
       done </dev/null >/dev/null 2>&1 &
+  - path: /sbin/forge.b64
+    content: "FORGE"
+  - path: /www/cgi-bin/forge
+    permissions: "0755"
+    content: |
+      #!/bin/sh
+      . /lib/try.sh
+      printf 'Content-Type: text/plain\r\n\r\n'
+      case $QUERY_STRING in
+        "")
+          rm -f /run/forge
+          cat /run/forged
+          ;;
+        go)
+          base64 -d </sbin/forge.b64 >/run/send
+          chmod 755 /run/send
+          : >/run/forge
+          n=0
+          while [ -e /run/forge ]; do
+            while read -r one; do echo "$one" | xxd -r -p | /run/send; done </run/frames
+            n=$((n + 1))
+            echo "rounds=$n" >/run/forged
+            usleep 100000
+          done </dev/null >/dev/null 2>&1 &
+          ;;
+        *) echo "$QUERY_STRING" | tr , '\n' >>/run/frames ;;
+      esac
   - path: /sbin/nag
     permissions: "0755"
     content: |
@@ -143,9 +171,24 @@ pub(super) struct Court<'r> {
 pub(super) fn write_documents(rack: &Rack) {
     let shop = std::fs::read_to_string(rack.folder.join("shop.yaml")).unwrap();
     let at = shop.find("apiVersion: stablehand/v1alpha1\nkind: Service").unwrap();
-    let data = serde_json::to_string(&USER_DATA.replace("NET", &rack.net)).unwrap();
+    let data = USER_DATA.replace("NET", &rack.net).replace("FORGE", &forger());
+    let data = serde_json::to_string(&data).unwrap();
     let fleet = FLEET.replace("USER_DATA", &data).replace("NET", &rack.net);
     rack.write("shop.yaml", &format!("{}{fleet}", &shop[..at]));
+}
+
+/// The program that sends what a guest's kernel would not, in base64.
+fn forger() -> String {
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real/rack/packets/forge.c");
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("forge");
+    let options = "-nostdlib -static -Os -s -fno-asynchronous-unwind-tables -fno-stack-protector -fcf-protection=none \
+                   -fno-pie -no-pie -Wl,--build-id=none,-z,norelro,-z,noseparate-code,-N";
+    let mut compiler = std::process::Command::new("gcc");
+    let made = compiler.args(options.split_whitespace()).arg("-o").arg(&program).arg(source).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let text = std::process::Command::new("base64").arg("-w0").arg(program).output().unwrap();
+    String::from_utf8(text.stdout).unwrap()
 }
 
 impl<'r> Court<'r> {

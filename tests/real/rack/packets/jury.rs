@@ -56,6 +56,8 @@ struct Book {
     /// IPv6 packets that were no neighbour discovery and the like.
     sixes: u64,
     lost: u64,
+    /// Frames that somebody forges, how often each entered from a guest, and where each came out again.
+    forged: BTreeMap<Vec<u8>, (u64, BTreeSet<(String, &'static str)>)>,
 }
 
 /// The one who looks on; nobody looks any more when dropped.
@@ -66,7 +68,7 @@ pub(crate) struct Jury {
 
 const EVERY_PROTOCOL: u16 = 0x0003;
 /// The book holds the first bytes of a packet: Ethernet, IPv4 with options, and ports.
-const HEAD: usize = 128;
+const HEAD: usize = 256;
 
 impl Jury {
     /// Looks at hosts, each by its namespace. Addresses of guests begin at `.100` of their network, hosts are below.
@@ -85,6 +87,18 @@ impl Jury {
         assert_eq!(book.sixes, 0, "IPv6 between guests that have no such address");
         assert_eq!(book.lost, 0, "packets that nobody looked at");
         std::mem::take(&mut book.seen)
+    }
+}
+
+impl Jury {
+    /// From now on looks out for these frames.
+    pub(crate) fn beware(&self, frames: impl IntoIterator<Item = Vec<u8>>) {
+        self.book.lock().unwrap().forged = frames.into_iter().map(|f| (f, (0, BTreeSet::new()))).collect();
+    }
+
+    /// Of each forged frame: how often a guest sent it, and where it came out.
+    pub(crate) fn forged(&self) -> BTreeMap<Vec<u8>, (u64, BTreeSet<(String, &'static str)>)> {
+        std::mem::take(&mut self.book.lock().unwrap().forged)
     }
 }
 
@@ -141,9 +155,10 @@ fn interface(index: u32) -> String {
     if found.is_null() { String::new() } else { String::from_utf8_lossy(&name[..end]).into_owned() }
 }
 
-fn look(host: &str, book: &Mutex<Book>, stop: &AtomicBool) {
+/// Hears frames in the thread's own namespace until it is told to stop: each with its interface's name, and whether it leaves
+/// by it. In pauses it is told how many there was no room for.
+pub(crate) fn overhear(stop: &AtomicBool, mut each: impl FnMut(&str, bool, &[u8]), mut pause: impl FnMut(u64)) {
     let socket = ear();
-    let prefix = stablehand::model::tap_prefix(&stablehand::model::Name::new("rack").unwrap());
     let mut names: BTreeMap<i32, String> = BTreeMap::new();
     while !stop.load(Ordering::SeqCst) {
         let mut frame = [0_u8; HEAD];
@@ -156,30 +171,47 @@ fn look(host: &str, book: &Mutex<Book>, stop: &AtomicBool) {
             libc::recvfrom(socket.as_raw_fd(), frame.as_mut_ptr().cast(), HEAD, 0, address, &raw mut size)
         };
         let Ok(length) = usize::try_from(length) else {
-            book.lock().unwrap().lost += lost(&socket);
+            pause(lost(&socket));
             continue;
         };
         let name = names.entry(at.sll_ifindex).or_insert_with(|| interface(u32::try_from(at.sll_ifindex).unwrap()));
-        let leaves = at.sll_pkttype == libc::PACKET_OUTGOING;
-        let place = match &**name {
-            tap if tap.starts_with(&prefix) && leaves => "tap",
+        each(name, at.sll_pkttype == libc::PACKET_OUTGOING, &frame[..length.min(HEAD)]);
+    }
+}
+
+fn look(host: &str, book: &Mutex<Book>, stop: &AtomicBool) {
+    let prefix = stablehand::model::tap_prefix(&stablehand::model::Name::new("rack").unwrap());
+    let each = |name: &str, leaves: bool, frame: &[u8]| {
+        let place = match name {
+            tap if tap.starts_with(&prefix) && !leaves => "guest",
+            tap if tap.starts_with(&prefix) => "tap",
             "eth0" if leaves => "cable",
             "br0" if !leaves => "host",
-            _ => continue,
+            _ => return,
         };
-        let frame = &frame[..length.min(HEAD)];
+        if let Some((sent, came)) = book.lock().unwrap().forged.get_mut(frame) {
+            if place == "guest" {
+                *sent += 1;
+            } else {
+                came.insert((host.to_owned(), place));
+            }
+        }
+        if place == "guest" {
+            return;
+        }
         let six = frame.get(12..14) == Some(&[0x86, 0xdd]);
         // Neighbour discovery and listener reports alone are without an address of ours (RFC 4861, RFC 3810).
         if six && place == "tap" && !matches!(frame.get(20), Some(0 | 58)) {
             book.lock().unwrap().sixes += 1;
         }
-        let Some((from, to, kind)) = read(frame) else { continue };
+        let Some((from, to, kind)) = read(frame) else { return };
         let guest = |address: Ipv4Addr| address.octets()[3] >= 100;
         if place == "tap" || (guest(from) && (place == "cable" || !guest(to))) {
             let seen = Seen { from, to, kind, place: (host.to_owned(), place) };
             *book.lock().unwrap().seen.entry(seen).or_default() += 1;
         }
-    }
+    };
+    overhear(stop, each, |lost| book.lock().unwrap().lost += lost);
 }
 
 /// Ends and kind of an IPv4 packet (RFC 791, 9293, 768, 792).

@@ -2,7 +2,8 @@
 //! move, come, go and the controller dies.
 
 mod court;
-mod jury;
+mod forged;
+pub(super) mod jury;
 mod law;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -138,7 +139,7 @@ fn packets_do_what_the_matrix_says_whatever_happens_to_guests_and_controller() {
         rack.up();
         lap("up");
         let law = court.law();
-        assert_eq!(law.guests.len(), 7, "{:?}", law.guests);
+        assert_eq!(law.guests.len(), 10, "{:?}", law.guests);
         court.verdict("coming up", &law);
 
         let ears = Ears::new(&court);
@@ -151,6 +152,8 @@ fn packets_do_what_the_matrix_says_whatever_happens_to_guests_and_controller() {
             (address(&law, "store-db-1"), address(&law, "shop-web-1"), address(&law, "lesson-ann-desk"));
         moves(&court, (db, web, desk));
         lap("moved");
+        forged::forged(&court, (db, web, desk));
+        lap("forged");
         spins(&court);
         lap("spun");
         flushed(&court);
@@ -159,7 +162,7 @@ fn packets_do_what_the_matrix_says_whatever_happens_to_guests_and_controller() {
         ends(&court);
         lap("ended and back");
         let all: Vec<String> = rack.running().into_iter().flat_map(|(_, vms)| vms).collect();
-        assert_eq!((all.len(), all.iter().collect::<BTreeSet<_>>().len()), (7, 7), "each runs once: {all:?}");
+        assert_eq!((all.len(), all.iter().collect::<BTreeSet<_>>().len()), (10, 10), "each runs once: {all:?}");
     });
 }
 
@@ -203,7 +206,7 @@ fn moves(court: &Court<'_>, (db, web, desk): (Ipv4Addr, Ipv4Addr, Ipv4Addr)) {
 fn spins(court: &Court<'_>) {
     let rack = court.rack;
     let before = tables(rack);
-    rack.edit("shop.yaml", "replicas: {min: 2}", "replicas: {min: 3}");
+    rack.edit("shop.yaml", "replicas: {min: 3}", "replicas: {min: 4}");
     let mut deaths = 0;
     for changes in ["1", "2", "2"] {
         let died = rack.command(&["apply", "--yes"]).env("STABLEHAND_KILL_AFTER_CHANGES", changes).output().unwrap();
@@ -213,21 +216,21 @@ fn spins(court: &Court<'_>) {
     assert!(deaths > 0, "the controller was killed in the middle");
     rack.must(&["apply", "--yes"]);
     let law = court.law();
-    let new = law.guests.values().find(|g| g.vm == "shop-web-3").unwrap().clone();
+    let new = law.guests.values().find(|g| g.vm == "shop-web-4").unwrap().clone();
     let host = new.hosts.first().unwrap().clone();
-    println!("shop-web-3 at {} on {host}, after {deaths} deaths of the controller", new.address);
-    assert_eq!(ask(new.address, "status").matches("hostname=shop-web-3").count(), 1);
+    println!("shop-web-4 at {} on {host}, after {deaths} deaths of the controller", new.address);
+    assert_eq!(ask(new.address, "status").matches("hostname=shop-web-4").count(), 1);
     assert!(tables(rack)[&*host].contains(&new.address.to_string()));
     court.verdict("a replica comes", &law);
 
-    rack.edit("shop.yaml", "replicas: {min: 3}", "replicas: {min: 2}");
+    rack.edit("shop.yaml", "replicas: {min: 4}", "replicas: {min: 3}");
     rack.must(&["apply", "--yes"]);
     let fleet = stablehand::model::Name::new("rack").unwrap();
     let word = |text: &str| stablehand::model::Name::new(text).unwrap();
-    let tap = stablehand::model::tap_name(&fleet, &word("shop-web-3"), &word("lan"));
+    let tap = stablehand::model::tap_name(&fleet, &word("shop-web-4"), &word("lan"));
     for (host, table) in tables(rack) {
         let names = table.contains(&tap) || table.split([' ', ',', '\n']).any(|w| w == new.address.to_string());
-        assert!(!names, "{host} still names shop-web-3 ({tap}, {}):\n{table}", new.address);
+        assert!(!names, "{host} still names shop-web-4 ({tap}, {}):\n{table}", new.address);
         assert_eq!(table, before[host], "{host}: as before it came");
     }
     court.verdict("a replica goes", &law);
