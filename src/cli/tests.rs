@@ -104,6 +104,8 @@ async fn a_watch_runs_the_verbs_of_others_and_asks_them() {
         acting: tokio::sync::Mutex::new(()),
         board: Arc::default(),
         running: std::sync::Mutex::new(None),
+        urgent: tokio::sync::Notify::new(),
+        failing: Mutex::default(),
     });
     let server = Server::listen(&state).unwrap();
     let around = Surroundings { folder: folder.to_owned(), ..Surroundings::default() };

@@ -1,5 +1,8 @@
 //! `watch`: the loop's work, and what it shares with the verbs that it runs for others.
 
+mod guards;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -44,12 +47,21 @@ pub(crate) struct Inside {
     pub(crate) board: Arc<Board>,
     /// Stops the pass that runs.
     pub(crate) running: Mutex<Option<Arc<StopFlag>>>,
+    /// Told when a pass is wanted that waits for nothing.
+    pub(crate) urgent: Notify,
+    /// Failures in a row of each guard that fails now.
+    pub(crate) failing: Mutex<BTreeMap<Name, u32>>,
 }
 
 impl Inside {
     /// The statistics, for as long as it takes to look.
     pub(crate) fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Failures in a row of each guard that fails now.
+    pub(crate) fn failing(&self) -> MutexGuard<'_, BTreeMap<Name, u32>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stops the pass that runs, between its steps: somebody gives up what it does.
@@ -102,6 +114,8 @@ pub(crate) async fn watch(mut context: Context, args: &args::Watch) -> Outcome {
         acting: tokio::sync::Mutex::new(()),
         board: Arc::default(),
         running: Mutex::new(None),
+        urgent: Notify::new(),
+        failing: Mutex::default(),
     });
     context.inside = Some(inside.clone());
     let followed = followed(&context);
@@ -115,8 +129,10 @@ pub(crate) async fn watch(mut context: Context, args: &args::Watch) -> Outcome {
     let serving = tokio::spawn(forward::serve(server, inside, context.around.clone()));
     let work = Arc::new(Watching { context, good: Mutex::new(Arc::new(first)), said: Mutex::new(String::new()) });
     let counting = tokio::spawn(keep_statistics(work.clone()));
+    let guarding = tokio::spawn(guards::keep(work.clone()));
     let result = run(work, followed, rhythm).await;
     counting.abort();
+    guarding.abort();
     serving.abort();
     // Waited for, so that the socket's file is gone when the process is.
     let _ = serving.await;
@@ -365,6 +381,13 @@ impl Work for Watching {
 
     fn say(&self, notice: &Notice) {
         say(&self.context, notice);
+    }
+
+    fn urgent(&self) -> Boxed<'_, ()> {
+        match &self.context.inside {
+            Some(inside) => Box::pin(inside.urgent.notified()),
+            None => Box::pin(std::future::pending()),
+        }
     }
 
     fn stirred(&self) -> Boxed<'_, ()> {

@@ -16,13 +16,14 @@ use super::contact::Doors;
 use super::disk::Folders;
 use super::libvirt::{FRESH, Hypervisor, Opener};
 use super::shell::Shell;
-use super::{accel, act, fence, lock, rules, shell, survey};
+use super::{accel, act, fence, guard, lock, rules, shell, survey};
 use crate::execute::{Actuator, Done, LockError, Progress, StepError};
 use crate::model::stats::HostCounters;
 use crate::model::{
-    Acceleration, Desired, Fault, Host, HostShell, LockHolder, Name, Observation, Observed, StoreState, Timestamp,
+    Acceleration, Desired, Fault, Host, HostShell, LockHolder, Name, Observation, Observed, Probe, StoreState,
+    Timestamp,
 };
-use crate::observe::{Boxed, Look, Observer};
+use crate::observe::{Boxed, Look, Observer, Tried};
 use crate::plan::{Op, Step};
 
 /// The real hosts of a fleet.
@@ -66,6 +67,8 @@ pub(super) struct RealHost {
     pub(super) facts: tokio::sync::Mutex<Option<super::facts::Kept>>,
     /// The fleet's domains as last seen here.
     names: Mutex<BTreeMap<Uuid, Name>>,
+    /// Those of them that ran, outside of quarantine.
+    running: Mutex<BTreeMap<Name, guard::Runs>>,
 }
 
 /// A task that ends with its host.
@@ -164,6 +167,7 @@ impl RealFleet {
             listening: Mutex::default(),
             facts: tokio::sync::Mutex::new(None),
             names: Mutex::default(),
+            running: Mutex::default(),
         }
     }
 
@@ -268,6 +272,25 @@ impl Observer for RealFleet {
         Box::pin(self.stirred.notified())
     }
 
+    fn running(&self) -> BTreeMap<Name, Uuid> {
+        let hosts: Vec<Arc<RealHost>> = self.hosts().values().cloned().collect();
+        let mut all = BTreeMap::new();
+        for host in hosts {
+            all.extend(host.running().iter().map(|(vm, runs)| (vm.clone(), runs.uuid)));
+        }
+        all
+    }
+
+    fn try_once<'a>(&'a self, vm: &'a Name, probe: &'a Probe) -> Boxed<'a, Option<Tried>> {
+        Box::pin(async move {
+            let host = self.hosts().values().find(|host| host.running().contains_key(vm)).cloned()?;
+            if host.doors.libvirt.is_shut() {
+                return None;
+            }
+            guard::try_once(&host, vm, probe).await
+        })
+    }
+
     fn console_tail<'a>(&'a self, host: &'a Name, vm: &'a Name, lines: usize) -> Boxed<'a, Vec<String>> {
         Box::pin(async move {
             match self.host(host) {
@@ -358,6 +381,10 @@ impl RealHost {
     /// The fleet's domains as last seen here.
     pub(super) fn names(&self) -> MutexGuard<'_, BTreeMap<Uuid, Name>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Those of them that ran, outside of quarantine.
+    pub(super) fn running(&self) -> MutexGuard<'_, BTreeMap<Name, guard::Runs>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// Whether this process has the controller's lock.
     pub(super) fn is_locked(&self) -> bool {

@@ -33,6 +33,8 @@ mod generalise;
 #[cfg(feature = "libvirt")]
 mod glance;
 #[cfg(feature = "libvirt")]
+mod guard;
+#[cfg(feature = "libvirt")]
 pub mod images;
 #[cfg(feature = "libvirt")]
 mod inside;

@@ -13,7 +13,7 @@ use super::glance::{self, Glance, Interfaces};
 use super::libvirt::{Seen, SeenJob, Survey};
 use super::shell::{Program, ShellError, succeed};
 use super::xml::{self, Reading};
-use super::{facts, ready, rules};
+use super::{facts, guard, ready, rules};
 use crate::model::{
     Acceleration, Bytes, Desired, FilterObs, HostObs, JobKind, JobObs, Layer, Name, PauseCause, PlacementRecord, Power,
     Readiness, Shape, Stamp, Unmanaged, VmObs, domain_uuid,
@@ -114,6 +114,7 @@ async fn examine(
     let (mut vms, unmanaged) = sorted.map_err(|e| e.to_string())?;
     name_jobs(host, &glance.records, &mut vms);
     *host.names() = vms.iter().map(|(name, vm)| (vm.uuid, name.clone())).collect();
+    *host.running() = vms.iter().filter_map(|(name, vm)| Some((name.clone(), guard::Runs::of(vm)?))).collect();
     if look.probe {
         probe_all(host, &mut vms).await;
     }

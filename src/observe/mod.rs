@@ -8,7 +8,9 @@ use std::future::Future;
 use std::pin::Pin;
 
 use crate::model::stats::HostCounters;
-use crate::model::{Desired, Name, Observed};
+use uuid::Uuid;
+
+use crate::model::{Desired, Name, Observed, Probe};
 
 /// A boxed future, as the world's traits return them.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -18,6 +20,15 @@ pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct Look {
     /// Also run the readiness probes (slow; `status` and `verify` want it, `plan` does not).
     pub probe: bool,
+}
+
+/// What one try of a probe said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// Which run of the domain was asked: another number after each start, and on each host.
+    pub run: u32,
+    /// In words, why it did not succeed.
+    pub answer: Result<(), String>,
 }
 
 /// Asks the world. Implemented by `host` for real hosts and by `sim`.
@@ -39,6 +50,18 @@ pub trait Observer: Send + Sync {
     /// connection to a host was lost. A hint that carries nothing; who is told looks again. By default never.
     fn stirred(&self) -> Boxed<'_, ()> {
         Box::pin(std::future::pending())
+    }
+
+    /// The VMs that were seen to run outside of quarantine at the last [`Self::observe`]. Asks nobody. By default none.
+    fn running(&self) -> BTreeMap<Name, Uuid> {
+        BTreeMap::new()
+    }
+
+    /// Tries a probe of a VM once, where it was last seen. `None`: it does not run there any more, or nobody can ask. By
+    /// default nobody can.
+    fn try_once<'a>(&'a self, vm: &'a Name, probe: &'a Probe) -> Boxed<'a, Option<Tried>> {
+        let _ = (vm, probe);
+        Box::pin(std::future::ready(None))
     }
 
     /// The last lines of a VM's serial console, oldest first, for error messages. Empty when there is none.

@@ -161,6 +161,16 @@ impl Status {
 }
 
 impl Status {
+    /// Says which guards fail now, and how often in a row.
+    #[must_use]
+    pub fn with_guards(mut self, failing: &BTreeMap<Name, u32>) -> Self {
+        for row in &mut self.vms {
+            let Some(times) = failing.get(&row.vm) else { continue };
+            let text = format!("its guard fails, {times} in a row");
+            row.remark = Some(row.remark.take().map_or(text.clone(), |said| format!("{said}, {text}")));
+        }
+        self
+    }
     /// Says of each host what is so of its packet filter.
     #[must_use]
     pub fn with_filters(mut self, checks: &[crate::plan::FilterCheck]) -> Self {

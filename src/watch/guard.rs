@@ -16,13 +16,16 @@ use uuid::Uuid;
 
 use super::machine::Millis;
 use crate::model::{Guard, Name};
+use crate::observe::Tried;
 
 /// A guard that is answered for now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Watched {
     /// The domain: one that was made anew begins anew.
     uuid: Uuid,
-    /// When it was first seen to run.
+    /// Which run of it was asked last.
+    run: Option<u32>,
+    /// When that was first seen.
     since: Millis,
     /// Whether it succeeded since.
     proven: bool,
@@ -54,7 +57,8 @@ impl Guards {
     pub fn running(&mut self, now: Millis, vms: &BTreeMap<Name, Uuid>) {
         self.watched.retain(|vm, watched| vms.get(vm) == Some(&watched.uuid));
         for (vm, uuid) in vms {
-            let new = Watched { uuid: *uuid, since: now, proven: false, failures: 0, due: now, asked: false };
+            let new =
+                Watched { uuid: *uuid, run: None, since: now, proven: false, failures: 0, due: now, asked: false };
             self.watched.entry(vm.clone()).or_insert(new);
         }
     }
@@ -75,16 +79,15 @@ impl Guards {
     }
 
     /// Takes what one guard answered; `None`: nobody could ask. Says so when it has failed too often.
-    pub fn heard(
-        &mut self,
-        now: Millis,
-        vm: &Name,
-        guard: &Guard,
-        answer: Option<Result<(), String>>,
-    ) -> Option<Tripped> {
+    pub fn heard(&mut self, now: Millis, vm: &Name, guard: &Guard, answer: Option<Tried>) -> Option<Tripped> {
         let watched = self.watched.get_mut(vm)?;
         (watched.asked, watched.due) = (false, now.saturating_add(guard.probe.every.0.max(1)));
-        match answer? {
+        let Tried { run, answer } = answer?;
+        if watched.run.replace(run).is_some_and(|before| before != run) {
+            // Somebody started it again, or it moved: it is as young as a new one.
+            (watched.since, watched.proven, watched.failures) = (now, false, 0);
+        }
+        match answer {
             Ok(()) => (watched.proven, watched.failures) = (true, 0),
             Err(text) => {
                 let young = !watched.proven && now.saturating_sub(watched.since) < guard.probe.within.0;
@@ -127,8 +130,11 @@ mod tests {
     fn one() -> BTreeMap<Name, Uuid> {
         BTreeMap::from([(vm(), Uuid::nil())])
     }
-    fn no() -> Option<Result<(), String>> {
-        Some(Err("refused".to_owned()))
+    fn no() -> Option<Tried> {
+        Some(Tried { run: 1, answer: Err("refused".to_owned()) })
+    }
+    fn yes() -> Option<Tried> {
+        Some(Tried { run: 1, answer: Ok(()) })
     }
 
     #[test]
@@ -157,9 +163,9 @@ mod tests {
             guards.due(now);
             guards.heard(now, &vm(), &guard(2), answer)
         };
-        assert_eq!(tell(0, Some(Ok(()))), None);
+        assert_eq!(tell(0, yes()), None);
         assert_eq!(tell(100, no()), None);
-        assert_eq!(tell(200, Some(Ok(()))), None);
+        assert_eq!(tell(200, yes()), None);
         assert_eq!(tell(300, no()), None);
         assert_eq!(tell(400, None), None, "nobody could ask: that says nothing of the guest");
         assert!(tell(500, no()).is_some());
@@ -170,7 +176,7 @@ mod tests {
         let mut guards = Guards::default();
         guards.running(0, &one());
         guards.due(0);
-        guards.heard(0, &vm(), &guard(9), Some(Ok(())));
+        guards.heard(0, &vm(), &guard(9), yes());
         guards.due(100);
         guards.heard(100, &vm(), &guard(9), no());
         assert_eq!(guards.failing().len(), 1);
@@ -182,6 +188,24 @@ mod tests {
         assert_eq!(guards.wake(), None);
     }
 
+    #[test]
+    fn a_guest_that_was_started_again_boots_again() {
+        let mut guards = Guards::default();
+        guards.running(0, &one());
+        let mut tell = |now, run, answer: Result<(), String>| {
+            guards.due(now);
+            guards.heard(now, &vm(), &guard(2), Some(Tried { run, answer }))
+        };
+        let refused = || Err("refused".to_owned());
+        assert_eq!(tell(0, 7, Ok(())), None);
+        assert_eq!(tell(100, 7, refused()), None);
+        for now in (200..1_200).step_by(100) {
+            assert_eq!(tell(now, 8, refused()), None, "{now}");
+        }
+        assert_eq!(tell(1_200, 8, refused()), None);
+        assert!(tell(1_300, 8, refused()).is_some());
+    }
+
     proptest! {
         /// It never trips before as many failures in a row as were allowed, and always then.
         #[test]
@@ -189,13 +213,13 @@ mod tests {
             let mut guards = Guards::default();
             guards.running(0, &one());
             guards.due(0);
-            guards.heard(0, &vm(), &guard(most), Some(Ok(())));
+            guards.heard(0, &vm(), &guard(most), yes());
             let (mut now, mut row) = (0, 0);
             for good in answers {
                 now += 100;
                 prop_assert_eq!(guards.due(now).len(), 1);
                 row = if good { 0 } else { row + 1 };
-                let answer = if good { Some(Ok(())) } else { no() };
+                let answer = if good { yes() } else { no() };
                 let tripped = guards.heard(now, &vm(), &guard(most), answer).is_some();
                 prop_assert_eq!(tripped, row == most);
                 if tripped {

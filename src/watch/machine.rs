@@ -35,6 +35,8 @@ pub enum Event {
     Hint,
     /// Something happened on a host.
     Stirred,
+    /// Something was asked that waits for nothing: a pass that runs ends between its steps, and no back-off counts.
+    Urgent,
     /// Time has passed.
     Tick,
     /// What a read found.
@@ -153,6 +155,8 @@ pub struct Machine {
     hinted: Option<(Millis, Millis)>,
     /// First and last stir of the hosts that no pass has answered.
     stirred: Option<(Millis, Millis)>,
+    /// Something urgent that no pass has answered.
+    urgent: bool,
     /// Until when stirs have to wait: what fails, or breaks over and over, stirs the hosts each time.
     patient: Millis,
     good: Option<String>,
@@ -176,6 +180,7 @@ impl Machine {
             reading: false,
             hinted: None,
             stirred: None,
+            urgent: false,
             patient: 0,
             good: None,
             bad: None,
@@ -233,10 +238,22 @@ impl Machine {
                 self.stirred = Some((first, now));
                 Vec::new()
             }
+            Event::Urgent => self.urgent(now).into_iter().collect(),
             Event::Tick => self.tick(now),
             Event::Read(found) => self.read(now, found),
             Event::PassEnded(end) => self.pass_ended(now, end),
             Event::Stop => self.stop(),
+        }
+    }
+
+    fn urgent(&mut self, now: Millis) -> Option<Command> {
+        (self.urgent, self.due) = (true, self.due.min(now));
+        match &mut self.phase {
+            Phase::Passing { told_to_stop: told @ false, .. } => {
+                *told = true;
+                Some(Command::StopPass)
+            }
+            _ => None,
         }
     }
 
@@ -293,7 +310,7 @@ impl Machine {
             (Phase::Idle, Some(revision)) if now >= self.due => {
                 self.phase = Phase::Passing { revision: revision.clone(), told_to_stop: false };
                 // What stirred before it looks, it sees. Its own changes stir, too: one more look, which finds nothing.
-                self.stirred = None;
+                (self.stirred, self.urgent) = (None, false);
                 Some(Command::StartPass { revision })
             }
             (Phase::Idle, None) => {
@@ -315,6 +332,10 @@ impl Machine {
             return vec![Command::Exit];
         }
         if self.good.as_ref() != Some(&end.revision) {
+            self.due = now;
+            return self.go(now).into_iter().collect();
+        }
+        if self.urgent {
             self.due = now;
             return self.go(now).into_iter().collect();
         }
@@ -419,6 +440,24 @@ mod tests {
         assert_eq!(machine.wake(), Some(30_000));
         assert_eq!(machine.on(30_000, Event::Tick), [Command::Read]);
         assert_eq!(machine.on(30_000, good("a")), [start("a")], "the timer looks again all the same");
+    }
+
+    #[test]
+    fn what_is_urgent_waits_for_no_pass_and_for_no_back_off() {
+        let mut machine = settled();
+        machine.on(30_000, Event::Tick);
+        machine.on(30_000, good("a"));
+        assert_eq!(machine.on(30_100, Event::Urgent), [Command::StopPass]);
+        assert_eq!(machine.on(30_200, Event::Urgent), [], "told once");
+        assert_eq!(machine.on(30_300, ended("a", Outcome::Stopped)), [start("a")], "the next one begins at once");
+        machine.on(31_000, ended("a", Outcome::Failed));
+        assert!(machine.wake() > Some(35_000), "it backs off");
+        assert_eq!(machine.on(31_500, Event::Urgent), []);
+        assert_eq!(machine.wake(), Some(31_500));
+        assert_eq!(machine.on(31_500, Event::Tick), [Command::Read]);
+        assert_eq!(machine.on(31_510, good("a")), [start("a")]);
+        machine.on(32_000, ended("a", Outcome::Failed));
+        assert!(machine.wake() > Some(36_000), "what fails still backs off");
     }
 
     #[test]

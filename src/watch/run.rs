@@ -21,6 +21,10 @@ pub trait Work: Send + Sync + 'static {
     fn pass(self: Arc<Self>, revision: String, stop: Arc<StopFlag>) -> Boxed<'static, PassEnd>;
     /// Tells people.
     fn say(&self, notice: &Notice);
+    /// Ends when something was asked that waits for nothing; by default never.
+    fn urgent(&self) -> Boxed<'_, ()> {
+        Box::pin(std::future::pending())
+    }
     /// Ends when something has happened on a host since the last time it ended; by default never.
     fn stirred(&self) -> Boxed<'_, ()> {
         Box::pin(std::future::pending())
@@ -102,11 +106,14 @@ pub async fn run<W: Work>(work: Arc<W>, followed: Followed, rhythm: Rhythm) -> R
     }
 }
 
-/// Passes on that hosts have stirred, as long as anybody wants to know.
+/// Passes on that hosts have stirred, and what is urgent, as long as anybody wants to know.
 async fn listen<W: Work>(work: Arc<W>, events: UnboundedSender<Event>) {
     loop {
-        work.stirred().await;
-        if events.send(Event::Stirred).is_err() {
+        let event = tokio::select! {
+            () = work.stirred() => Event::Stirred,
+            () = work.urgent() => Event::Urgent,
+        };
+        if events.send(event).is_err() {
             return;
         }
     }

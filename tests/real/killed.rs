@@ -60,6 +60,10 @@ impl Fleet {
         fleet
     }
 
+    pub(crate) fn state(&self) -> &Path {
+        &self.state
+    }
+
     pub(crate) fn id(&self) -> &str {
         &self.id
     }

@@ -13,6 +13,7 @@ mod guest;
 mod host;
 mod killed;
 mod moving;
+mod quarantine;
 mod rack;
 mod rolls;
 mod rules;

@@ -73,7 +73,12 @@ pub(crate) async fn quarantine(context: &Context, args: &args::Quarantine) -> Ou
     if let Some(inside) = &context.inside {
         inside.give_up();
     }
-    super::apply::after_demand(context, &fleet, &names).await
+    let done = super::apply::after_demand(context, &fleet, &names).await;
+    if let Some(inside) = &context.inside {
+        // What was stopped for it goes on.
+        inside.urgent.notify_one();
+    }
+    done
 }
 
 /// `release`

@@ -20,6 +20,9 @@ pub(crate) async fn status(context: &Context, args: &args::Status) -> Outcome {
     let seen = context.seen(&fleet.desired, &args.observed, Look { probe: true }).await?;
     let status = Status::of(&fleet.desired, &seen.demand, &seen.observed);
     let mut status = status.with_filters(&super::verify::checks(&fleet, &seen));
+    if let Some(inside) = &context.inside {
+        status = status.with_guards(&inside.failing());
+    }
     status.running = context.inside.as_ref().map(|inside| inside.board.rows()).unwrap_or_default();
     if context.global.output == Form::Json {
         context.console.out(&format!("{}\n", serde_json::to_string_pretty(&status).unwrap_or_default()));

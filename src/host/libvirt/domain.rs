@@ -86,6 +86,19 @@ impl Hypervisor {
         }
     }
 
+    /// The number of a domain's run on its host (`virDomainGetID`): another one after each start. `None`: it does not run.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn run_number(&self, uuid: Uuid) -> Result<Option<u32>, CallError> {
+        let ask = |_: &_, d: &_| Ok((state(d)? == Power::Running).then(|| virt::domain::Domain::id(d)).flatten());
+        let answer = self.on("ask for the number", CALL, uuid, ask).await;
+        match has_domain(&answer) {
+            Some(false) => Ok(None),
+            _ => answer,
+        }
+    }
+
     /// A domain's inactive XML, secrets included, as it must be given back to [`Self::define`].
     ///
     /// # Errors
