@@ -83,7 +83,7 @@ async fn filter(host: &RealHost, here: &Here) -> Result<FilterObs, ShellError> {
         return rules::observe(shell, fleet, &mut kept).await;
     }
     let look = async {
-        let mut seen = None;
+        let mut seen = kept.clone();
         let found = rules::observe(shell, fleet, &mut seen).await;
         (found, seen)
     };

@@ -11,12 +11,14 @@
 //! nothing but a frame's source tells where it comes from once it has passed a cable.
 
 mod chains;
+mod generation;
 mod monitor;
 mod read;
 mod table;
 mod timer;
 mod wire;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use monitor::watch;
@@ -33,15 +35,38 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// A table as it was last seen or written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct Kept(Arc<Table>);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Table {
     rules: HostRules,
     content: Content,
+    /// The number of the kernel's ruleset that has it. As long as it is that, nobody has changed anything.
+    generation: Option<u32>,
+    /// Whether all of it was read back since it was last written whole.
+    is_read: bool,
+}
+
+impl Kept {
+    fn new(rules: HostRules, content: Content, generation: Option<u32>, is_read: bool) -> Self {
+        Self(Arc::new(Table { rules, content, generation, is_read }))
+    }
+
+    /// Whether it is certain that the table is as it was: the ruleset has the same number still.
+    fn is_current(&self, generation: Option<u32>) -> bool {
+        generation.is_some() && self.0.generation == generation
+    }
+
+    /// What it says.
+    pub fn rules(&self) -> &HostRules {
+        &self.0.rules
+    }
 }
 
 /// What was found of a fleet's table.
 enum Found {
     None,
-    Ours(Box<Kept>),
+    Ours(Kept),
     Damaged(String),
     Unable(Unable),
 }
@@ -58,11 +83,16 @@ impl Unable {
     }
 }
 
-/// Looks at a fleet's table on a host. `kept` is what was seen, for [`apply`] to begin with.
+/// Looks at a fleet's table on a host. `kept` is what was seen, for [`apply`] to begin with; what was read before, and that
+/// nobody has changed since, is not read again.
 ///
 /// # Errors
 /// The host cannot be reached or did not answer in time.
 pub async fn observe(shell: &dyn Shell, fleet: &Name, kept: &mut Option<Kept>) -> Result<FilterObs, ShellError> {
+    let generation = generation::now(shell);
+    if let Some(known) = kept.as_ref().filter(|k| k.0.is_read && k.is_current(generation)) {
+        return Ok(FilterObs::Table(known.0.rules.clone()));
+    }
     *kept = None;
     Ok(match look(shell, fleet).await? {
         // That there is no table does not say that there can be one.
@@ -70,13 +100,14 @@ pub async fn observe(shell: &dyn Shell, fleet: &Name, kept: &mut Option<Kept>) -
             Some(unable) => FilterObs::Unable(unable.said()),
             None => FilterObs::Table(HostRules::default()),
         },
-        Found::Ours(seen) => FilterObs::Table(kept.insert(*seen).rules.clone()),
+        Found::Ours(seen) => FilterObs::Table(kept.insert(seen).0.rules.clone()),
         Found::Damaged(odd) => FilterObs::Damaged(odd),
         Found::Unable(unable) => FilterObs::Unable(unable.said()),
     })
 }
 
 async fn look(shell: &dyn Shell, fleet: &Name) -> Result<Found, ShellError> {
+    let before = generation::now(shell);
     let words = ["nft", "-j", "list", "table", "bridge", &table_name(fleet)];
     let listing = match answer(shell.run(Program::new(words).limit(LIMIT)).await)? {
         Err(unable) => return Ok(Found::Unable(unable)),
@@ -85,11 +116,13 @@ async fn look(shell: &dyn Shell, fleet: &Name) -> Result<Found, ShellError> {
         Ok(output) if output.stderr.contains("No such file or directory") => return Ok(Found::None),
         Ok(output) => return Ok(Found::Unable(strange(&output))),
     };
+    // Who came in between may have been seen in part.
+    let generation = before.filter(|n| generation::now(shell) == Some(*n));
     let fleet = fleet.clone();
     // Some thousand elements take a while, and other hosts answer meanwhile.
     let read = tokio::task::spawn_blocking(move || {
         let content = read::read(&fleet, &listing)?;
-        Ok(Box::new(Kept { rules: content.read(&fleet)?, content }))
+        Ok(Kept::new(content.read(&fleet)?, content, generation, true))
     });
     Ok(match read.await.unwrap_or_else(|e| Err(e.to_string())) {
         Ok(kept) => Found::Ours(kept),
@@ -153,6 +186,9 @@ fn refused(unable: &Unable) -> StepError {
 /// Makes a fleet's table on a host say `rules`, and looks whether it does. Where `kept` says what is there, the elements that
 /// differ are all that is sent, in a transaction that fails when they are not as it says.
 ///
+/// Where the kernel counts exactly one transaction since we looked, it was ours, whole, and what was there and what was sent is
+/// what is there; the next [`observe`] reads all of it back where all of it was sent. Elsewhere it is read back at once.
+///
 /// # Errors
 /// [`StepError`]: the host cannot have packet filters, or cannot be reached.
 pub async fn apply(
@@ -162,37 +198,53 @@ pub async fn apply(
     kept: &mut Option<Kept>,
     guard: Guard<'_>,
 ) -> Result<Done, StepError> {
-    let believed = kept.take().filter(|k| k.rules != *rules);
+    let before = generation::now(shell);
+    if kept.as_ref().is_some_and(|k| k.0.rules == *rules && k.is_current(before)) {
+        return Ok(Done::Already);
+    }
+    let believed = kept.take().filter(|k| k.0.rules != *rules);
     let known = match believed {
-        Some(believed) => Found::Ours(Box::new(believed)),
+        Some(believed) => Found::Ours(believed),
         None => look(shell, fleet).await?,
     };
     let content = Content::of(fleet, rules);
     match known {
-        Found::Ours(seen) if seen.rules == *rules => {
-            *kept = Some(*seen);
+        Found::Ours(seen) if seen.0.rules == *rules => {
+            *kept = Some(seen);
             return Ok(Done::Already);
         }
         Found::None if rules.taps.is_empty() => return Ok(Done::Already),
         Found::Unable(unable) => return Err(refused(&unable)),
-        Found::Ours(seen) if !rules.taps.is_empty() && is_small(&seen.content, &content) => {
-            let batch = wire::change(fleet, &seen.content, &content);
-            if guard.run(shell, fleet, text(&batch)).await?.is_ok() && stands(shell, fleet, &content).await? {
-                *kept = Some(Kept { rules: rules.clone(), content });
-                return Ok(Done::Changed);
+        Found::Ours(seen) if !rules.taps.is_empty() && is_small(&seen.0.content, &content) => {
+            let batch = wire::change(fleet, &seen.0.content, &content);
+            let before = generation::now(shell);
+            if guard.run(shell, fleet, text(&batch)).await?.is_ok() {
+                let after = generation::now(shell);
+                let alone = seen.is_current(before) && generation::is_next(before, after);
+                if alone || stands(shell, fleet, &content).await? {
+                    let after = after.filter(|_| alone);
+                    *kept = Some(Kept::new(rules.clone(), content, after, alone && seen.0.is_read));
+                    return Ok(Done::Changed);
+                }
             }
             // Somebody was there: all of it anew.
         }
         _ => {}
     }
     let batch = if rules.taps.is_empty() { wire::none(fleet) } else { wire::whole(fleet, &content) };
+    let before = generation::now(shell);
     if let Err(unable) = guard.run(shell, fleet, text(&batch)).await? {
         return Err(refused(&unable));
     }
+    let after = generation::now(shell);
+    if generation::is_next(before, after) {
+        *kept = (!rules.taps.is_empty()).then(|| Kept::new(rules.clone(), content, after, false));
+        return Ok(Done::Changed);
+    }
     match look(shell, fleet).await? {
         Found::None if rules.taps.is_empty() => Ok(Done::Changed),
-        Found::Ours(seen) if seen.rules == *rules => {
-            *kept = Some(*seen);
+        Found::Ours(seen) if seen.0.rules == *rules => {
+            *kept = Some(seen);
             Ok(Done::Changed)
         }
         Found::Ours(_) | Found::None => Err(StepError::Unknown("the packet filter was changed by somebody".to_owned())),
