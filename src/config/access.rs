@@ -1,7 +1,7 @@
 //! Who may talk to whom: what is always so, and what documents say.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -78,10 +78,11 @@ fn system(doc: &Doc<Box<NetworkSpec>>, network: &Network, out: &mut Vec<Access>,
         let (from, to, rule) = (from.clone(), to.clone(), rule.cloned());
         out.push(Access { from, to, traffic, grant: Grant::System, rule, origin });
     };
-    let one = |address: Ipv4Addr| Party::Net(IpNet::from(IpAddr::V4(address)));
+    let one = |address: IpAddr| Party::Net(IpNet::from(address));
     // The gateway hands on; of itself it only has to answer a ping. Whom it leads to is said by rules.
-    if let Some(gateway) = &doc.spec.gateway {
-        add(&here, &one(gateway.value), &[Traffic::Icmp], None, sink.origin(gateway.at));
+    let gateways = doc.spec.gateway.iter().map(|g| (IpAddr::V4(g.value), g.at));
+    for (gateway, at) in gateways.chain(doc.spec.gateway6.iter().map(|g| (IpAddr::V6(g.value), g.at))) {
+        add(&here, &one(gateway), &[Traffic::Icmp], None, sink.origin(at));
     }
     for server in doc.spec.dns.iter().flatten() {
         add(&here, &one(server.value), &[Traffic::Tcp(DNS), Traffic::Udp(DNS)], None, sink.origin(server.at));
@@ -259,7 +260,7 @@ impl Context<'_> {
         }
         if let Some(network) = &peer.network {
             reference(repo, "Network", &repo.networks, network, sink);
-            if let Some(known) = self.networks.get(&network.value).filter(|known| known.subnet.is_none()) {
+            if let Some(known) = self.networks.get(&network.value).filter(|known| known.nets().next().is_none()) {
                 let there = sink.mark_of(&known.origin);
                 sink.report(
                     "E0450",

@@ -15,6 +15,7 @@ use super::recipe;
 use super::repository::{Doc, Docs, Repository};
 use super::sink::{Mark, Sink};
 use super::spec::{BootChoice, FileSpec, FleetSpec, ImageSpec, NetworkSpec, WeightsSpec};
+use super::subnet;
 use super::vm::RETAIN;
 use crate::model::{
     Address, Adoption, Boot, CloneMethod, Compression, Desired, Fetch, Field, Fleet, Generations, HostLost, Identity,
@@ -334,6 +335,7 @@ fn network(doc: &Doc<Box<NetworkSpec>>, sink: &mut Sink) -> Option<Network> {
         gateway: spec.gateway.as_ref().map(|a| a.value),
         dns: spec.dns.iter().flatten().map(|a| a.value).collect(),
         range,
+        six: subnet::six(doc, sink),
         closed: spec.rules.as_ref().is_none_or(|rules| rules.value == Rules::Closed),
         probes_from: spec.probes_from.iter().flatten().map(|net| net.value.0).collect(),
         origin: sink.origin(doc.name.at),
@@ -379,8 +381,10 @@ fn addresses(doc: &Doc<Box<NetworkSpec>>, sink: &mut Sink) -> Option<(std::net::
         return None;
     }
     let planned = spec.addressing.as_ref().filter(|a| a.value == Addressing::Static);
+    // A network may be one of IPv6 alone.
+    let six = spec.range6.is_some() && spec.range.is_none();
     for (field, missing) in [("range", spec.range.is_none()), ("subnet", spec.subnet.is_none())] {
-        if let Some(planned) = planned.filter(|_| missing && !doc.flawed) {
+        if let Some(planned) = planned.filter(|_| missing && !six && !doc.flawed) {
             let message = format!("`addressing: static` needs a `{field}`");
             sink.report("E0206", planned.at, message)
                 .help("or `addressing: external`, when a DHCP server gives addresses");

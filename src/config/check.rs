@@ -1,18 +1,17 @@
 //! What only the whole can tell: cycles, rules of placement that no hosts can satisfy, addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use petgraph::algo::tarjan_scc;
 use petgraph::graph::DiGraph;
 
-use super::expand::Expanded;
 use super::node::{self, Kind};
 use super::read::{Loc, nearest};
 use super::repository::Repository;
 use super::sink::{Mark, Sink};
 use super::spec::CloudInitSpec;
+use super::subnet::FixedAt;
 use crate::model::{Group, Host, Layer, Name, Network, Origin, ProbeKind, VmSpec};
 
 /// What the checks need of a group beside the group itself.
@@ -24,13 +23,13 @@ pub(crate) struct GroupInfo {
     /// Its VMs' common part; `None` when it could not be made.
     pub(crate) spec: Option<Arc<VmSpec>>,
     /// Where fixed addresses were written, by interface.
-    pub(crate) addresses: BTreeMap<Name, Mark>,
+    pub(crate) addresses: FixedAt,
 }
 
 /// Reports a group that is probed over a network of ours on which the host has no address: the probe would leave by the
 /// default route, and ask somebody else.
 pub(crate) fn probes(infos: &BTreeMap<Arc<str>, GroupInfo>, networks: &BTreeMap<Name, Network>, sink: &mut Sink) {
-    let deaf = |n: &&Network| n.create_bridge && n.host_address.is_none();
+    let deaf = |n: &&Network| n.create_bridge && n.host_addresses().next().is_none();
     for (key, info) in infos {
         let Some(spec) = &info.spec else { continue };
         let kind = spec.ready.as_ref().map(|p| &p.kind);
@@ -297,91 +296,6 @@ fn wanted(spec: &VmSpec, hosts: &BTreeMap<Name, Host>, levels: &[Name]) -> Strin
         );
     }
     if parts.is_empty() { "there is none".into() } else { format!("it wants {}", parts.join(", ")) }
-}
-
-/// Reports addresses outside their subnet or used twice, and ranges with too few addresses.
-pub(crate) fn addresses(
-    repo: &Repository,
-    networks: &BTreeMap<Name, Network>,
-    out: &Expanded,
-    infos: &BTreeMap<Arc<str>, GroupInfo>,
-    sink: &mut Sink,
-) {
-    let mut fixed: BTreeMap<(&Name, Ipv4Addr), Mark> = BTreeMap::new();
-    let mut planned: BTreeMap<&Name, u64> = BTreeMap::new();
-    for (key, group) in &out.groups {
-        let Some((info, spec)) = infos.get(key).and_then(|i| Some((i, i.spec.as_ref()?))) else {
-            continue;
-        };
-        for (nic_name, nic) in &spec.nics {
-            let Some(network) = networks.get(&nic.network) else {
-                continue;
-            };
-            let Some(address) = nic.address else {
-                if network.range.is_some() {
-                    *planned.entry(&network.name).or_default() += group.vms.len() as u64;
-                }
-                continue;
-            };
-            let at = info.addresses.get(nic_name).copied().unwrap_or(info.at);
-            let what = format!("interface `{nic_name}` of `{key}`");
-            if group.vms.len() > 1 {
-                let message = format!("{what} fixes {address} for {} VMs", group.vms.len());
-                sink.report("E0406", at, message)
-                    .help("leave the address out: each gets its own from the network's range");
-                continue;
-            }
-            let taken = [(network.host_address, "the host's own"), (network.gateway, "the gateway's")];
-            if let Some((_, whose)) = taken.iter().find(|(a, _)| *a == Some(address)) {
-                sink.report("E0406", at, format!("{what} fixes {address}, which is {whose} on `{}`", network.name));
-            }
-            match &network.subnet {
-                None => {
-                    let message = format!("{what} fixes {address}, but the network `{}` has no subnet", network.name);
-                    sink.report("E0409", at, message).help("its addresses are given by somebody else: fix it there");
-                }
-                Some(subnet) if !subnet.contains(&address) => {
-                    let message =
-                        format!("{what} fixes {address}, which is not in {subnet} of network `{}`", network.name);
-                    let report = sink.report("E0405", at, message);
-                    if let Some(subnet) = repo.networks.get(&network.name).and_then(|d| d.spec.subnet.as_ref()) {
-                        report.also(subnet.at, "the subnet");
-                    }
-                }
-                Some(_) => {}
-            }
-            match fixed.get(&(&network.name, address)) {
-                Some(first) => drop(
-                    sink.report("E0406", at, format!("{what} fixes {address}, which is taken"))
-                        .also(*first, "taken here"),
-                ),
-                None => drop(fixed.insert((&network.name, address), at)),
-            }
-        }
-    }
-    for (name, wanted) in planned {
-        let Some(network) = networks.get(name) else {
-            continue;
-        };
-        let Some((from, to)) = network.range else {
-            continue;
-        };
-        let within = |a: Ipv4Addr| (from..=to).contains(&a);
-        let own = [network.host_address, network.gateway]
-            .into_iter()
-            .flatten()
-            .filter(|a| within(*a))
-            .collect::<BTreeSet<_>>();
-        let fixed = fixed.keys().filter(|(n, a)| *n == name && within(*a) && !own.contains(a)).count();
-        let room =
-            (u64::from(u32::from(to)) - u64::from(u32::from(from)) + 1).saturating_sub((own.len() + fixed) as u64);
-        if wanted > room {
-            let at = repo.networks.get(name).and_then(|d| d.spec.range.as_ref()).map_or_else(Mark::default, |r| r.at);
-            let message = format!("the range of network `{name}` has {room} addresses for {wanted} interfaces");
-            sink.report("E0407", at, message)
-                .help("widen the range; a VM that goes frees its address only when it is gone");
-        }
-    }
 }
 
 /// Reports user data that the guest could not use: it would only show as a guest that is not set up (cloud-init, "User-data

@@ -9,6 +9,7 @@ use super::read::{Loc, Named, nearest};
 use super::repository::{Doc, Repository};
 use super::sink::{Mark, Sink};
 use super::spec::{FleetSpec, ModuleSpec, ServiceSpec, VmPart};
+use super::subnet;
 use super::vm::{Known, LEAST_MEMORY, Layer, Layers, Resolved};
 use crate::model::{
     App, Field, Group, Host, Module, NEWEST_MACHINE, Name, Network, Owner, RunState, Service, Vm, VmSpec,
@@ -63,7 +64,7 @@ pub(crate) fn expand(
     let Expander { out, infos, .. } = expander;
     check::cycles(&out.groups, &infos, sink);
     check::spreading(&out.groups, &infos, hosts, levels, repo, sink);
-    check::addresses(repo, networks, &out, &infos, sink);
+    subnet::addresses(repo, networks, &out, &infos, sink);
     check::probes(&infos, networks, sink);
     super::device::enough(&out, &infos, hosts, repo, sink);
     out

@@ -1,6 +1,6 @@
 //! The scalars of the YAML: names, quantities with units, addresses, words.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -313,6 +313,46 @@ impl Leaf for ipnet::Ipv4Net {
     }
     fn leaf_schema() -> Value {
         json!({"type": "string", "pattern": r"^([0-9]{1,3}\.){3}[0-9]{1,3}/(3[0-2]|[12]?[0-9])$"})
+    }
+}
+
+impl Leaf for Ipv6Addr {
+    const WHAT: &'static str = "an IPv6 address";
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        text.parse()
+            .map_err(|_| Wrong::new("E0217", format!("`{text}` is not an IPv6 address")).help("like fd00:83::a"))
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "string", "format": "ipv6"})
+    }
+}
+
+impl Leaf for IpAddr {
+    const WHAT: &'static str = "an IPv4 or IPv6 address";
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let wrong =
+            || Wrong::new("E0217", format!("`{text}` is not {}", Self::WHAT)).help("like 10.83.0.10 or fd00:83::a");
+        text.parse().map_err(|_| wrong())
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]})
+    }
+}
+
+impl Leaf for ipnet::Ipv6Net {
+    const WHAT: &'static str = "an IPv6 subnet, like fd00:83::/64";
+    fn parse(text: &str) -> Result<Self, Wrong> {
+        let net: Self = text.parse().map_err(|_| Wrong::new("E0217", format!("`{text}` is not {}", Self::WHAT)))?;
+        if net.network() != net.addr() {
+            let meant = net.trunc().to_string();
+            return Err(
+                Wrong::new("E0217", format!("`{text}` is an address with a prefix, not a subnet")).suggest(Some(meant))
+            );
+        }
+        Ok(net)
+    }
+    fn leaf_schema() -> Value {
+        json!({"type": "string", "pattern": r"^[0-9a-fA-F:.]+/(12[0-8]|1[01][0-9]|[1-9]?[0-9])$"})
     }
 }
 

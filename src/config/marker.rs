@@ -16,6 +16,9 @@ words!(MarkerValue, "something that a marker stands for" {
     "address" => Self::Address,
     "cidr" => Self::Cidr,
     "gateway" => Self::Gateway,
+    "address6" => Self::Address6,
+    "cidr6" => Self::Cidr6,
+    "gateway6" => Self::Gateway6,
     "hostname" => Self::Hostname,
 });
 words!(Padding, "a padding" {
@@ -29,7 +32,8 @@ spec! {
     MarkerSpec("marker") {
         /// The text: 8 to 256 printable ASCII characters without blanks, at least as long as the longest value.
         "text" text: Text, required;
-        /// `address`, `cidr` (with prefix length), `gateway`: of the first interface by name; or `hostname`.
+        /// `address`, `cidr` (with prefix length), `gateway`, `address6`, `cidr6`, `gateway6`: of the first interface by
+        /// name; or `hostname`.
         "value" value: Loc<MarkerValue>, required;
         /// What fills the rest of the marker's length: `space` (default), `nul` or `newline`.
         "pad" pad: Loc<Padding>;
@@ -152,7 +156,7 @@ pub(crate) fn vms(repo: &Repository, desired: &Desired, sink: &mut Sink) {
                 let at = sink.mark_of(&vm.origin);
                 sink.report("E0471", value.at, message)
                     .also(at, "the VM")
-                    .help("its first interface by name needs a network with a `range` (and a `gateway`, where that is the value)");
+                    .help("its first interface by name needs a network with a `range` (`range6`; and a `gateway`, where that is the value)");
             }
         }
     }
@@ -161,6 +165,15 @@ pub(crate) fn vms(repo: &Repository, desired: &Desired, sink: &mut Sink) {
 fn is_known(desired: &Desired, vm: &crate::model::Vm, value: MarkerValue) -> bool {
     let Some(nic) = vm.spec.nics.values().next() else { return false };
     let Some(network) = desired.networks.get(&nic.network) else { return true };
-    let planned = nic.address.is_some() || network.range.is_some();
-    planned && (value != MarkerValue::Gateway || network.gateway.is_some())
+    network.grounds().iter().all(|ground| {
+        let planned = nic.address.is_some() || ground.range.is_some();
+        let planned6 = nic.address6.is_some() || ground.six.range.is_some();
+        match value {
+            MarkerValue::Hostname => true,
+            MarkerValue::Address | MarkerValue::Cidr => planned,
+            MarkerValue::Gateway => planned && ground.gateway.is_some(),
+            MarkerValue::Address6 | MarkerValue::Cidr6 => planned6,
+            MarkerValue::Gateway6 => planned6 && ground.six.gateway.is_some(),
+        }
+    })
 }

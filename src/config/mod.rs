@@ -32,6 +32,7 @@ pub mod schema;
 mod sink;
 mod spec;
 mod steps;
+mod subnet;
 mod vm;
 
 use crate::model::{Desired, Snapshot};

@@ -10,6 +10,7 @@ use super::read::{Loc, Named};
 use super::repository::Repository;
 use super::sink::{Mark, Sink};
 use super::spec::VmPart;
+use super::subnet::FixedAt;
 use crate::model::Layer::Lxc;
 use crate::model::{
     Bytes, CloudInit, DataDisk, Display, Field, Name, Nic, OnRemove, OnUnknown, Origins, Placement, Probe, ProbeKind,
@@ -56,7 +57,7 @@ pub(crate) struct Resolved {
     pub(crate) min_hosts: Option<Loc<u32>>,
     pub(crate) max_per_host: Option<Loc<u32>>,
     /// Where fixed addresses were written, by interface.
-    pub(crate) addresses: BTreeMap<Name, Mark>,
+    pub(crate) addresses: FixedAt,
 }
 
 /// Resolves levels and names that a VM mentions; what is unknown was reported where it was written.
@@ -262,8 +263,11 @@ impl Layers<'_> {
             }
             let network = said.iter().rev().find_map(|(_, n, _)| n.network.as_ref());
             let address = said.iter().rev().find_map(|(_, n, _)| n.address.as_ref()).map(|a| a.value);
+            let address6 = said.iter().rev().find_map(|(_, n, _)| n.address6.as_ref()).map(|a| a.value);
             match network {
-                Some(network) => drop(out.insert(name.clone(), Nic { network: network.value.clone(), address })),
+                Some(network) => {
+                    drop(out.insert(name.clone(), Nic { network: network.value.clone(), address, address6 }));
+                }
                 None => {
                     complete = false;
                     if !self.incomplete
@@ -290,9 +294,11 @@ impl Layers<'_> {
         out
     }
 
-    fn addresses(&self) -> BTreeMap<Name, Mark> {
-        let nics = self.list.iter().flat_map(|layer| layer.part.nics.iter().flat_map(|nics| &nics.entries));
-        nics.filter_map(|(name, nic)| Some((name.value.clone(), nic.address.as_ref()?.at))).collect()
+    fn addresses(&self) -> FixedAt {
+        let nics = || self.list.iter().flat_map(|layer| layer.part.nics.iter().flat_map(|nics| &nics.entries));
+        let four = nics().filter_map(|(name, nic)| Some(((name.value.clone(), false), nic.address.as_ref()?.at)));
+        let six = nics().filter_map(|(name, nic)| Some(((name.value.clone(), true), nic.address6.as_ref()?.at)));
+        four.chain(six).collect()
     }
 
     fn display(&self, o: &mut Origins, sink: &Sink) -> Display {

@@ -49,7 +49,10 @@ pub(super) async fn perform(
             nothing_built_on(host, path).await?;
             images::drop(shell, path, &folders.fleet).await
         }
-        Op::MakeBridge { bridge, address, fleet } => make_bridge(host, bridge, address.as_deref(), fleet).await,
+        Op::MakeBridge { bridge, address, address6, fleet } => {
+            let addresses: Vec<&str> = address.iter().chain(address6).map(String::as_str).collect();
+            make_bridge(host, bridge, &addresses, fleet).await
+        }
         Op::RemoveBridge { bridge, fleet } => remove_bridge(host, bridge, fleet).await,
         Op::Record { vm, record } => disk::record(shell, folders, vm, record).await,
         Op::Unrecord { vm } => disk::unrecord(shell, folders, vm).await,
@@ -387,14 +390,14 @@ fn stands_on(said: &[u8], path: &str) -> bool {
     chain.iter().any(|link| names.iter().any(|key| link.get(key).and_then(serde_json::Value::as_str) == Some(path)))
 }
 
-async fn make_bridge(host: &RealHost, bridge: &str, address: Option<&str>, fleet: &Name) -> Result<Done, StepError> {
+async fn make_bridge(host: &RealHost, bridge: &str, addresses: &[&str], fleet: &Name) -> Result<Done, StepError> {
     let shell = host.shell.as_ref();
     let good = |seen: &crate::model::BridgeObs| {
-        seen.ours && seen.up && address.is_none_or(|a| seen.addresses.iter().any(|x| x == a))
+        seen.ours && seen.up && addresses.iter().all(|a| seen.addresses.iter().any(|x| x == a))
     };
     match bridge::observe(shell, fleet).await?.get(bridge) {
         Some((seen, _)) if good(seen) => return Ok(Done::Already),
-        Some((seen, _)) if seen.ours => bridge::correct(shell, bridge, address).await?,
+        Some((seen, _)) if seen.ours => bridge::correct(shell, bridge, addresses).await?,
         Some((_, alias)) => {
             let owner = alias.as_deref().unwrap_or("no alias");
             return Err(StepError::Failed {
@@ -403,7 +406,7 @@ async fn make_bridge(host: &RealHost, bridge: &str, address: Option<&str>, fleet
                 detail: Vec::new(),
             });
         }
-        None => bridge::make(shell, bridge, address, fleet).await?,
+        None => bridge::make(shell, bridge, addresses, fleet).await?,
     }
     match bridge::observe(shell, fleet).await?.get(bridge) {
         Some((seen, _)) if good(seen) => Ok(Done::Changed),

@@ -31,6 +31,8 @@ struct Addr {
     family: String,
     local: Option<std::net::IpAddr>,
     prefixlen: u8,
+    #[serde(default)]
+    scope: String,
 }
 
 /// The alias of a fleet's bridges.
@@ -71,7 +73,9 @@ pub fn read(text: &[u8], fleet: &Name) -> Result<Bridges, ShellError> {
     let mut out = Bridges::new();
     let is_bridge = |l: &&Link| l.linkinfo.as_ref().and_then(|i| i.info_kind.as_deref()) == Some("bridge");
     for link in links.iter().filter(is_bridge) {
-        let inet = link.addr_info.iter().filter(|a| a.family == "inet");
+        // Every interface that is up has a link-local one of IPv6.
+        let counts = |a: &&Addr| a.family == "inet" || a.family == "inet6" && a.scope == "global";
+        let inet = link.addr_info.iter().filter(counts);
         let addresses = inet.filter_map(|a| Some(format!("{}/{}", a.local?, a.prefixlen))).collect();
         let mut ports: Vec<String> =
             links.iter().filter(|l| l.master.as_deref() == Some(&link.ifname)).map(|l| l.ifname.clone()).collect();
@@ -92,7 +96,7 @@ pub fn read(text: &[u8], fleet: &Name) -> Result<Bridges, ShellError> {
 ///
 /// # Errors
 /// [`ShellError`].
-pub async fn make(shell: &dyn Shell, bridge: &str, address: Option<&str>, fleet: &Name) -> Result<(), ShellError> {
+pub async fn make(shell: &dyn Shell, bridge: &str, addresses: &[&str], fleet: &Name) -> Result<(), ShellError> {
     let hash = Sha256::digest(format!("{fleet}/{bridge}").as_bytes());
     let passing = format!("shtmp{:02x}{:02x}{:02x}{:02x}", hash[0], hash[1], hash[2], hash[3]);
     // Left by a predecessor that died; most often there is none.
@@ -102,21 +106,27 @@ pub async fn make(shell: &dyn Shell, bridge: &str, address: Option<&str>, fleet:
          link set dev {passing} name {bridge}\n",
         alias(fleet)
     );
-    batch.push_str(&settings(bridge, address));
+    batch.push_str(&settings(bridge, addresses));
     succeed(shell, Program::new(["ip", "-batch", "-"]).stdin(batch)).await.map(drop)
 }
 
-/// Gives a bridge of ours its address and brings it up.
+/// Gives a bridge of ours its addresses and brings it up.
 ///
 /// # Errors
 /// [`ShellError`].
-pub async fn correct(shell: &dyn Shell, bridge: &str, address: Option<&str>) -> Result<(), ShellError> {
-    succeed(shell, Program::new(["ip", "-batch", "-"]).stdin(settings(bridge, address))).await.map(drop)
+pub async fn correct(shell: &dyn Shell, bridge: &str, addresses: &[&str]) -> Result<(), ShellError> {
+    succeed(shell, Program::new(["ip", "-batch", "-"]).stdin(settings(bridge, addresses))).await.map(drop)
 }
 
-fn settings(bridge: &str, address: Option<&str>) -> String {
-    let address = address.map(|a| format!("address replace {a} dev {bridge}\n")).unwrap_or_default();
-    format!("{address}link set dev {bridge} up\n")
+fn settings(bridge: &str, addresses: &[&str]) -> String {
+    let mut batch = String::new();
+    for address in addresses {
+        // Nobody else has it, so nothing waits until that is found out (RFC 4862 section 5.4).
+        let six = if address.contains(':') { " nodad" } else { "" };
+        batch.push_str(&format!("address replace {address} dev {bridge}{six}\n"));
+    }
+    batch.push_str(&format!("link set dev {bridge} up\n"));
+    batch
 }
 
 /// Removes a bridge.
@@ -135,12 +145,13 @@ mod tests {
     fn bridges_are_read_with_their_ports_and_owner() {
         let text = br#"[{},{"ifname":"lo","flags":["LOOPBACK","UP"],"addr_info":[]},
             {"ifname":"shq0","flags":["BROADCAST","UP"],"ifalias":"stablehand:shop","linkinfo":{"info_kind":"bridge"},
-             "addr_info":[{"family":"inet","local":"10.83.0.1","prefixlen":24},{"family":"inet6","local":"fe80::1","prefixlen":64}]},
+             "addr_info":[{"family":"inet","local":"10.83.0.1","prefixlen":24},{"family":"inet6","local":"fd00:83::1","prefixlen":64,"scope":"global"},
+             {"family":"inet6","local":"fe80::1","prefixlen":64,"scope":"link"}]},
             {"ifname":"shabc","flags":[],"master":"shq0","linkinfo":{"info_kind":"tun"},"addr_info":[]},
             {"ifname":"br9","flags":[],"linkinfo":{"info_kind":"bridge"},"addr_info":[]}]"#;
         let bridges = read(text, &Name::new("shop").unwrap()).unwrap();
         let (shq0, _) = &bridges["shq0"];
-        assert!(shq0.ours && shq0.up && shq0.ports == ["shabc"] && shq0.addresses == ["10.83.0.1/24"]);
+        assert!(shq0.ours && shq0.up && shq0.ports == ["shabc"] && shq0.addresses == ["10.83.0.1/24", "fd00:83::1/64"]);
         assert!(!bridges["br9"].0.ours);
         assert_eq!(bridges.len(), 2);
     }

@@ -1,7 +1,7 @@
 //! [`RealFleet`]: the hosts of a fleet behind the traits of the world.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use futures_util::stream;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::contact::Doors;
@@ -58,7 +58,7 @@ pub(super) struct RealHost {
     /// What the acceleration probe found. Hosts that are this machine have it in common.
     accelerated: Arc<tokio::sync::Mutex<Option<Found>>>,
     /// Subnets behind bridges that are the host's own.
-    inside: Mutex<Vec<Ipv4Net>>,
+    inside: Mutex<Vec<IpNet>>,
     /// The fleet's packet filter as last seen or set here.
     pub(super) filter: tokio::sync::Mutex<Option<rules::Kept>>,
     /// Listens whether somebody else changes it, while anybody wants to know.
@@ -133,8 +133,8 @@ impl RealFleet {
                 hosts.insert(name.clone(), Arc::new(self.host_of(doc)));
             }
         }
-        let own = desired.networks.values().filter(|n| n.create_bridge).filter_map(|n| n.subnet);
-        let inside: Vec<Ipv4Net> = own.collect();
+        let own = desired.networks.values().filter(|n| n.create_bridge).flat_map(|n| n.nets());
+        let inside: Vec<IpNet> = own.collect();
         for host in hosts.values() {
             host.inside.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&inside);
         }
@@ -358,7 +358,7 @@ impl Actuator for RealFleet {
 
 impl RealHost {
     /// Whether an address is in a network that ends at the host.
-    pub(super) fn has_inside(&self, address: Ipv4Addr) -> bool {
+    pub(super) fn has_inside(&self, address: IpAddr) -> bool {
         let inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
         inside.iter().any(|net| net.contains(&address))
     }

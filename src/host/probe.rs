@@ -1,6 +1,6 @@
 //! Readiness from outside: one try of a TCP or HTTP probe.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,7 +15,7 @@ pub const TRY: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// In words, what came back.
-pub async fn tcp(address: Ipv4Addr, port: u16) -> Result<(), String> {
+pub async fn tcp(address: IpAddr, port: u16) -> Result<(), String> {
     connect(address, port).await.map(drop)
 }
 
@@ -23,11 +23,12 @@ pub async fn tcp(address: Ipv4Addr, port: u16) -> Result<(), String> {
 ///
 /// # Errors
 /// In words, what came back.
-pub async fn http(address: Ipv4Addr, port: u16, path: &str, status: u16) -> Result<(), String> {
+pub async fn http(address: IpAddr, port: u16, path: &str, status: u16) -> Result<(), String> {
+    let there = bracketed(address);
     let ask = async {
         let mut stream = connect(address, port).await?;
         let request = format!(
-            "GET {path} HTTP/1.0\r\nHost: {address}:{port}\r\nUser-Agent: stablehand\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.0\r\nHost: {there}:{port}\r\nUser-Agent: stablehand\r\nConnection: close\r\n\r\n"
         );
         stream.write_all(request.as_bytes()).await.map_err(|e| e.to_string())?;
         let mut head = Vec::new();
@@ -41,44 +42,44 @@ pub async fn http(address: Ipv4Addr, port: u16, path: &str, status: u16) -> Resu
             head.extend_from_slice(&chunk[..n]);
         }
         let line = String::from_utf8_lossy(&head).lines().next().unwrap_or_default().to_owned();
-        judge(&line, &format!("http://{address}:{port}{path}"), status)
+        judge(&line, &format!("http://{there}:{port}{path}"), status)
     };
-    within(ask, || format!("http://{address}:{port}{path} does not answer")).await
+    within(ask, || format!("http://{there}:{port}{path} does not answer")).await
 }
 
 /// Connects to a port from the host itself, with what it has for it: bash(1), nc(1) or curl(1). With a path it asks for
 /// it and prints the first line of the answer.
-const FROM_HOST: &str = r#"address=$1 port=$2 path=$3
-ask() { printf 'GET %s HTTP/1.0\r\nHost: %s:%s\r\nUser-Agent: stablehand\r\nConnection: close\r\n\r\n' "$path" "$address" "$port"; }
+const FROM_HOST: &str = r#"address=$1 port=$2 path=$3 url=$4
+ask() { printf 'GET %s HTTP/1.0\r\nHost: %s:%s\r\nUser-Agent: stablehand\r\nConnection: close\r\n\r\n' "$path" "$url" "$port"; }
 has() { command -v "$1" >/dev/null 2>&1; }
 if has bash && has timeout; then
   if [ -z "$path" ]; then exec timeout 3 bash -c 'exec 3<>"/dev/tcp/$1/$2"' bash "$address" "$port"; fi
   ask | timeout 3 bash -c 'exec 3<>"/dev/tcp/$1/$2" && cat >&3 && IFS= read -r line <&3 && printf "%s\n" "$line"' bash "$address" "$port"
 elif has curl; then
-  if [ -n "$path" ]; then exec curl -s -S -m 3 -o /dev/null -w 'HTTP/1.0 %{http_code}' --http1.0 -- "http://$address:$port$path"; fi
-  curl -s -S -m 3 -o /dev/null "telnet://$address:$port" </dev/null
+  if [ -n "$path" ]; then exec curl -s -S -m 3 -o /dev/null -w 'HTTP/1.0 %{http_code}' -g --http1.0 -- "http://$url:$port$path"; fi
+  curl -s -S -g -m 3 -o /dev/null "telnet://$url:$port" </dev/null
 elif has nc; then
   if [ -z "$path" ]; then exec nc -w 3 "$address" "$port" </dev/null >/dev/null; fi
   ask | nc -w 3 "$address" "$port" | head -n 1
 else echo "none of bash, curl and nc is installed" >&2; exit 1
 fi"#;
 
-async fn from_host(shell: &dyn Shell, address: Ipv4Addr, port: u16, path: &str) -> Result<String, String> {
-    let (address, port) = (address.to_string(), port.to_string());
-    let program = Program::new(["sh", "-c", FROM_HOST, "sh", &address, &port, path]).limit(TRY * 2);
+async fn from_host(shell: &dyn Shell, address: IpAddr, port: u16, path: &str) -> Result<String, String> {
+    let (url, address, port) = (bracketed(address), address.to_string(), port.to_string());
+    let program = Program::new(["sh", "-c", FROM_HOST, "sh", &address, &port, path, &url]).limit(TRY * 2);
     let said = shell.run(program).await.map_err(|e| e.to_string())?;
     if said.status == 0 {
         return Ok(String::from_utf8_lossy(&said.stdout).into_owned());
     }
     let words = said.stderr.lines().next_back().and_then(|l| l.rsplit(": ").next()).unwrap_or("it does not answer");
-    Err(format!("{address}:{port}, from its host: {words}"))
+    Err(format!("{url}:{port}, from its host: {words}"))
 }
 
 /// [`tcp`] from the host that a shell leads to.
 ///
 /// # Errors
 /// In words, what came back.
-pub async fn tcp_from(shell: &dyn Shell, address: Ipv4Addr, port: u16) -> Result<(), String> {
+pub async fn tcp_from(shell: &dyn Shell, address: IpAddr, port: u16) -> Result<(), String> {
     from_host(shell, address, port, "").await.map(drop)
 }
 
@@ -86,9 +87,17 @@ pub async fn tcp_from(shell: &dyn Shell, address: Ipv4Addr, port: u16) -> Result
 ///
 /// # Errors
 /// In words, what came back.
-pub async fn http_from(shell: &dyn Shell, address: Ipv4Addr, port: u16, path: &str, status: u16) -> Result<(), String> {
+pub async fn http_from(shell: &dyn Shell, address: IpAddr, port: u16, path: &str, status: u16) -> Result<(), String> {
     let line = from_host(shell, address, port, path).await?;
-    judge(&line, &format!("http://{address}:{port}{path}"), status)
+    judge(&line, &format!("http://{}:{port}{path}", bracketed(address)), status)
+}
+
+/// An address as a URL has it (RFC 3986 section 3.2.2).
+fn bracketed(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    }
 }
 
 /// Whether a status line has the wanted status.
@@ -101,8 +110,8 @@ fn judge(line: &str, shown: &str, status: u16) -> Result<(), String> {
     }
 }
 
-async fn connect(address: Ipv4Addr, port: u16) -> Result<TcpStream, String> {
-    let there = SocketAddrV4::new(address, port);
+async fn connect(address: IpAddr, port: u16) -> Result<TcpStream, String> {
+    let there = SocketAddr::new(address, port);
     let ask = async { TcpStream::connect(there).await.map_err(|e| format!("{there}: {e}")) };
     within(ask, || format!("{there} does not answer")).await
 }
@@ -126,7 +135,7 @@ mod tests {
                 let _ = stream.write_all(b"HTTP/1.0 503 Busy\r\n\r\n").await;
             }
         });
-        let here = Ipv4Addr::LOCALHOST;
+        let here = IpAddr::from([127, 0, 0, 1]);
         assert_eq!(tcp(here, port).await, Ok(()));
         assert_eq!(http(here, port, "/", 503).await, Ok(()));
         let error = http(here, port, "/", 200).await.unwrap_err();

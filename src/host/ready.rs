@@ -1,6 +1,6 @@
 //! Readiness of a VM: one try of its probe, and waiting for one to succeed.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -17,12 +17,7 @@ const CONSOLE_LINES: usize = 15;
 const EXEC: Duration = Duration::from_secs(10);
 
 /// Tries a probe once; in words, why it does not succeed.
-pub(super) async fn once(
-    host: &RealHost,
-    uuid: Uuid,
-    kind: &ProbeKind,
-    address: Option<Ipv4Addr>,
-) -> Result<(), String> {
+pub(super) async fn once(host: &RealHost, uuid: Uuid, kind: &ProbeKind, address: Option<IpAddr>) -> Result<(), String> {
     // A network of the host's own ends at the host: from here nobody gets there.
     let inside = address.filter(|a| host.shell.is_remote() && host.has_inside(*a));
     if let (Some(address), ProbeKind::Tcp { port }) = (inside, kind) {
@@ -57,7 +52,7 @@ pub(super) async fn wait(
     vm: &Name,
     uuid: Uuid,
     probe: Option<&Probe>,
-    address: Option<Ipv4Addr>,
+    address: Option<IpAddr>,
     progress: &dyn Progress,
 ) -> Result<Done, StepError> {
     if host.hypervisor.layer() == Layer::Lxc {
@@ -101,7 +96,7 @@ pub(super) async fn stay(
     host: &RealHost,
     vm: &Name,
     uuid: Uuid,
-    (probe, address): (Option<&Probe>, Option<Ipv4Addr>),
+    (probe, address): (Option<&Probe>, Option<IpAddr>),
     hold: Span,
     progress: &dyn Progress,
 ) -> Result<Done, StepError> {

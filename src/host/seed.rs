@@ -78,20 +78,27 @@ fn network(seed: &Seed) -> Value {
         let mut mac = Mapping::new();
         mac.insert("macaddress".into(), nic.mac.to_string().into());
         one.insert("match".into(), mac.into());
-        match &nic.address {
-            Some(address) => {
-                one.insert("dhcp4".into(), false.into());
-                one.insert("addresses".into(), list(std::iter::once(address.clone())));
-            }
-            None => {
-                one.insert("dhcp4".into(), true.into());
-            }
+        let addresses: Vec<&String> = nic.address.iter().chain(&nic.address6).collect();
+        one.insert("dhcp4".into(), addresses.is_empty().into());
+        if nic.address6.is_some() {
+            // What a router announces is not what was planned.
+            one.insert("dhcp6".into(), false.into());
+            one.insert("accept-ra".into(), false.into());
         }
-        if let Some(gateway) = nic.gateway {
+        if !addresses.is_empty() {
+            one.insert("addresses".into(), list(addresses.into_iter().cloned()));
+        }
+        let four = nic.gateway.map(|via| ("0.0.0.0/0", via.to_string()));
+        let six = nic.gateway6.filter(|_| nic.address6.is_some()).map(|via| ("::/0", via.to_string()));
+        let route = |(to, via): (&str, String)| {
             let mut route = Mapping::new();
-            route.insert("to".into(), "0.0.0.0/0".into());
-            route.insert("via".into(), gateway.to_string().into());
-            one.insert("routes".into(), Value::Sequence(vec![route.into()]));
+            route.insert("to".into(), to.into());
+            route.insert("via".into(), via.into());
+            Value::from(route)
+        };
+        let routes: Vec<Value> = four.into_iter().chain(six).map(route).collect();
+        if !routes.is_empty() {
+            one.insert("routes".into(), Value::Sequence(routes));
         }
         if !nic.dns.is_empty() {
             let mut servers = Mapping::new();
@@ -166,9 +173,11 @@ mod tests {
             mac: "02:00:00:00:00:0a".parse().unwrap(),
             address: Some("10.83.0.10/24".to_owned()),
             gateway: Some([10, 83, 0, 1].into()),
-            dns: vec![[10, 83, 0, 1].into()],
+            address6: Some("fd00:83::a/64".to_owned()),
+            gateway6: Some("fe80::1".parse().unwrap()),
+            dns: vec![[10, 83, 0, 1].into(), "fd00:83::1".parse().unwrap()],
         };
-        let wan = SeedNic { mac: "02:00:00:00:00:0b".parse().unwrap(), address: None, gateway: None, dns: Vec::new() };
+        let wan = SeedNic::new("02:00:00:00:00:0b".parse().unwrap());
         Seed {
             instance: uuid::Uuid::nil(),
             hostname: Name::new("web-1").unwrap(),
@@ -192,14 +201,20 @@ mod tests {
             match:
               macaddress: 02:00:00:00:00:0a
             dhcp4: false
+            dhcp6: false
+            accept-ra: false
             addresses:
             - 10.83.0.10/24
+            - fd00:83::a/64
             routes:
             - to: 0.0.0.0/0
               via: 10.83.0.1
+            - to: ::/0
+              via: fe80::1
             nameservers:
               addresses:
               - 10.83.0.1
+              - fd00:83::1
           wan:
             match:
               macaddress: 02:00:00:00:00:0b

@@ -1,7 +1,7 @@
 //! One look at one host: its domains by our stamps, disks, images, bridges, records.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -312,8 +312,8 @@ async fn probe_all(host: &RealHost, vms: &mut BTreeMap<Name, VmObs>) {
 }
 
 /// Where a VM's TCP and HTTP probes go: its first interface by name that has a planned address.
-fn first_address(vm: &VmObs) -> Option<Ipv4Addr> {
-    vm.stamp.nics.values().find_map(|n| n.address)
+fn first_address(vm: &VmObs) -> Option<IpAddr> {
+    vm.stamp.probed_at()
 }
 
 /// The last lines of a VM's console without escape sequences.

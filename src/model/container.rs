@@ -1,7 +1,7 @@
 //! Containers: what a host with libvirt's LXC driver runs in place of a virtual machine.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -50,6 +50,9 @@ pub struct Container {
     pub init: Init,
     /// What the host gives its interfaces before the first program runs, by MAC.
     pub addresses: BTreeMap<Mac, ContainerAddress>,
+    /// The same in IPv6.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub addresses6: BTreeMap<Mac, ContainerAddress6>,
 }
 
 /// What the host gives an interface of a container.
@@ -62,6 +65,18 @@ pub struct ContainerAddress {
     pub prefix: u8,
     /// The default route through it.
     pub gateway: Option<Ipv4Addr>,
+}
+
+/// What the host gives an interface of a container in IPv6.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ContainerAddress6 {
+    /// Its address.
+    pub address: Ipv6Addr,
+    /// The length of its subnet's prefix.
+    pub prefix: u8,
+    /// The default route through it.
+    pub gateway: Option<Ipv6Addr>,
 }
 
 impl Image {

@@ -3,7 +3,7 @@
 //! Made by `config` from what was written; read by `plan`. Nothing here can be half-valid.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -17,6 +17,7 @@ use super::ids::{Address, Name};
 use super::image::{Compression, Fetch, Stores};
 use super::marker::Marker;
 use super::moving::{Fence, HostShell, Layer, Maintenance, Migration, OnUnknown};
+use super::network::Six;
 use super::origin::Origin;
 use super::quantity::{Bytes, Span, Timestamp};
 use super::recipe::{Duty, Made, MadeState};
@@ -465,9 +466,11 @@ pub struct Network {
     /// The guests' default route.
     pub gateway: Option<Ipv4Addr>,
     /// Name servers given to guests.
-    pub dns: Vec<Ipv4Addr>,
-    /// First and last address that may be planned. `None`: the network gives addresses itself (DHCP).
+    pub dns: Vec<IpAddr>,
+    /// First and last address that may be planned. `None`, as in [`Self::six`]: the network gives addresses itself (DHCP).
     pub range: Option<(Ipv4Addr, Ipv4Addr)>,
+    /// What it gives in IPv6.
+    pub six: Six,
     /// Whether what nobody allows is dropped for VMs on it (`rules: open`: it is not).
     pub closed: bool,
     /// Where probes come from, when not from the address of the VM's host on the bridge.

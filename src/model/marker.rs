@@ -27,6 +27,12 @@ pub enum MarkerValue {
     Cidr,
     /// Its default route.
     Gateway,
+    /// Its IPv6 address, as `fd00:83::a`.
+    Address6,
+    /// Its IPv6 address with prefix length, as `fd00:83::a/64`.
+    Cidr6,
+    /// Its default route in IPv6.
+    Gateway6,
     /// The VM's name.
     Hostname,
 }
@@ -38,15 +44,20 @@ impl MarkerValue {
             Self::Address => "address",
             Self::Cidr => "cidr",
             Self::Gateway => "gateway",
+            Self::Address6 => "address6",
+            Self::Cidr6 => "cidr6",
+            Self::Gateway6 => "gateway6",
             Self::Hostname => "hostname",
         }
     }
-    /// Bytes of the longest value there can be: four numbers of three digits with dots, and `/` and two more; a name is
-    /// an RFC 1123 label of at most 63, and those that there are may be shorter.
+    /// Bytes of the longest value there can be: four numbers of three digits with dots, and `/` and two more; of IPv6
+    /// eight numbers of four digits with colons (RFC 5952), and `/` and three more; a name is an RFC 1123 label of at most 63, and those that there are may be shorter.
     pub const fn longest(self) -> usize {
         match self {
             Self::Address | Self::Gateway => 15,
             Self::Cidr => 18,
+            Self::Address6 | Self::Gateway6 => 39,
+            Self::Cidr6 => 43,
             Self::Hostname => 63,
         }
     }

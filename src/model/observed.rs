@@ -4,7 +4,7 @@
 //! Its JSON form is the recorded observed state of `observe --out DIR` and `plan --observed DIR`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -158,6 +158,9 @@ pub struct PlacementRecord {
     /// The addresses that it was given, by interface.
     #[serde(default)]
     pub addresses: BTreeMap<Name, Ipv4Addr>,
+    /// The IPv6 addresses that it was given, by interface.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub addresses6: BTreeMap<Name, Ipv6Addr>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's `skip_serializing_if` gives a reference")]
@@ -174,6 +177,31 @@ impl PlacementRecord {
     /// What makes one record newer than another.
     const fn rank(&self) -> (u32, u32, bool) {
         (self.moves, self.incarnation, self.from.is_none())
+    }
+    /// Every address that it was given.
+    pub fn all_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let four = self.addresses.values().copied().map(IpAddr::V4);
+        four.chain(self.addresses6.values().copied().map(IpAddr::V6))
+    }
+    /// The record of a VM that never moved.
+    pub fn at(host: &Name, stamp: &Stamp) -> Self {
+        Self {
+            addresses: stamp.nics.iter().filter_map(|(n, s)| Some((n.clone(), s.address?))).collect(),
+            addresses6: stamp.nics.iter().filter_map(|(n, s)| Some((n.clone(), s.address6?))).collect(),
+            ..Self::new(host.clone(), stamp.incarnation)
+        }
+    }
+    /// The record of a VM that never moved and has no address.
+    pub const fn new(host: Name, incarnation: u32) -> Self {
+        Self {
+            host,
+            from: None,
+            moves: 0,
+            cold: false,
+            incarnation,
+            addresses: BTreeMap::new(),
+            addresses6: BTreeMap::new(),
+        }
     }
     /// The hosts on which the VM may be.
     pub fn places(&self) -> impl Iterator<Item = &Name> {
@@ -358,8 +386,31 @@ pub enum RootUse {
 pub struct NicStamp {
     /// Its MAC.
     pub mac: Mac,
-    /// Its planned address; `None`: the network gives it.
+    /// Its planned address; `None`: the network gives it, or has none of this family.
     pub address: Option<Ipv4Addr>,
+    /// Its planned IPv6 address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
+}
+
+impl NicStamp {
+    /// An interface whose network gives it its addresses.
+    pub const fn new(mac: Mac) -> Self {
+        Self { mac, address: None, address6: None }
+    }
+    /// Its planned addresses.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        self.address.map(IpAddr::V4).into_iter().chain(self.address6.map(IpAddr::V6))
+    }
+}
+
+impl Stamp {
+    /// Where its TCP and HTTP probes go: the address of its first interface by name that has a planned one; an IPv6 address
+    /// where none has one of IPv4.
+    pub fn probed_at(&self) -> Option<IpAddr> {
+        let four = self.nics.values().find_map(|nic| nic.address).map(IpAddr::V4);
+        four.or_else(|| self.nics.values().find_map(|nic| nic.address6).map(IpAddr::V6))
+    }
 }
 
 /// One domain of ours.
@@ -581,7 +632,7 @@ pub struct ImageObs {
 pub struct BridgeObs {
     /// Whether we made it (its alias says so: `stablehand:<fleet>`).
     pub ours: bool,
-    /// The host's IPv4 addresses on it, with prefix lengths.
+    /// The host's addresses on it, with prefix lengths; of IPv6 those of global scope.
     pub addresses: Vec<String>,
     /// Whether it is up.
     pub up: bool,

@@ -1,7 +1,7 @@
 //! A VM as its document means it, and the groups of like VMs that rules are said of.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -91,6 +91,9 @@ pub struct Nic {
     pub network: Name,
     /// A fixed address, when one is asked for.
     pub address: Option<Ipv4Addr>,
+    /// A fixed IPv6 address, when one is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<Ipv6Addr>,
 }
 
 /// What every new VM is when nobody says: QEMU 7.2 is what Debian 12 has; versioned, so that hardware does

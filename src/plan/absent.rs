@@ -422,8 +422,9 @@ fn adopted_nics(target: &Target<'_>, foreign: &Unmanaged) -> std::collections::B
     for nic in &target.domain.nics {
         let Some(at) = left.iter().position(|(_, shape)| shape.bridge == nic.bridge) else { continue };
         let (mac, _) = left.remove(at);
-        let address = target.stamp.nics.get(&nic.name).and_then(|n| n.address);
-        nics.insert(nic.name.clone(), NicStamp { mac: *mac, address });
+        let planned = target.stamp.nics.get(&nic.name);
+        let (address, address6) = (planned.and_then(|n| n.address), planned.and_then(|n| n.address6));
+        nics.insert(nic.name.clone(), NicStamp { mac: *mac, address, address6 });
     }
     nics
 }

@@ -49,9 +49,7 @@ pub(crate) fn flight_of(stamp: &Stamp, (from, to): (&Name, &Name), moves: u32, c
 }
 
 fn record(stamp: &Stamp, host: &Name, moves: u32) -> PlacementRecord {
-    let addresses = stamp.nics.iter().filter_map(|(n, s)| s.address.map(|a| (n.clone(), a))).collect();
-    let incarnation = stamp.incarnation;
-    PlacementRecord { host: host.clone(), from: None, moves, cold: false, incarnation, addresses }
+    PlacementRecord { moves, ..PlacementRecord::at(host, stamp) }
 }
 
 /// The stamp of a copy that became the disk.
@@ -231,7 +229,7 @@ impl<'a> Carriage<'a> {
 
     fn await_ready(&self) -> Op {
         let probe: Option<Probe> = self.vm.spec.ready.clone();
-        let address = self.stamp.nics.values().find_map(|n| n.address);
+        let address = self.stamp.probed_at();
         Op::AwaitReady { vm: self.vm.name.clone(), uuid: self.obs.uuid, probe, address }
     }
 

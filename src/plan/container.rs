@@ -1,16 +1,15 @@
 //! What differs where a VM is a container: its disks are file systems with a path, and the host gives it its addresses.
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::diff::Diff;
 use super::steps::{DiskFrom, DomainDisk, Edit, Seed};
-use super::target::{Target, image_path};
+use super::target::{Target, Told, image_path};
 use super::types::{Block, BlockedBy, Class};
 use crate::model::{
-    Boot, CONTAINER_DISK, CONTAINER_SEED, CONTAINER_SEED_AT, Container, ContainerAddress, Field, Host, Identity, Image,
-    ImageFormat, Init, Layer, Mac, Vm, VmObs, VmSpec,
+    Boot, CONTAINER_DISK, CONTAINER_SEED, CONTAINER_SEED_AT, Container, ContainerAddress, ContainerAddress6, Field,
+    Host, Identity, Image, ImageFormat, Init, Layer, Vm, VmObs, VmSpec,
 };
 
 /// The ending of a NoCloud seed's file.
@@ -42,27 +41,25 @@ pub(crate) fn mounted(spec: &VmSpec, name: &str, path: String) -> DomainDisk {
 }
 
 /// What only a container's definition has.
-pub(crate) fn part(
-    vm: &Vm,
-    image: Option<&Image>,
-    addresses: impl Iterator<Item = (Mac, Option<Ipv4Addr>, u8, Option<Ipv4Addr>)>,
-) -> Option<Container> {
+pub(crate) fn part(vm: &Vm, image: Option<&Image>, nics: &[Told]) -> Option<Container> {
     let image = image?;
     let Boot::Init(init) = &image.boot else { return None };
-    let told = |(mac, address, prefix, gateway): (Mac, Option<Ipv4Addr>, u8, Option<Ipv4Addr>)| {
-        // A route needs an address to go out from: where somebody else gives that, they give the route.
+    // A route needs an address to go out from: where somebody else gives that, they give the route.
+    let told = |nic: &Told| {
+        let Told { mac, address, prefix, gateway, .. } = *nic;
         Some((mac, ContainerAddress { address: address?, prefix, gateway }))
     };
-    let addresses = match image.identity {
-        Identity::Host => addresses.filter_map(told).collect(),
-        Identity::CloudInit | Identity::Marker | Identity::None => BTreeMap::new(),
+    let told6 = |nic: &Told| {
+        Some((nic.mac, ContainerAddress6 { address: nic.address6?, prefix: nic.prefix6, gateway: nic.gateway6 }))
     };
+    let nics = if image.identity == Identity::Host { nics } else { &[] };
+    let (addresses, addresses6) = (nics.iter().filter_map(told).collect(), nics.iter().filter_map(told6).collect());
     let mut init = init.clone();
     if image.identity == Identity::Host {
         // What asks for its name at once may find that of the domain: libvirt sets that, and we set ours right afterwards.
         init.environment.entry("HOSTNAME".into()).or_insert_with(|| vm.name.as_str().into());
     }
-    Some(Container { init, addresses })
+    Some(Container { init, addresses, addresses6 })
 }
 
 /// What the seed of a container is made from. Only its name servers are written into it, but all that its networks say
@@ -73,11 +70,13 @@ pub(crate) fn seed(seed: Seed, domain: uuid::Uuid) -> Seed {
 
 /// What people read of the addresses of a container.
 pub(crate) fn addresses(container: &Container) -> String {
-    let one = |a: &ContainerAddress| {
-        let via = a.gateway.map(|g| format!(" via {g}")).unwrap_or_default();
-        format!("{}/{}{via}", a.address, a.prefix)
+    let one = |address: IpAddr, prefix: u8, gateway: Option<IpAddr>| {
+        let via = gateway.map(|g| format!(" via {g}")).unwrap_or_default();
+        format!("{address}/{prefix}{via}")
     };
-    let all: Vec<String> = container.addresses.values().map(one).collect();
+    let four = container.addresses.values().map(|a| one(a.address.into(), a.prefix, a.gateway.map(IpAddr::V4)));
+    let six = container.addresses6.values().map(|a| one(a.address.into(), a.prefix, a.gateway.map(IpAddr::V6)));
+    let all: Vec<String> = four.chain(six).collect();
     if all.is_empty() { "none".to_owned() } else { all.join(", ") }
 }
 
@@ -123,6 +122,10 @@ pub(crate) fn keep_addresses(wanted: &mut Option<Container>, obs: &VmObs) {
         match has.addresses.get(&mac) {
             Some(old) => drop(wanted.addresses.insert(mac, old.clone())),
             None => drop(wanted.addresses.remove(&mac)),
+        }
+        match has.addresses6.get(&mac) {
+            Some(old) => drop(wanted.addresses6.insert(mac, old.clone())),
+            None => drop(wanted.addresses6.remove(&mac)),
         }
     }
 }

@@ -332,12 +332,8 @@ impl Differ<'_, '_> {
                 self.diff.edits.push(Edit::RemoveNic(nic.mac));
             }
         }
-        for (name, nic) in &self.target.stamp.nics {
-            let Some(old) = self.obs.stamp.nics.get(name) else { continue };
-            if old.address != nic.address {
-                let show = |a: Option<std::net::Ipv4Addr>| Some(a.map_or("dhcp".to_owned(), |a| a.to_string()));
-                self.change(Field::Nics, &format!("nics.{name}.address"), show(old.address), show(nic.address), false);
-            }
+        for (path, old, new) in self.target.readdressed(self.obs) {
+            self.change(Field::Nics, &path, Some(old), Some(new), false);
         }
     }
 

@@ -179,8 +179,9 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
                 let word = if unneeded.is_some() { "unneeded" } else { "needed" };
                 let _ = write!(key, "|{word} {}", digest.as_str());
             }
-            Op::MakeBridge { bridge, address, .. } => {
+            Op::MakeBridge { bridge, address, address6, .. } => {
                 let _ = write!(key, "|bridge {bridge} {}", address.as_deref().unwrap_or("-"));
+                let _ = address6.as_deref().map_or(Ok(()), |six| write!(key, " {six}"));
             }
             Op::Fence { command, .. } => {
                 let _ = write!(key, "|run {}", command.join(" "));
@@ -192,6 +193,7 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
                 for (name, nic) in &stamp.nics {
                     let address = nic.address.map_or_else(|| "-".to_owned(), |a| a.to_string());
                     let _ = write!(key, "|nic {name} {address}");
+                    let _ = nic.address6.map_or(Ok(()), |six| write!(key, " {six}"));
                 }
                 if let Op::Define { domain, .. } = &step.op {
                     for nic in &domain.nics {

@@ -9,7 +9,8 @@ use super::types::{Action, ActionId, Block, BlockedBy, Cause, Class, Downtime, I
 use super::way::Base;
 use super::world::HostView;
 use crate::model::{
-    Address, Digest, Host, HostObs, Image, ImageFile, ImageNote, Mac, Name, Network, Power, Shape, Source, VmObs,
+    Address, BridgeObs, Digest, Host, HostObs, Image, ImageFile, ImageNote, Mac, Name, Network, Power, Shape, Source,
+    VmObs,
 };
 
 /// Whether a step makes a root disk from its image: one that returns to it, also where a move has just copied what was there.
@@ -204,11 +205,11 @@ impl<'a> Draft<'a> {
     fn make_bridge(&self, network: &Network, host: &Host) -> Option<Op> {
         let known = self.world.hosts.get(&host.name)?.known();
         let bridge = known.and_then(|k| k.bridges.get(network.bridge.as_ref()));
-        let prefix = network.subnet.map_or(32, |s| s.prefix_len());
-        let address = network.host_address.map(|a| format!("{a}/{prefix}"));
-        let whole = bridge.is_some_and(|b| b.up && address.as_ref().is_none_or(|a| b.addresses.contains(a)));
+        let (address, address6) = network.ground(&host.name).host_prefixes();
+        let has = |b: &BridgeObs, a: &Option<String>| a.as_ref().is_none_or(|a| b.addresses.contains(a));
+        let whole = bridge.is_some_and(|b| b.up && has(b, &address) && has(b, &address6));
         let fleet = self.input.desired.fleet.name.clone();
-        (!whole).then(|| Op::MakeBridge { bridge: network.bridge.as_ref().to_owned(), address, fleet })
+        (!whole).then(|| Op::MakeBridge { bridge: network.bridge.as_ref().to_owned(), address, address6, fleet })
     }
 
     /// Networks that wanted VMs have an interface on, and the hosts where those VMs are.

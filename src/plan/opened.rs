@@ -84,9 +84,9 @@ impl<'a> Names<'a> {
             after: BTreeSet::new(),
         };
         for network in desired.networks.values() {
-            let subnet = network.subnet.map(|net| IpNet::from(net.trunc()));
-            names.subnets.extend(subnet.map(|net| (net, Arc::from(format!("network/{}", network.name)))));
-            names.hosts.extend(network.host_address.map(IpAddr::from));
+            let label: Arc<str> = format!("network/{}", network.name).into();
+            names.subnets.extend(network.nets().map(|net| (net, label.clone())));
+            names.hosts.extend(network.host_addresses());
         }
         let system = desired.access.iter().filter(|a| a.grant == Grant::System);
         let nets =

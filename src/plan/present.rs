@@ -75,7 +75,10 @@ impl<'a> Draft<'a> {
         let applied = obs.stamp.spec == target.stamp.spec;
         // An address that is planned anew comes from the network's document: the world did not move.
         let moved = target.stamp.nics.iter().any(|(n, nic)| {
-            obs.stamp.nics.get(n).is_some_and(|old| old.address.is_some() && old.address != nic.address)
+            obs.stamp.nics.get(n).is_some_and(|old| {
+                let another = old.address.is_some() && old.address != nic.address;
+                another || old.address6 != nic.address6
+            })
         });
         let moved = moved || target.domain.container.is_some() && obs.stamp.seed != target.stamp.seed;
         let field_cause = if applied && !moved { Cause::Drift } else { Cause::Change };
@@ -216,11 +219,7 @@ impl<'a> Draft<'a> {
         if changed.is_empty() || !stays || restart || vm.spec.update == crate::model::UpdatePolicy::Reboot {
             return;
         }
-        let show = |a: Option<std::net::Ipv4Addr>| a.map_or("dhcp".to_owned(), |a| a.to_string());
-        let list: Vec<String> = changed
-            .iter()
-            .map(|(nic, old, new)| format!("nics.{nic}.address {} -> {}", show(*old), show(*new)))
-            .collect();
+        let list: Vec<String> = changed.iter().map(|(path, old, new)| format!("{path} {old} -> {new}")).collect();
         let text = format!("{}: changed by `stablehand restart vm/{}`, or `update: reboot`", list.join(", "), vm.name);
         self.note(&vm.name, NoteKind::RestartPending, text, vm.spec.origins.of(Field::Nics).cloned());
         target.keep_addresses(obs);

@@ -147,8 +147,9 @@ impl Draft<'_> {
         }
         let fleet = &self.input.desired.fleet.name;
         let stamp = vm.spec.nics.keys().map(|nic| {
-            let (mac, address) = (crate::model::nic_mac(fleet, &vm.name, nic), record.addresses.get(nic).copied());
-            (nic.clone(), NicStamp { mac, address })
+            let mac = crate::model::nic_mac(fleet, &vm.name, nic);
+            let address6 = record.addresses6.get(nic).copied();
+            (nic.clone(), NicStamp { mac, address: record.addresses.get(nic).copied(), address6 })
         });
         let mut track = Track { stamp: stamp.collect(), ..Track::default() };
         track.stay.nics_now = self.nics_of(&vm.name, &track);
@@ -238,7 +239,7 @@ impl Draft<'_> {
         for (name, stamp) in &track.stamp {
             let said = spec.and_then(|nics| nics.get(name)).map(|nic| &nic.network);
             let Some(network) = self.network_at(bridge(&stamp.mac).map(String::as_str), said) else { continue };
-            let addresses: BTreeSet<_> = stamp.address.map(std::net::IpAddr::from).into_iter().collect();
+            let addresses: BTreeSet<_> = stamp.addresses().collect();
             let learns = addresses.is_empty();
             let tap = tap_name(fleet, vm, name);
             nics.insert(name.clone(), NicAt { network, mac: stamp.mac, tap, addresses, learns, shut });

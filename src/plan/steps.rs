@@ -6,7 +6,7 @@
 mod tell;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
@@ -69,6 +69,9 @@ pub enum Op {
         bridge: String,
         /// The host's address with prefix length, for example `10.83.0.1/24`.
         address: Option<String>,
+        /// The same in IPv6.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address6: Option<String>,
         /// The fleet, for the alias.
         fleet: Name,
     },
@@ -173,7 +176,7 @@ pub enum Op {
         /// The probe.
         probe: Option<Probe>,
         /// Where TCP and HTTP probes go.
-        address: Option<Ipv4Addr>,
+        address: Option<IpAddr>,
     },
     /// Watches a VM that is ready for a time, at the pace of its probe; without one, that it runs. Fails as soon as it is not
     /// ready any more, with the last lines of its console.
@@ -185,7 +188,7 @@ pub enum Op {
         /// The probe.
         probe: Option<Probe>,
         /// Where TCP and HTTP probes go.
-        address: Option<Ipv4Addr>,
+        address: Option<IpAddr>,
         /// How long.
         hold: Span,
     },
@@ -559,8 +562,21 @@ pub struct SeedNic {
     pub address: Option<String>,
     /// Default route, on the first interface that has one.
     pub gateway: Option<Ipv4Addr>,
+    /// IPv6 address with prefix length; with one, nothing else is taken from routers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address6: Option<String>,
+    /// IPv6 default route, on the first interface that has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway6: Option<Ipv6Addr>,
     /// Name servers.
-    pub dns: Vec<Ipv4Addr>,
+    pub dns: Vec<IpAddr>,
+}
+
+impl SeedNic {
+    /// An interface whose network gives it its addresses.
+    pub const fn new(mac: Mac) -> Self {
+        Self { mac, address: None, gateway: None, address6: None, gateway6: None, dns: Vec::new() }
+    }
 }
 
 /// A domain to define. Everything is decided; `host` only writes it as libvirt's XML.

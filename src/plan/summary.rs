@@ -117,7 +117,7 @@ impl Draft<'_> {
             let probed = vm.spec.ready.as_ref().map(|probe| &probe.kind);
             let Some(nic) = vm.spec.nics.values().next() else { continue };
             let Some(network) = desired.networks.get(&nic.network) else { continue };
-            let said = network.host_address.is_some() || !network.probes_from.is_empty();
+            let said = network.host_addresses().next().is_some() || !network.probes_from.is_empty();
             if said || !network.closed || !matches!(probed, Some(ProbeKind::Tcp { .. } | ProbeKind::Http { .. })) {
                 continue;
             }

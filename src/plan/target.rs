@@ -1,7 +1,7 @@
 //! What a VM should be on its host, down to every path, UUID, MAC and address.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::container;
 use super::digest;
@@ -20,32 +20,100 @@ use crate::model::{
 /// Addresses that are taken, and the next ones to give.
 #[derive(Debug, Default)]
 pub(crate) struct Addresses {
-    taken: BTreeSet<Ipv4Addr>,
-    next: BTreeMap<Name, u32>,
+    taken: BTreeSet<IpAddr>,
+    next: BTreeMap<IpAddr, u128>,
 }
 
 impl Addresses {
     /// All addresses that anything may hold: stamps, placement records, and those that documents fix.
     pub(crate) fn new(desired: &Desired, world: &World<'_>) -> Self {
-        let stamped = world.vms.values().flatten().flat_map(|(_, vm)| vm.stamp.nics.values()).filter_map(|n| n.address);
-        let recorded = world.records.values().flat_map(|r| r.addresses.values().copied());
-        let fixed = desired.vms.values().flat_map(|vm| vm.spec.nics.values()).filter_map(|n| n.address);
-        Self { taken: stamped.chain(recorded).chain(fixed).collect(), next: BTreeMap::new() }
+        let nics = world.vms.values().flatten().flat_map(|(_, vm)| vm.stamp.nics.values());
+        let stamped = nics.flat_map(crate::model::NicStamp::addresses);
+        let recorded = world.records.values().flat_map(|record| record.all_addresses());
+        let nics = desired.vms.values().flat_map(|vm| vm.spec.nics.values());
+        let fixed = nics.flat_map(|n| n.address.map(IpAddr::V4).into_iter().chain(n.address6.map(IpAddr::V6)));
+        let own = desired.networks.values().flat_map(crate::model::Network::own_addresses);
+        Self { taken: stamped.chain(recorded).chain(fixed).chain(own).collect(), next: BTreeMap::new() }
     }
 
-    /// The lowest free address of a network's range.
-    fn give(&mut self, network: &Name, range: (Ipv4Addr, Ipv4Addr)) -> Option<Ipv4Addr> {
-        let first = u32::from(range.0);
-        let cursor = self.next.entry(network.clone()).or_insert(first);
-        while *cursor <= u32::from(range.1) {
-            let address = Ipv4Addr::from(*cursor);
+    /// The lowest free address of a range.
+    fn give<A>(&mut self, range: (A, A)) -> Option<A>
+    where
+        A: Family,
+    {
+        let (first, last) = (range.0.number(), range.1.number());
+        let cursor = self.next.entry(range.0.into()).or_insert(first);
+        while *cursor <= last {
+            let address = A::numbered(*cursor)?;
             *cursor += 1;
-            if self.taken.insert(address) {
+            if self.taken.insert(address.into()) {
                 return Some(address);
             }
         }
         None
     }
+}
+
+/// Addresses of one family, which are numbers.
+trait Family: Copy + Into<IpAddr> + std::fmt::Display {
+    fn number(self) -> u128;
+    fn numbered(number: u128) -> Option<Self>;
+}
+impl Family for Ipv4Addr {
+    fn number(self) -> u128 {
+        u32::from(self).into()
+    }
+    fn numbered(number: u128) -> Option<Self> {
+        u32::try_from(number).ok().map(Self::from)
+    }
+}
+impl Family for Ipv6Addr {
+    fn number(self) -> u128 {
+        self.into()
+    }
+    fn numbered(number: u128) -> Option<Self> {
+        Some(number.into())
+    }
+}
+
+/// What is known of an interface's address in one family.
+struct Given<A> {
+    /// What its document fixes.
+    fixed: Option<A>,
+    /// What may be planned.
+    range: Option<(A, A)>,
+    /// What it has, or had, as far as that is one of the subnet.
+    kept: Option<A>,
+}
+
+impl<A: Family> Given<A> {
+    /// The address that it gets. `told` is whether any seed of ours tells it one.
+    fn settle(self, addresses: &mut Addresses, network: &Name, told: bool) -> Result<Option<A>, String> {
+        Ok(match (self.fixed, self.range, self.kept) {
+            (Some(fixed), _, _) => Some(fixed),
+            (None, None, _) => None,
+            (None, Some(_), Some(kept)) => Some(kept),
+            // No seed of ours ever told it an address, so none is claimed.
+            (None, Some(_), None) if !told => None,
+            (None, Some(range), None) => Some(
+                addresses
+                    .give(range)
+                    .ok_or_else(|| format!("network/{network} has no address left in {}-{}", range.0, range.1))?,
+            ),
+        })
+    }
+}
+
+/// An interface as its guest is told of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
+    pub(crate) mac: Mac,
+    pub(crate) address: Option<Ipv4Addr>,
+    pub(crate) prefix: u8,
+    pub(crate) gateway: Option<Ipv4Addr>,
+    pub(crate) address6: Option<Ipv6Addr>,
+    pub(crate) prefix6: u8,
+    pub(crate) gateway6: Option<Ipv6Addr>,
 }
 
 /// A VM as it should be, in one incarnation on one host.
@@ -139,35 +207,39 @@ pub(crate) fn build<'a>(
     let mut nics = BTreeMap::new();
     let mut domain_nics = Vec::new();
     let mut seed_nics = BTreeMap::new();
-    let mut routed = false;
+    let (mut routed, mut routed6) = (false, false);
     let mut told = Vec::new();
     for (nic_name, nic) in &spec.nics {
         let Some(network) = desired.networks.get(&nic.network) else { continue };
         let stamped = existing.and_then(|e| e.stamp.nics.get(nic_name));
-        let recorded = world.records.get(&vm.name).and_then(|r| r.addresses.get(nic_name)).copied();
-        let fits = |a: &Ipv4Addr| network.subnet.is_none_or(|s| s.contains(a));
-        let kept = stamped.and_then(|s| s.address).or(recorded).filter(fits);
-        let address =
-            match (nic.address, network.range, kept) {
-                (Some(fixed), _, _) => Some(fixed),
-                (None, None, _) => None,
-                (None, Some(_), Some(kept)) => Some(kept),
-                // No seed of ours ever told it an address, so none is claimed.
-                (None, Some(_), None) if image.is_none() && existing.is_none_or(|e| e.stamp.adopted.is_some()) => None,
-                (None, Some(range), None) => Some(addresses.give(&nic.network, range).ok_or_else(|| {
-                    format!("network/{} has no address left in {}-{}", nic.network, range.0, range.1)
-                })?),
-            };
+        let ground = network.ground(&host.name);
+        let record = world.records.get(&vm.name);
+        let is_told = image.is_some() || existing.is_some_and(|e| e.stamp.adopted.is_none());
+        let kept = stamped.and_then(|s| s.address).or_else(|| record?.addresses.get(nic_name).copied());
+        let kept = kept.filter(|a| ground.subnet.is_none_or(|s| s.contains(a)));
+        let given = Given { fixed: nic.address, range: ground.range, kept };
+        let address = given.settle(addresses, &nic.network, is_told)?;
+        let kept = stamped.and_then(|s| s.address6).or_else(|| record?.addresses6.get(nic_name).copied());
+        let kept = kept.filter(|a| ground.six.subnet.is_none_or(|s| s.contains(a)));
+        let given = Given { fixed: nic.address6, range: ground.six.range, kept };
+        let address6 = given.settle(addresses, &nic.network, is_told)?;
         let mac: Mac = stamped.map_or_else(|| nic_mac(fleet, &vm.name, nic_name), |s| s.mac);
-        let prefix = network.subnet.map_or(32, |s| s.prefix_len());
-        let gateway = network.gateway.filter(|_| !routed);
+        let (prefix, prefix6) = (ground.prefix(), ground.prefix6());
+        let gateway = ground.gateway.filter(|_| !routed);
         routed |= gateway.is_some();
-        seed_nics.insert(
-            nic_name.clone(),
-            SeedNic { mac, address: address.map(|a| format!("{a}/{prefix}")), gateway, dns: network.dns.clone() },
-        );
-        told.push((mac, address, prefix, gateway));
-        nics.insert(nic_name.clone(), NicStamp { mac, address });
+        let gateway6 = ground.six.gateway.filter(|_| !routed6);
+        routed6 |= gateway6.is_some();
+        let seed_nic = SeedNic {
+            mac,
+            address: address.map(|a| format!("{a}/{prefix}")),
+            gateway,
+            address6: address6.map(|a| format!("{a}/{prefix6}")),
+            gateway6,
+            dns: ground.dns.to_vec(),
+        };
+        seed_nics.insert(nic_name.clone(), seed_nic);
+        told.push(Told { mac, address, prefix, gateway, address6, prefix6, gateway6 });
+        nics.insert(nic_name.clone(), NicStamp { mac, address, address6 });
         domain_nics.push(DomainNic {
             name: nic_name.clone(),
             mac,
@@ -264,7 +336,7 @@ pub(crate) fn build<'a>(
         disks,
         nics: domain_nics,
         devices,
-        container: container::part(vm, image, told.into_iter()),
+        container: container::part(vm, image, &told),
         console: format!("{}/{}.console", host.slots_dir, domain_name(fleet, &vm.name)),
     };
     let moves = world.records.get(&vm.name).map_or(0, |r| r.moves);
@@ -273,17 +345,15 @@ pub(crate) fn build<'a>(
 }
 
 /// What comes in the place of each marker of an image: of a VM's first interface by name, where it is an address.
-fn marks(
-    image: &Image,
-    vm: &Vm,
-    first: Option<&(Mac, Option<Ipv4Addr>, u8, Option<Ipv4Addr>)>,
-) -> Result<BTreeMap<Name, Replacement>, String> {
-    let address = first.and_then(|(_, address, ..)| *address);
+fn marks(image: &Image, vm: &Vm, first: Option<&Told>) -> Result<BTreeMap<Name, Replacement>, String> {
     let one = |(name, marker): (&Name, &Marker)| {
         let value = match marker.value {
-            MarkerValue::Address => address.map(|a| a.to_string()),
-            MarkerValue::Cidr => address.zip(first).map(|(a, (_, _, prefix, _))| format!("{a}/{prefix}")),
-            MarkerValue::Gateway => first.and_then(|(.., gateway)| *gateway).map(|g| g.to_string()),
+            MarkerValue::Address => first.and_then(|told| told.address).map(|a| a.to_string()),
+            MarkerValue::Cidr => first.and_then(|told| Some(format!("{}/{}", told.address?, told.prefix))),
+            MarkerValue::Gateway => first.and_then(|told| told.gateway).map(|g| g.to_string()),
+            MarkerValue::Address6 => first.and_then(|told| told.address6).map(|a| a.to_string()),
+            MarkerValue::Cidr6 => first.and_then(|told| Some(format!("{}/{}", told.address6?, told.prefix6))),
+            MarkerValue::Gateway6 => first.and_then(|told| told.gateway6).map(|g| g.to_string()),
             MarkerValue::Hostname => Some(vm.name.to_string()),
         };
         let what = marker.value.word();
@@ -337,7 +407,7 @@ impl Target<'_> {
     pub(crate) fn keep_addresses(&mut self, obs: &VmObs) {
         for (name, nic) in &mut self.stamp.nics {
             if let Some(old) = obs.stamp.nics.get(name) {
-                nic.address = old.address;
+                (nic.address, nic.address6) = (old.address, old.address6);
             }
         }
         container::keep_addresses(&mut self.domain.container, obs);
@@ -345,13 +415,21 @@ impl Target<'_> {
         self.stamp.seed.clone_from(&obs.stamp.seed);
     }
 
-    /// Interfaces whose address is another one than a VM has: name, old, new.
-    pub(crate) fn readdressed(&self, obs: &VmObs) -> Vec<(Name, Option<Ipv4Addr>, Option<Ipv4Addr>)> {
-        let old = |name: &Name| obs.stamp.nics.get(name).map(|n| n.address);
-        let changed = |(name, nic): (&Name, &NicStamp)| {
-            old(name).filter(|old| *old != nic.address).map(|old| (name.clone(), old, nic.address))
-        };
-        self.stamp.nics.iter().filter_map(changed).collect()
+    /// Addresses that are other ones than a VM has: where, old, new.
+    pub(crate) fn readdressed(&self, obs: &VmObs) -> Vec<(String, String, String)> {
+        let mut changed = Vec::new();
+        for (name, nic) in &self.stamp.nics {
+            let Some(old) = obs.stamp.nics.get(name) else { continue };
+            let mut add = |field: &str, old: Option<IpAddr>, new: Option<IpAddr>, none: &str| {
+                let show = |a: Option<IpAddr>| a.map_or_else(|| none.to_owned(), |a| a.to_string());
+                if old != new {
+                    changed.push((format!("nics.{name}.{field}"), show(old), show(new)));
+                }
+            };
+            add("address", old.address.map(IpAddr::V4), nic.address.map(IpAddr::V4), "dhcp");
+            add("address6", old.address6.map(IpAddr::V6), nic.address6.map(IpAddr::V6), "none");
+        }
+        changed
     }
 
     /// The path of one of its disks.
@@ -383,15 +461,7 @@ impl Target<'_> {
 
     /// The step that writes the placement record.
     pub(crate) fn record(&self) -> Op {
-        let addresses = self.stamp.nics.iter().filter_map(|(n, s)| s.address.map(|a| (n.clone(), a))).collect();
-        let record = PlacementRecord {
-            host: self.host.name.clone(),
-            from: None,
-            moves: self.moves,
-            cold: false,
-            incarnation: self.stamp.incarnation,
-            addresses,
-        };
+        let record = PlacementRecord { moves: self.moves, ..PlacementRecord::at(&self.host.name, &self.stamp) };
         Op::Record { vm: self.vm.name.clone(), record }
     }
 
@@ -492,8 +562,8 @@ impl Target<'_> {
     }
 
     /// The address that probes go to: the first interface's.
-    pub(crate) fn address(&self) -> Option<Ipv4Addr> {
-        self.stamp.nics.values().find_map(|n| n.address)
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        self.stamp.probed_at()
     }
 
     /// The steps that start it and wait until it is ready.

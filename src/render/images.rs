@@ -148,7 +148,13 @@ fn members(desired: &Desired, observed: &Observed, image: &Name) -> Vec<MemberUs
                 host: Some(host.clone()),
                 generation: obs.stamp.image.clone(),
                 refused: obs.stamp.rolled.as_ref().and_then(|r| r.refused.clone()),
-                addresses: obs.stamp.nics.values().filter_map(|n| n.address).map(|a| a.to_string()).collect(),
+                addresses: obs
+                    .stamp
+                    .nics
+                    .values()
+                    .flat_map(crate::model::NicStamp::addresses)
+                    .map(|a| a.to_string())
+                    .collect(),
                 state: obs.power.word().to_owned(),
             };
             // Of one that moves, the place where it runs.

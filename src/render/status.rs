@@ -92,6 +92,9 @@ pub struct VmRow {
     pub state: String,
     /// Its first address.
     pub address: Option<String>,
+    /// The IPv6 address of the same interface, where it has one beside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address6: Option<String>,
     /// Where its screen is.
     pub screen: Option<String>,
     /// Name and first digits of the image it was made from: its generation.
@@ -199,6 +202,7 @@ fn empty_row(name: &Name, vm: Option<&Vm>, demand: &Demand) -> VmRow {
         host: None,
         state: String::new(),
         address: None,
+        address6: None,
         screen: None,
         image: vm.and_then(|v| v.spec.image.as_ref()).map(ToString::to_string),
         ready: None,
@@ -234,8 +238,9 @@ const fn run_word(run: RunState) -> &'static str {
 fn seen_row(desired: &Desired, demand: &Demand, host: &Name, obs: &VmObs) -> VmRow {
     let name = &obs.stamp.vm;
     let first = desired.vms.get(name).and_then(|v| v.spec.nics.keys().next());
-    let named = first.and_then(|n| obs.stamp.nics.get(n)).and_then(|n| n.address);
-    let address = named.or_else(|| obs.stamp.nics.values().find_map(|n| n.address));
+    let mut named = first.and_then(|n| obs.stamp.nics.get(n)).into_iter().flat_map(|n| n.addresses());
+    let address = named.next().or_else(|| obs.stamp.probed_at());
+    let address6 = named.next();
     let mut remarks: Vec<String> = quarantine(obs, demand).into_iter().chain(hold(name, demand)).collect();
     if !desired.vms.contains_key(name) {
         remarks.push("not in the YAML any more".to_owned());
@@ -248,6 +253,7 @@ fn seen_row(desired: &Desired, demand: &Demand, host: &Name, obs: &VmObs) -> VmR
         host: Some(host.clone()),
         state: state_word(obs),
         address: address.map(|a| a.to_string()),
+        address6: address6.map(|a| a.to_string()),
         screen: obs.screen.clone(),
         image: generation(obs),
         ready: match (&obs.ready, obs.power) {
@@ -345,7 +351,12 @@ pub fn status_text(status: &Status, style: &Style) -> String {
             row.host.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
             row.state.clone(),
             dash(&row.ready),
-            dash(&row.address),
+            [&row.address, &row.address6]
+                .into_iter()
+                .flatten()
+                .cloned()
+                .reduce(|a, b| format!("{a} {b}"))
+                .unwrap_or_else(|| "-".to_owned()),
             dash(&row.image),
             row.remark.clone().unwrap_or_default(),
             dash(&row.screen),

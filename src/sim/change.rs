@@ -49,8 +49,9 @@ impl World {
             Op::PutImage { file, path, note } => self.put_image(step, file, path, note.as_ref()),
             Op::MarkImage { path, unneeded, .. } => self.mark_image(step, path, *unneeded),
             Op::DropImage { path, .. } => self.drop_image(step, path),
-            Op::MakeBridge { bridge, address, fleet } => {
-                make_bridge(self.host(&step.host)?, bridge, address.as_ref(), fleet)
+            Op::MakeBridge { bridge, address, address6, fleet } => {
+                let addresses = address.iter().chain(address6).cloned().collect();
+                make_bridge(self.host(&step.host)?, bridge, addresses, fleet)
             }
             Op::RemoveBridge { bridge, fleet } => self.remove_bridge(step, bridge, fleet),
             Op::Record { vm, record } => write_record(self.host(&step.host)?, vm, record),
@@ -519,12 +520,11 @@ pub(super) fn needs_space(host: &SimHost, used: Bytes) -> Result<(), StepError> 
     if host.free() < used { Err(StepError::failed("no space left on device")) } else { Ok(()) }
 }
 
-fn make_bridge(host: &mut SimHost, bridge: &str, address: Option<&String>, fleet: &Name) -> Outcome {
+fn make_bridge(host: &mut SimHost, bridge: &str, addresses: Vec<String>, fleet: &Name) -> Outcome {
     let ours = host.aliases.get(bridge) == Some(fleet);
     if host.bridges.contains_key(bridge) && !ours {
         return Err(StepError::failed(format!("bridge {bridge} exists and is not ours")));
     }
-    let addresses = address.cloned().into_iter().collect();
     let ports = Vec::new();
     let new = BridgeObs { ours: true, addresses, up: true, ports };
     host.aliases.insert(bridge.to_owned(), fleet.clone());

@@ -38,7 +38,7 @@ pub struct Explained {
     services: BTreeSet<Name>,
     /// The networks of each VM.
     networks: BTreeMap<Name, BTreeSet<Name>>,
-    subnets: BTreeMap<Name, IpNet>,
+    subnets: BTreeMap<Name, Vec<IpNet>>,
     /// The networks on each bridge.
     bridges: BTreeMap<String, BTreeSet<Name>>,
     /// Addresses of hosts on their bridges.
@@ -75,9 +75,8 @@ impl Explained {
         for (name, network) in &desired.networks {
             self.bridges.entry(network.bridge.as_ref().to_owned()).or_default().insert(name.clone());
         }
-        let subnets = desired.networks.iter().filter_map(|(name, n)| Some((name.clone(), IpNet::from(n.subnet?))));
-        self.subnets = subnets.collect();
-        self.hosts.extend(desired.networks.values().filter_map(|n| n.host_address).map(IpAddr::from));
+        self.subnets = desired.networks.iter().map(|(name, n)| (name.clone(), n.nets().collect())).collect();
+        self.hosts.extend(desired.networks.values().flat_map(crate::model::Network::host_addresses));
     }
 
     fn hold(&mut self, stamp: &Stamp) {
@@ -86,8 +85,8 @@ impl Explained {
         {
             self.owners.insert(stamp.vm.clone(), owner);
         }
-        for address in stamp.nics.values().filter_map(|n| n.address) {
-            self.holders.entry(address.into()).or_default().insert(stamp.vm.clone());
+        for address in stamp.nics.values().flat_map(crate::model::NicStamp::addresses) {
+            self.holders.entry(address).or_default().insert(stamp.vm.clone());
         }
     }
 
@@ -136,7 +135,11 @@ impl Explained {
         match party {
             Party::Net(net) => net.contains(&permit.peer),
             Party::Host => self.hosts.contains(&permit.peer.addr()),
-            Party::Network(network) if self.subnets.get(network).is_some_and(|net| net.contains(&permit.peer)) => true,
+            Party::Network(network)
+                if self.subnets.get(network).is_some_and(|nets| nets.iter().any(|net| net.contains(&permit.peer))) =>
+            {
+                true
+            }
             vm => self.holders.get(&permit.peer.addr()).into_iter().flatten().any(|name| self.is(vm, name)),
         }
     }
@@ -205,8 +208,8 @@ impl World {
                 explained.networks.entry(stamp.vm.clone()).or_default().extend(networks);
             }
             for (vm, record) in &host.records {
-                for address in record.addresses.values() {
-                    explained.holders.entry((*address).into()).or_default().insert(vm.clone());
+                for address in record.all_addresses() {
+                    explained.holders.entry(address).or_default().insert(vm.clone());
                 }
             }
             let own = host.bridges.values().flat_map(|b| &b.addresses);
@@ -214,8 +217,8 @@ impl World {
         }
         // Where the store was kept, it knows the addresses of VMs whose hosts do not answer.
         for (vm, record) in &self.memory.records {
-            for address in record.addresses.values() {
-                explained.holders.entry((*address).into()).or_default().insert(vm.clone());
+            for address in record.all_addresses() {
+                explained.holders.entry(address).or_default().insert(vm.clone());
             }
         }
         self.permit.explained = explained;

@@ -147,12 +147,8 @@ async fn spin(folder: &Path, image: &Path, round: u32) {
         size: Some(Bytes::gib(4)),
     };
     disk::make(&Local, &root, &NoProgress).await.unwrap();
-    let nic = SeedNic {
-        mac: "02:00:00:00:00:01".parse().unwrap(),
-        address: Some("10.83.0.10/24".to_owned()),
-        gateway: None,
-        dns: Vec::new(),
-    };
+    let nic =
+        SeedNic { address: Some("10.83.0.10/24".to_owned()), ..SeedNic::new("02:00:00:00:00:01".parse().unwrap()) };
     let seed = Seed {
         instance: uuid::Uuid::nil(),
         hostname: vm.clone(),

@@ -27,23 +27,32 @@ fn digest(file: &str) -> Digest {
     Digest::new(&format!("sha256:{}", &text[..64])).unwrap()
 }
 
-struct Guest<'w> {
-    world: &'w World,
-    vm: Name,
-    address: std::net::Ipv4Addr,
+pub(crate) struct Guest<'w> {
+    pub(crate) world: &'w World,
+    pub(crate) vm: Name,
+    pub(crate) address: std::net::Ipv4Addr,
+    /// What its root disk is made of.
+    pub(crate) image: String,
+    pub(crate) management: Option<Management>,
+    pub(crate) user_data: &'static str,
 }
 
-impl Guest<'_> {
-    fn uuid(&self) -> uuid::Uuid {
+impl<'w> Guest<'w> {
+    pub(crate) fn new(world: &'w World, vm: &str, number: u8) -> Self {
+        let image = world.path(&format!("images/{}-tiny.qcow2", digest("tiny.qcow2").short()));
+        let user_data = "#cloud-config\nwrite_files:\n- path: /www/motd\n  content: \"hello\"\n";
+        Self { world, vm: name(vm), address: [10, 250, 9, number].into(), image, management: None, user_data }
+    }
+    pub(crate) fn uuid(&self) -> uuid::Uuid {
         domain_uuid(&name("t"), &self.vm, 1)
     }
-    fn image(&self, file: &str) -> String {
+    fn file(&self, file: &str) -> String {
         self.world.path(&format!("images/{}-{file}", digest(file).short()))
     }
-    fn slot(&self, disk: &str, extension: &str) -> String {
+    pub(crate) fn slot(&self, disk: &str, extension: &str) -> String {
         self.world.path(&format!("slots/{}", disk_file_name(&name("t"), &self.vm, 1, disk, extension)))
     }
-    fn spec(&self) -> DomainSpec {
+    pub(crate) fn spec(&self) -> DomainSpec {
         let disk = |disk: &str, target: &str, format, readonly| {
             let extension = if readonly { "iso" } else { "qcow2" };
             DomainDisk {
@@ -68,8 +77,8 @@ impl Guest<'_> {
             acceleration: Acceleration::Auto,
             display: Display { width: 1024, height: 768 },
             kernel: Some(KernelBoot {
-                kernel: self.image("vmlinuz"),
-                initrd: Some(self.image("initrd")),
+                kernel: self.file("vmlinuz"),
+                initrd: Some(self.file("initrd")),
                 command_line: "console=tty0 console=ttyS0 root=/dev/vda rw quiet".to_owned(),
             }),
             disks: vec![
@@ -88,24 +97,25 @@ impl Guest<'_> {
             console: self.world.path(&format!("slots/t.{}.console", self.vm)),
         }
     }
-    fn stamp(&self) -> Stamp {
-        let nic = NicStamp { mac: self.spec().nics[0].mac, address: Some(self.address) };
+    pub(crate) fn stamp(&self) -> Stamp {
+        let nic = NicStamp { address: Some(self.address), ..NicStamp::new(self.spec().nics[0].mac) };
         Stamp {
             vm: self.vm.clone(),
             nics: BTreeMap::from([(name("lan"), nic)]),
             ready: Some(self.probe(ProbeKind::Tcp { port: 80 })),
+            management: self.management.clone(),
             ..self.world.stamp()
         }
     }
-    fn probe(&self, kind: ProbeKind) -> Probe {
+    pub(crate) fn probe(&self, kind: ProbeKind) -> Probe {
         Probe { kind, within: Span::secs(90), every: Span(250) }
     }
-    async fn ready(&self, kind: ProbeKind) -> Result<Done, StepError> {
+    pub(crate) async fn ready(&self, kind: ProbeKind) -> Result<Done, StepError> {
         let probe = Some(self.probe(kind));
-        let op = Op::AwaitReady { vm: self.vm.clone(), uuid: self.uuid(), probe, address: Some(self.address) };
+        let op = Op::AwaitReady { vm: self.vm.clone(), uuid: self.uuid(), probe, address: Some(self.address.into()) };
         self.world.step(op).await
     }
-    async fn exec(&self, command: &str) -> bool {
+    pub(crate) async fn exec(&self, command: &str) -> bool {
         let command: Vec<Arc<str>> = ["/bin/sh", "-c", command].map(Arc::from).to_vec();
         let probe = Some(Probe { kind: ProbeKind::AgentExec { command }, within: Span::secs(10), every: Span(500) });
         let op = Op::AwaitReady { vm: self.vm.clone(), uuid: self.uuid(), probe, address: None };
@@ -115,31 +125,37 @@ impl Guest<'_> {
         self.world.observe().await.vms.remove(&self.vm).unwrap()
     }
 
-    async fn make(&self) {
+    pub(crate) async fn stop(&self) {
+        let policy = StopPolicy { deadline: Span::secs(20), power_off: false };
+        self.world.done(Op::Stop { vm: self.vm.clone(), uuid: self.uuid(), policy }).await;
+    }
+    pub(crate) async fn end(&self) {
+        self.world.done(Op::Undefine { vm: self.vm.clone(), uuid: self.uuid(), drop_save: false }).await;
+        for disk in self.spec().disks {
+            self.world.done(Op::DeleteDisk { path: disk.path, vm: self.vm.clone() }).await;
+        }
+    }
+
+    pub(crate) async fn make(&self) {
         let (world, vm, spec) = (self.world, self.vm.clone(), self.spec());
         for file in ["tiny.qcow2", "vmlinuz", "initrd"] {
             let image = ImageFile::new(Source::Path(built(file).into()), digest(file));
-            assert!(world.step(Op::PutImage { file: image, path: self.image(file), note: None }).await.is_ok());
+            assert!(world.step(Op::PutImage { file: image, path: self.file(file), note: None }).await.is_ok());
         }
         let disk = |disk: &str| DiskStamp { vm: vm.clone(), disk: disk.to_owned(), ..world.disk(disk) };
         let (format, method) = (ImageFormat::Qcow2, CloneMethod::Overlay);
-        let from = DiskFrom::Image { path: self.image("tiny.qcow2"), format, method };
+        let from = DiskFrom::Image { path: self.image.clone(), format, method };
         let root = NewDisk { path: self.slot("root", "qcow2"), stamp: disk("root"), from, size: None };
         world.done(Op::MakeDisk(root)).await;
         let size = Some(Bytes::mib(64));
         let data = NewDisk { path: self.slot("data", "qcow2"), stamp: disk("data"), from: DiskFrom::Blank, size };
         world.done(Op::MakeDisk(data)).await;
-        let nic = SeedNic {
-            mac: spec.nics[0].mac,
-            address: Some(format!("{}/24", self.address)),
-            gateway: None,
-            dns: Vec::new(),
-        };
+        let nic = SeedNic { address: Some(format!("{}/24", self.address)), ..SeedNic::new(spec.nics[0].mac) };
         let seed = Seed {
             instance: self.uuid(),
             hostname: vm.clone(),
             nics: BTreeMap::from([(name("lan"), nic)]),
-            user_data: Some("#cloud-config\nwrite_files:\n- path: /www/motd\n  content: \"hello\"\n".into()),
+            user_data: Some(self.user_data.into()),
             ssh_keys: Vec::new(),
         };
         let path = self.slot("seed", "iso");
@@ -149,14 +165,27 @@ impl Guest<'_> {
     }
 }
 
+/// A file of a guest's web server.
+pub(crate) fn page(address: std::net::Ipv4Addr, path: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect((address, 80)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(" 200 "), "{path}: {head}");
+    body.to_owned()
+}
+
 /// Two guests at once: made, probed, grown, saved, stopped, removed.
 pub(crate) async fn run(world: &World) {
-    let guest = |n: u8| Guest { world, vm: name(&format!("g-{n}")), address: [10, 250, 9, 10 + n].into() };
+    let guest = |n: u8| Guest::new(world, &format!("g-{n}"), 10 + n);
     let guests = [guest(1), guest(2)];
     let address = Some("10.250.9.1/24".to_owned());
     // The first look at a fresh root probes every QEMU binary; so it does for a person.
     world.observe().await;
-    world.done(Op::MakeBridge { bridge: World::bridge(), address, fleet: name("t") }).await;
+    world.done(Op::MakeBridge { bridge: World::bridge(), address, address6: None, fleet: name("t") }).await;
     let http = |status| ProbeKind::Http { port: 80, path: "/".into(), status };
     let up = |guest| async move {
         let guest: &Guest<'_> = guest;
@@ -171,7 +200,7 @@ pub(crate) async fn run(world: &World) {
     let [one, two] = &guests;
     let (vm, uuid) = (one.vm.clone(), one.uuid());
     let short = Some(Probe { kind: http(503), within: Span(600), every: Span(200) });
-    let wrong = Op::AwaitReady { vm: vm.clone(), uuid, probe: short, address: Some(one.address) };
+    let wrong = Op::AwaitReady { vm: vm.clone(), uuid, probe: short, address: Some(one.address.into()) };
     let Err(StepError::Failed { what, detail, .. }) = world.step(wrong).await else { panic!("it does not answer 503") };
     assert!(what.contains("answers 200, not 503"), "{what}");
     assert!(detail.iter().any(|l| l.contains("ready")), "the end of the console explains: {detail:?}");
@@ -201,12 +230,8 @@ pub(crate) async fn run(world: &World) {
     );
 
     for guest in [one, two] {
-        let policy = StopPolicy { deadline: Span::secs(20), power_off: false };
-        world.done(Op::Stop { vm: guest.vm.clone(), uuid: guest.uuid(), policy }).await;
-        world.done(Op::Undefine { vm: guest.vm.clone(), uuid: guest.uuid(), drop_save: false }).await;
-        for disk in guest.spec().disks {
-            world.done(Op::DeleteDisk { path: disk.path, vm: guest.vm.clone() }).await;
-        }
+        guest.stop().await;
+        guest.end().await;
     }
     tokio::time::sleep(Duration::from_millis(10)).await;
     world.done(Op::RemoveBridge { bridge: World::bridge(), fleet: name("t") }).await;

@@ -45,14 +45,7 @@ fn incoming() -> DiskStamp {
 }
 
 fn record(from: Option<&str>) -> Op {
-    let record = PlacementRecord {
-        host: name("h2"),
-        from: from.map(name),
-        moves: 1,
-        cold: false,
-        incarnation: 1,
-        addresses: Default::default(),
-    };
+    let record = PlacementRecord { from: from.map(name), moves: 1, ..PlacementRecord::new(name("h2"), 1) };
     Op::Record { vm: vm(), record }
 }
 

@@ -113,14 +113,7 @@ pub fn spin(host: &str, vm: &str) -> Vec<Step> {
         container: None,
         console: String::new(),
     };
-    let record = PlacementRecord {
-        host: name(host),
-        from: None,
-        moves: 0,
-        cold: false,
-        incarnation: 1,
-        addresses: BTreeMap::new(),
-    };
+    let record = PlacementRecord::new(name(host), 1);
     vec![
         on(host, Op::PutImage { file, path: image, note: None }),
         on(host, Op::Record { vm: name(vm), record }),

@@ -73,7 +73,9 @@ pub(crate) fn get(context: &Context, args: &args::Get) -> Outcome {
                     vec![
                         s(&n.name),
                         s(&n.bridge),
-                        n.subnet.map_or_else(|| "-".to_owned(), |n| n.to_string()),
+                        Some(n.nets().map(|net| net.to_string()).collect::<Vec<_>>().join(", "))
+                            .filter(|nets| !nets.is_empty())
+                            .unwrap_or_else(|| "-".to_owned()),
                         s(&n.origin),
                     ]
                 })
@@ -298,7 +300,8 @@ fn observed_vm(observed: &Observed, host: &Name, obs: &VmObs) -> String {
         );
     }
     for (name, nic) in &obs.stamp.nics {
-        let address = nic.address.map_or_else(|| "given by its network".to_owned(), |a| a.to_string());
+        let all: Vec<String> = nic.addresses().map(|a| a.to_string()).collect();
+        let address = if all.is_empty() { "given by its network".to_owned() } else { all.join(" ") };
         let _ = writeln!(out, " nic   {name}: {} {address}", nic.mac);
     }
     if let Some(screen) = &obs.screen {

@@ -1,6 +1,6 @@
 //! Networks.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Text;
 use super::access::SystemAddressSpec;
@@ -21,12 +21,20 @@ spec! {
         "hostAddress" host_address: Loc<Ipv4Addr>;
         /// The guests' default route.
         "gateway" gateway: Loc<Ipv4Addr>;
-        /// Name servers for guests.
-        "dns" dns: Vec<Loc<Ipv4Addr>>;
+        /// Name servers for guests, of both families.
+        "dns" dns: Vec<Loc<IpAddr>>;
         /// `static`: planned by us (default where there is a range); `external`: somebody else's DHCP.
         "addressing" addressing: Loc<Addressing>;
         /// First and last address that may be planned.
         "range" range: RangeSpec;
+        /// The IPv6 subnet, beside the other one or alone.
+        "subnet6" subnet6: Loc<ipnet::Ipv6Net>;
+        /// The host's own IPv6 address on the bridge.
+        "hostAddress6" host_address6: Loc<Ipv6Addr>;
+        /// The guests' default route in IPv6: an address of the subnet, or a link-local one.
+        "gateway6" gateway6: Loc<Ipv6Addr>;
+        /// First and last IPv6 address that may be planned.
+        "range6" range6: Range6Spec;
         /// `closed` (default): of what a VM on it sends and is sent, only what is allowed passes. `open`: everything from its
         /// own addresses.
         "rules" rules: Loc<Rules>;
@@ -57,5 +65,15 @@ spec! {
         "from" from: Loc<Ipv4Addr>, required;
         /// The last.
         "to" to: Loc<Ipv4Addr>, required;
+    }
+}
+
+spec! {
+    /// First and last IPv6 address.
+    Range6Spec("range6") {
+        /// The first.
+        "from" from: Loc<Ipv6Addr>, required;
+        /// The last.
+        "to" to: Loc<Ipv6Addr>, required;
     }
 }

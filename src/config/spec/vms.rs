@@ -1,6 +1,6 @@
 //! A VM, or a part of one.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use schemars::SchemaGenerator;
 use serde_json::{Value, json};
@@ -146,6 +146,8 @@ spec! {
         "network" network: Loc<Name>;
         /// A fixed address.
         "address" address: Loc<Ipv4Addr>;
+        /// A fixed IPv6 address.
+        "address6" address6: Loc<Ipv6Addr>;
     }
 }
 

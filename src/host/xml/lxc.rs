@@ -11,7 +11,9 @@ use roxmltree::Node;
 use super::edit::Splices;
 use super::read::{XmlError, child, children, mac_of};
 use super::{escape, escape_text, write};
-use crate::model::{CONTAINER_DISK, CONTAINER_SEED, Container, ContainerAddress, Init, Mac, ShapeDisk, Stamp};
+use crate::model::{
+    CONTAINER_DISK, CONTAINER_SEED, Container, ContainerAddress, ContainerAddress6, Init, Mac, ShapeDisk, Stamp,
+};
 use crate::plan::{DomainDisk, DomainNic, DomainSpec, Edit};
 
 /// Microseconds in which a quota of processor time is counted (cpu.max, Documentation/admin-guide/cgroup-v2.rst).
@@ -63,7 +65,7 @@ pub(super) fn domain(spec: &DomainSpec, stamp: &Stamp, container: &Container) ->
         let _ = writeln!(x, "    {}", disk(d));
     }
     for n in &spec.nics {
-        let _ = writeln!(x, "    {}", nic(n, container.addresses.get(&n.mac)));
+        let _ = writeln!(x, "    {}", nic(n, told_of(container, n.mac)));
     }
     // The driver has consoles of this type only; the host's shell writes down what comes out of it.
     x.push_str("    <console type='pty'/>\n  </devices>\n</domain>\n");
@@ -100,20 +102,36 @@ fn disk(d: &DomainDisk) -> String {
     )
 }
 
-fn nic(n: &DomainNic, told: Option<&ContainerAddress>) -> String {
+/// What the host gives an interface, in both families.
+type Told<'a> = (Option<&'a ContainerAddress>, Option<&'a ContainerAddress6>);
+
+fn told_of(container: &Container, mac: Mac) -> Told<'_> {
+    (container.addresses.get(&mac), container.addresses6.get(&mac))
+}
+
+fn nic(n: &DomainNic, told: Told<'_>) -> String {
     format!(
         "<interface type='bridge'><mac address='{mac}'/><source bridge='{bridge}'/>{address}<target dev='{tap}'/></interface>",
         mac = n.mac,
         bridge = escape(&n.bridge),
-        address = told.map(address).unwrap_or_default(),
+        address = address(told),
         tap = escape(&n.tap),
     )
 }
 
-fn address(told: &ContainerAddress) -> String {
-    let mut x = format!("<ip address='{}' family='ipv4' prefix='{}'/>", told.address, told.prefix);
-    if let Some(gateway) = told.gateway {
+fn address((four, six): Told<'_>) -> String {
+    let mut x = String::new();
+    if let Some(told) = four {
+        let _ = write!(x, "<ip address='{}' family='ipv4' prefix='{}'/>", told.address, told.prefix);
+    }
+    if let Some(told) = six {
+        let _ = write!(x, "<ip address='{}' family='ipv6' prefix='{}'/>", told.address, told.prefix);
+    }
+    if let Some(gateway) = four.and_then(|told| told.gateway) {
         let _ = write!(x, "<route family='ipv4' address='0.0.0.0' prefix='0' gateway='{gateway}'/>");
+    }
+    if let Some(gateway) = six.and_then(|told| told.gateway) {
+        let _ = write!(x, "<route family='ipv6' address='::' prefix='0' gateway='{gateway}'/>");
     }
     x
 }
@@ -137,19 +155,34 @@ pub(super) fn part(root: Node<'_, '_>) -> Option<Container> {
     };
     let devices = child(root, "devices");
     let interfaces = devices.iter().flat_map(roxmltree::Node::children).filter(|n| n.has_tag_name("interface"));
+    let interfaces: Vec<_> = interfaces.filter_map(|node| Some((mac_of(node)?, node))).collect();
     let addresses: BTreeMap<Mac, ContainerAddress> =
-        interfaces.filter_map(|node| Some((mac_of(node)?, told(node)?))).collect();
-    Some(Container { init, addresses })
+        interfaces.iter().filter_map(|(mac, node)| Some((*mac, told(*node)?))).collect();
+    let addresses6: BTreeMap<Mac, ContainerAddress6> =
+        interfaces.iter().filter_map(|(mac, node)| Some((*mac, told6(*node)?))).collect();
+    Some(Container { init, addresses, addresses6 })
 }
 
 fn told(interface: Node<'_, '_>) -> Option<ContainerAddress> {
-    let ip = child(interface, "ip")?;
-    let gateway = children(interface, "route").find(|r| r.attribute("prefix").is_none_or(|p| p == "0"));
-    Some(ContainerAddress {
-        address: ip.attribute("address")?.parse().ok()?,
-        prefix: ip.attribute("prefix").and_then(|p| p.parse().ok()).unwrap_or(32),
-        gateway: gateway.and_then(|r| r.attribute("gateway")?.parse().ok()),
-    })
+    let (address, prefix, gateway) = said(interface, "ipv4");
+    let (address, prefix) = (address?.parse().ok()?, prefix.unwrap_or(32));
+    Some(ContainerAddress { address, prefix, gateway: gateway.and_then(|g| g.parse().ok()) })
+}
+
+fn told6(interface: Node<'_, '_>) -> Option<ContainerAddress6> {
+    let (address, prefix, gateway) = said(interface, "ipv6");
+    let (address, prefix) = (address?.parse().ok()?, prefix.unwrap_or(128));
+    Some(ContainerAddress6 { address, prefix, gateway: gateway.and_then(|g| g.parse().ok()) })
+}
+
+/// The first address of a family, its prefix, and the default route (libvirt, "Setting the IP configuration"; what does not
+/// say its family is IPv4).
+fn said<'a>(interface: Node<'a, '_>, family: &str) -> (Option<&'a str>, Option<u8>, Option<&'a str>) {
+    let of = |node: &Node<'_, '_>| node.attribute("family").unwrap_or("ipv4") == family;
+    let ip = children(interface, "ip").find(of);
+    let route = children(interface, "route").filter(of).find(|r| r.attribute("prefix").is_none_or(|p| p == "0"));
+    let prefix = ip.and_then(|ip| ip.attribute("prefix")).and_then(|p| p.parse().ok());
+    (ip.and_then(|ip| ip.attribute("address")), prefix, route.and_then(|r| r.attribute("gateway")))
 }
 
 /// Every `<filesystem>` with the name by which we call it: the one before the ending of its file, else its place.
@@ -216,8 +249,8 @@ pub(super) fn edit(root: Node<'_, '_>, out: &mut Splices<'_>, edit: &Edit) -> Op
             }
             let last = children(devices, "interface").last().or_else(|| children(devices, "filesystem").last());
             match last {
-                Some(last) => out.after(last, &nic(wanted, None)),
-                None => out.append(devices, &nic(wanted, None)),
+                Some(last) => out.after(last, &nic(wanted, (None, None))),
+                None => out.append(devices, &nic(wanted, (None, None))),
             }
             Ok(())
         }
@@ -283,15 +316,16 @@ fn container(root: Node<'_, '_>, out: &mut Splices<'_>, wanted: &Container) -> R
     }
     let devices = child(root, "devices").ok_or(XmlError::Missing("devices"))?;
     for node in children(devices, "interface") {
-        let wanted = mac_of(node).and_then(|mac| wanted.addresses.get(&mac));
-        if told(node).as_ref() == wanted {
+        let wanted = mac_of(node).map_or((None, None), |mac| told_of(wanted, mac));
+        if (told(node).as_ref(), told6(node).as_ref()) == wanted {
             continue;
         }
         for name in ["ip", "route"] {
             children(node, name).for_each(|old| out.remove(old));
         }
-        if let (Some(told), Some(after)) = (wanted, child(node, "source").or_else(|| child(node, "mac"))) {
-            out.after(after, &address(told));
+        let after = child(node, "source").or_else(|| child(node, "mac"));
+        if let Some(after) = after.filter(|_| wanted != (None, None)) {
+            out.after(after, &address(wanted));
         }
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::tests::{mac, name, spec, stamp};
 use super::*;
-use crate::model::{Bytes, Container, ContainerAddress, ImageFormat, Init, Mac};
+use crate::model::{Bytes, Container, ContainerAddress, ContainerAddress6, ImageFormat, Init, Mac};
 use crate::plan::{DomainDisk, DomainNic, DomainSpec, Edit};
 
 fn disk(name: &str, at: &str) -> DomainDisk {
@@ -23,10 +23,15 @@ fn told(last: u8) -> (Mac, ContainerAddress) {
     (mac(last), ContainerAddress { address: [10, 0, 0, last].into(), prefix: 24, gateway })
 }
 
+fn told6(last: u8) -> (Mac, ContainerAddress6) {
+    let gateway = (last == 1).then_some("fe80::1".parse().unwrap());
+    (mac(last), ContainerAddress6 { address: format!("fd00::{last}").parse().unwrap(), prefix: 64, gateway })
+}
+
 fn container() -> Container {
     let environment = BTreeMap::from([("A".into(), "b & 'c' <d>".into()), ("LANG".into(), "C".into())]);
     let init = Init { path: "/bin/serve".into(), arguments: vec!["--port".into(), "a \"b\"".into()], environment };
-    Container { init, addresses: BTreeMap::from([told(1)]) }
+    Container { init, addresses: BTreeMap::from([told(1)]), addresses6: BTreeMap::from([told6(1)]) }
 }
 
 fn box_spec() -> DomainSpec {
@@ -68,6 +73,7 @@ fn a_container_is_edited_in_place() {
     let mut wanted = container();
     wanted.init.arguments.clear();
     wanted.addresses = BTreeMap::from([told(2), told(3)]);
+    wanted.addresses6 = BTreeMap::from([told6(3)]);
     let edits = [
         Edit::Cpus { cpus: 2, max: 4 },
         Edit::Memory { memory: Bytes::mib(64), max: Bytes::mib(64) },

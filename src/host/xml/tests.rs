@@ -31,7 +31,10 @@ pub(super) fn stamp() -> Stamp {
         rolled: None,
         management: None,
         seed: "<&'\">\n".to_owned(),
-        nics: BTreeMap::from([(name("lan"), NicStamp { mac: mac(1), address: Some([10, 0, 0, 2].into()) })]),
+        nics: BTreeMap::from([(
+            name("lan"),
+            NicStamp { address: Some([10, 0, 0, 2].into()), ..NicStamp::new(mac(1)) },
+        )]),
         group: "shop/web".into(),
         ready: None,
         guard: None,

@@ -83,10 +83,14 @@ impl Compiled {
     /// mates they are.
     pub(crate) fn alike<'c>(&'c self, vms: impl Iterator<Item = &'c Name>, instances: bool) -> Vec<Class<'c>> {
         let parties = self.access.iter().flat_map(|a| [&a.from, &a.to]);
-        let named = Named::of(parties.filter_map(|party| match party {
-            Party::Net(net) => Some(*net),
-            Party::Network(network) => self.networks.get(network).and_then(|wire| wire.subnet),
-            _ => None,
+        let named = Named::of(parties.flat_map(|party| {
+            match party {
+                Party::Net(net) => std::slice::from_ref(net),
+                Party::Network(network) => self.networks.get(network).map_or(&[] as &[IpNet], |wire| &wire.subnets),
+                _ => &[],
+            }
+            .iter()
+            .copied()
         }));
         let mut classes: BTreeMap<(Option<Label<'c>>, Vec<Look<'c>>), Vec<&'c Name>> = BTreeMap::new();
         for (vm, (first, end)) in vms.filter_map(|vm| self.vms.get_key_value(vm)) {

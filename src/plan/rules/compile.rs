@@ -1,9 +1,6 @@
 //! Which interfaces each rule speaks of.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
-
-use ipnet::IpNet;
 
 use super::{Compiled, Nics, Port, Sides, Wire};
 use crate::model::{Access, Address, Desired, Name, NetworkMode, Origin, Owner, Party, Traffic};
@@ -54,8 +51,8 @@ fn tidied(access: &Access) -> Access {
 
 fn wires(desired: &Desired) -> BTreeMap<Name, Wire> {
     let wire = |network: &crate::model::Network| Wire {
-        subnet: network.subnet.map(|net| IpNet::V4(net.trunc())),
-        host: network.host_address.map(IpAddr::V4),
+        subnets: network.nets().collect(),
+        hosts: network.host_addresses().collect(),
         isolated: network.mode == NetworkMode::Isolated,
         closed: network.closed,
     };

@@ -148,7 +148,7 @@ impl Compiled {
                     }
                     Spot::Address(_) => false,
                 };
-                named || self.subnet(port, party).is_some_and(|net| within(&net))
+                named || self.subnets(port, party).iter().any(within)
             }
         }
     }

@@ -89,8 +89,10 @@ pub(crate) struct Port {
 /// What rules need to know of a network.
 #[derive(Clone, Debug)]
 struct Wire {
-    subnet: Option<IpNet>,
-    host: Option<IpAddr>,
+    /// Its subnets, of every family and host; none: nobody said any.
+    subnets: Vec<IpNet>,
+    /// The addresses that hosts have on it, as far as documents say.
+    hosts: Vec<IpAddr>,
     isolated: bool,
     closed: bool,
 }
@@ -174,11 +176,11 @@ impl Compiled {
             (Party::Net(net), _) => peers.extend(Some(*net).filter(|net| self.leads(port, *net))),
             (Party::Host, _) => peers.extend(self.host_addresses(port, own).map(exactly)),
             (party, others) => {
-                let subnet = self.subnet(port, party);
-                peers.extend(subnet);
+                let subnets = self.subnets(port, party);
+                peers.extend(subnets);
                 let linked = others.iter().map(|n| &self.ports[*n]).filter(|o| o.vm != port.vm && self.linked(port, o));
                 let addresses = linked.flat_map(|o| &o.at.addresses).copied();
-                peers.extend(addresses.filter(|a| subnet.is_none_or(|net| !net.contains(a))).map(exactly));
+                peers.extend(addresses.filter(|a| !subnets.iter().any(|net| net.contains(a))).map(exactly));
             }
         }
         for peer in peers {
@@ -195,17 +197,18 @@ impl Compiled {
     }
 
     /// All addresses of a network that is a side of a rule, where an interface can get to them.
-    fn subnet(&self, port: &Port, party: &Party) -> Option<IpNet> {
-        let Party::Network(network) = party else { return None };
+    fn subnets(&self, port: &Port, party: &Party) -> &[IpNet] {
+        let Party::Network(network) = party else { return &[] };
         let wire = self.networks.get(network).filter(|_| self.meets(&port.at.network, network));
-        wire.and_then(|wire| wire.subnet)
+        wire.map_or(&[], |wire| &wire.subnets)
     }
 
     /// The host's addresses that count on an interface's network.
     fn host_addresses<'c>(&'c self, port: &Port, own: &'c BTreeSet<IpAddr>) -> impl Iterator<Item = IpAddr> + 'c {
         let wire = self.networks.get(&port.at.network);
-        let here = move |a: &IpAddr| wire.and_then(|w| w.subnet).is_none_or(|net| net.contains(a));
-        own.iter().copied().filter(here).chain(wire.and_then(|w| w.host))
+        let subnets: &[IpNet] = wire.map_or(&[], |w| &w.subnets);
+        let here = move |a: &IpAddr| subnets.is_empty() || subnets.iter().any(|net| net.contains(a));
+        own.iter().copied().filter(here).chain(wire.into_iter().flat_map(|w| w.hosts.iter().copied()))
     }
 
     /// Whether the interface's network has no filter.
@@ -219,7 +222,13 @@ impl Compiled {
 
     /// Whether packets can get from one interface to the other at all.
     fn linked(&self, a: &Port, b: &Port) -> bool {
-        self.meets(&a.at.network, &b.at.network)
+        let (a, b) = (&a.at, &b.at);
+        // One of IPv4 alone and one of IPv6 alone have nothing to say to each other.
+        let apart = |six: bool| {
+            a.addresses.iter().any(|x| x.is_ipv6() == six) != b.addresses.iter().any(|x| x.is_ipv6() == six)
+        };
+        let strangers = !a.addresses.is_empty() && !b.addresses.is_empty() && apart(false) && apart(true);
+        !strangers && self.meets(&a.network, &b.network)
     }
 
     /// Whether packets can get from one network to the other.
@@ -230,6 +239,9 @@ impl Compiled {
     /// Whether packets can get from an interface to some of these addresses.
     fn leads(&self, port: &Port, net: IpNet) -> bool {
         let Some(wire) = self.networks.get(&port.at.network).filter(|wire| wire.isolated) else { return true };
-        wire.subnet.is_none_or(|subnet| subnet.contains(&net) || net.contains(&subnet))
+        // A router is known by its link-local address, which every link has (RFC 4291 section 2.5.6).
+        let link = matches!(net, IpNet::V6(net) if net.addr().is_unicast_link_local() && net.prefix_len() >= 10);
+        link || wire.subnets.is_empty()
+            || wire.subnets.iter().any(|subnet| subnet.contains(&net) || net.contains(subnet))
     }
 }

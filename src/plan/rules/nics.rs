@@ -1,7 +1,7 @@
 //! The interfaces that a fleet's VMs have, or will have when a plan is carried out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use super::{NicAt, Nics};
 use crate::model::{Desired, Name, Observed, Stamp, nic_mac, tap_name};
@@ -25,16 +25,19 @@ impl Nics {
         for (vm, wanted) in &desired.vms {
             let nics = wanted.spec.nics.iter().map(|(nic, spec)| {
                 let stamped = stamps.get(vm).and_then(|stamp| stamp.nics.get(nic));
-                let recorded = || observed.records.get(vm)?.addresses.get(nic).copied();
-                let given = || stamped.and_then(|stamp| stamp.address).or_else(recorded);
-                let address: Option<Ipv4Addr> = spec.address.or_else(given);
-                let planned = desired.networks.get(&spec.network).is_some_and(|network| network.range.is_some());
+                let record = observed.records.get(vm);
+                let given = || stamped.and_then(|s| s.address).or_else(|| record?.addresses.get(nic).copied());
+                let given6 = || stamped.and_then(|s| s.address6).or_else(|| record?.addresses6.get(nic).copied());
+                let four = spec.address.or_else(given).map(IpAddr::V4);
+                let six = spec.address6.or_else(given6).map(IpAddr::V6);
+                let addresses: BTreeSet<IpAddr> = four.into_iter().chain(six).collect();
+                let planned = desired.networks.get(&spec.network).is_some_and(crate::model::Network::is_planned);
                 let at = NicAt {
                     network: spec.network.clone(),
                     mac: stamped.map_or_else(|| nic_mac(fleet, vm, nic), |stamp| stamp.mac),
                     tap: tap_name(fleet, vm, nic),
-                    addresses: address.map(IpAddr::V4).into_iter().collect::<BTreeSet<_>>(),
-                    learns: address.is_none() && !planned,
+                    learns: addresses.is_empty() && !planned,
+                    addresses,
                     shut: stamps.get(vm).is_some_and(|stamp| stamp.quarantine.is_some()),
                 };
                 (nic.clone(), at)

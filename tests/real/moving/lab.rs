@@ -333,7 +333,7 @@ impl<'l> Guest<'l> {
         }
     }
     fn stamp(&self) -> Stamp {
-        let nic = NicStamp { mac: self.spec().nics[0].mac, address: Some(self.address) };
+        let nic = NicStamp { address: Some(self.address), ..NicStamp::new(self.spec().nics[0].mac) };
         Stamp {
             fleet: name("t"),
             vm: self.vm.clone(),
@@ -408,12 +408,7 @@ impl<'l> Guest<'l> {
         for disk in ["root", "data"] {
             lab.done(host, Op::MakeDisk(self.new_disk(disk, 1, DiskPhase::Valid))).await;
         }
-        let nic = SeedNic {
-            mac: spec.nics[0].mac,
-            address: Some(format!("{}/24", self.address)),
-            gateway: None,
-            dns: Vec::new(),
-        };
+        let nic = SeedNic { address: Some(format!("{}/24", self.address)), ..SeedNic::new(spec.nics[0].mac) };
         // `tmp` is memory, `/data` is disk.
         let user_data = format!(
             "#cloud-config\nruncmd:\n- ln -s /data/data/counter /www/counter\n\
@@ -436,19 +431,17 @@ impl<'l> Guest<'l> {
 
     pub(super) fn record(&self, host: &str, from: Option<&str>, moves: u32) -> PlacementRecord {
         PlacementRecord {
-            host: name(host),
             from: from.map(name),
             moves,
-            cold: false,
-            incarnation: 1,
             addresses: BTreeMap::from([(name("lan"), self.address)]),
+            ..PlacementRecord::new(name(host), 1)
         }
     }
 
     pub(super) async fn ready(&self, host: &str) {
         let kind = ProbeKind::Http { port: 80, path: "/counter".into(), status: 200 };
         let probe = Some(Probe { kind, within: Span::secs(60), every: Span(200) });
-        let op = Op::AwaitReady { vm: self.vm.clone(), uuid: self.uuid(), probe, address: Some(self.address) };
+        let op = Op::AwaitReady { vm: self.vm.clone(), uuid: self.uuid(), probe, address: Some(self.address.into()) };
         self.lab.done(host, op).await;
     }
 
