@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::contact::Doors;
 use super::disk::Folders;
+use super::learnt::Learnt;
 use super::libvirt::{FRESH, Hypervisor, Opener};
 use super::shell::Shell;
 use super::{accel, act, fence, guard, lock, rules, shell, survey};
@@ -61,6 +62,8 @@ pub(super) struct RealHost {
     inside: Mutex<Vec<IpNet>>,
     /// The fleet's packet filter as last seen or set here.
     pub(super) filter: tokio::sync::Mutex<Option<rules::Kept>>,
+    /// Addresses that networks gave to guests, as last seen.
+    learnt: Mutex<BTreeMap<Uuid, Learnt>>,
     /// Listens whether somebody else changes it, while anybody wants to know.
     listening: Mutex<Option<Listening>>,
     /// What it is, as last found out.
@@ -164,6 +167,7 @@ impl RealFleet {
             shell,
             inside: Mutex::default(),
             filter: tokio::sync::Mutex::default(),
+            learnt: Mutex::default(),
             listening: Mutex::default(),
             facts: tokio::sync::Mutex::new(None),
             names: Mutex::default(),
@@ -377,6 +381,10 @@ impl RealHost {
     }
     fn lock_slot(&self) -> MutexGuard<'_, Option<lock::Held>> {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Addresses that networks gave to guests, as last seen.
+    pub(super) fn learnt(&self) -> MutexGuard<'_, BTreeMap<Uuid, Learnt>> {
+        self.learnt.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// The fleet's domains as last seen here.
     pub(super) fn names(&self) -> MutexGuard<'_, BTreeMap<Uuid, Name>> {

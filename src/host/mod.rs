@@ -41,6 +41,8 @@ mod inside;
 #[cfg(feature = "libvirt")]
 mod inspect;
 #[cfg(feature = "libvirt")]
+mod learnt;
+#[cfg(feature = "libvirt")]
 pub mod libvirt;
 pub mod lock;
 mod marker;

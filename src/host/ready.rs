@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::fleet::RealHost;
-use super::{agent, inside, probe, survey};
+use super::{agent, inside, learnt, probe, survey};
 use crate::execute::{Done, Progress, StepError};
 use crate::model::{Layer, Name, Power, Probe, ProbeKind, Span};
 
@@ -18,6 +18,11 @@ const EXEC: Duration = Duration::from_secs(10);
 
 /// Tries a probe once; in words, why it does not succeed.
 pub(super) async fn once(host: &RealHost, uuid: Uuid, kind: &ProbeKind, address: Option<IpAddr>) -> Result<(), String> {
+    // What its network gives it shows when the guest is up.
+    let address = match kind {
+        ProbeKind::Tcp { .. } | ProbeKind::Http { .. } if address.is_none() => learnt::address(host, uuid).await,
+        _ => address,
+    };
     // A network of the host's own ends at the host: from here nobody gets there.
     let inside = address.filter(|a| host.shell.is_remote() && host.has_inside(*a));
     if let (Some(address), ProbeKind::Tcp { port }) = (inside, kind) {
@@ -26,7 +31,9 @@ pub(super) async fn once(host: &RealHost, uuid: Uuid, kind: &ProbeKind, address:
     if let (Some(address), ProbeKind::Http { port, path, status }) = (inside, kind) {
         return probe::http_from(host.shell.as_ref(), address, *port, path, *status).await;
     }
-    let there = || address.ok_or_else(|| "the VM has no planned address to probe".to_owned());
+    let there = || {
+        address.ok_or_else(|| "the VM has no planned address to probe, and none can be seen yet: neither its agent nor a neighbour tells it".to_owned())
+    };
     match kind {
         ProbeKind::Tcp { port } => probe::tcp(there()?, *port).await,
         ProbeKind::Http { port, path, status } => probe::http(there()?, *port, path, *status).await,

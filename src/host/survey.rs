@@ -1,7 +1,6 @@
 //! One look at one host: its domains by our stamps, disks, images, bridges, records.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use futures_util::StreamExt;
 use futures_util::stream;
@@ -13,7 +12,7 @@ use super::glance::{self, Glance, Interfaces};
 use super::libvirt::{Seen, SeenJob, Survey};
 use super::shell::{Program, ShellError, succeed};
 use super::xml::{self, Reading};
-use super::{facts, guard, ready, rules};
+use super::{facts, guard, learnt, ready, rules};
 use crate::model::{
     Acceleration, Bytes, Desired, FilterObs, HostObs, JobKind, JobObs, Layer, Name, PauseCause, PlacementRecord, Power,
     Readiness, Shape, Stamp, Unmanaged, VmObs, domain_uuid,
@@ -114,6 +113,7 @@ async fn examine(
     let (mut vms, unmanaged) = sorted.map_err(|e| e.to_string())?;
     name_jobs(host, &glance.records, &mut vms);
     *host.names() = vms.iter().map(|(name, vm)| (vm.uuid, name.clone())).collect();
+    learnt::look(host, &mut vms).await;
     *host.running() = vms.iter().filter_map(|(name, vm)| Some((name.clone(), guard::Runs::of(vm)?))).collect();
     if look.probe {
         probe_all(host, &mut vms).await;
@@ -260,6 +260,7 @@ fn vm(domain: &Seen, config: &Reading, live: Option<Reading>, stamp: Stamp) -> V
         },
         cpu_model: config.cpu_model.clone(),
         ready: Readiness::NotProbed,
+        addresses: BTreeMap::new(),
         screen,
     }
 }
@@ -289,7 +290,7 @@ fn name_jobs(host: &RealHost, records: &Records, vms: &mut BTreeMap<Name, VmObs>
 async fn probe_all(host: &RealHost, vms: &mut BTreeMap<Name, VmObs>) {
     let tries = vms.iter().map(|(name, vm)| {
         let (name, power, uuid, probe) = (name.clone(), vm.power, vm.uuid, vm.stamp.ready.clone());
-        let address = first_address(vm);
+        let address = vm.probed_at();
         async move {
             let ready = match (power, probe) {
                 (Power::Running, None) => Readiness::Ready,
@@ -309,11 +310,6 @@ async fn probe_all(host: &RealHost, vms: &mut BTreeMap<Name, VmObs>) {
             vm.ready = ready;
         }
     }
-}
-
-/// Where a VM's TCP and HTTP probes go: its first interface by name that has a planned address.
-fn first_address(vm: &VmObs) -> Option<IpAddr> {
-    vm.stamp.probed_at()
 }
 
 /// The last lines of a VM's console without escape sequences.

@@ -448,6 +448,9 @@ pub struct VmObs {
     pub cpu_model: Option<String>,
     /// Whether its probe succeeds.
     pub ready: Readiness,
+    /// What its interfaces were seen to have whose network gives them their addresses, while it runs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub addresses: BTreeMap<Mac, BTreeSet<IpAddr>>,
     /// Where its screen is, from live XML: a socket path or `host:port`.
     pub screen: Option<String>,
 }
@@ -520,6 +523,14 @@ impl Shape {
 }
 
 impl VmObs {
+    /// The addresses that an interface was seen to have.
+    pub fn seen_at(&self, nic: &NicStamp) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.get(&nic.mac).into_iter().flatten().copied()
+    }
+    /// Where its TCP and HTTP probes go: a planned address, else one that it was seen to have.
+    pub fn probed_at(&self) -> Option<IpAddr> {
+        self.stamp.probed_at().or_else(|| self.stamp.nics.values().find_map(|nic| self.seen_at(nic).next()))
+    }
     /// The devices of its host that it holds now: nobody else can have them before it gives them back.
     pub fn holds(&self) -> impl Iterator<Item = DeviceAt> + '_ {
         self.live.iter().filter(|_| self.power.is_active()).flat_map(|live| live.devices.values().copied())

@@ -153,10 +153,13 @@ impl Draft<'_> {
     /// Interfaces that others may talk to, as soon as anybody knows their address.
     fn tell_unknown(&mut self, compiled: &Compiled) {
         for unknown in compiled.unknown() {
-            let text = format!(
-                "network/{} gives {} its address: rules that name it wait until it is seen",
-                unknown.network, unknown.nic
-            );
+            let known = self.input.desired.networks.get(&unknown.network);
+            let wait = match known.is_some_and(|network| network.nets().next().is_some()) {
+                true => "rules that name it wait until it is seen",
+                // A guest says what it likes of itself.
+                false => "rules that name it wait until the network's `subnet` says which addresses may be believed",
+            };
+            let text = format!("network/{} gives {} its address: {wait}", unknown.network, unknown.nic);
             self.note(&unknown.vm, super::types::NoteKind::Hint, text, None);
         }
     }

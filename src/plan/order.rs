@@ -151,7 +151,7 @@ impl Draft<'_> {
         if obs.power != Power::Running {
             return;
         }
-        let address = obs.stamp.probed_at();
+        let address = obs.probed_at();
         let op = Op::AwaitReady { vm: member.clone(), uuid: obs.uuid, probe: vm.spec.ready.clone(), address };
         let step = Step { host: host.clone(), op };
         let act = &mut self.actions[mine];

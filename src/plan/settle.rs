@@ -152,7 +152,7 @@ impl<'a> Draft<'a> {
         self.settle_at(&mut work, name, to, obs);
         if self.effective_run(vm).0 == RunState::Started {
             work.add(to, self.returning(vm, to, obs));
-            let address = obs.stamp.probed_at();
+            let address = obs.probed_at();
             let start = Op::Start { vm: name.clone(), uuid: obs.uuid };
             let wait = Op::AwaitReady { vm: name.clone(), uuid: obs.uuid, probe: vm.spec.ready.clone(), address };
             work.add(to, [start, wait]);
@@ -263,7 +263,7 @@ impl<'a> Draft<'a> {
         if fresh && vm.is_some_and(|vm| vm.spec.nics.values().any(|nic| ours(&nic.network))) {
             work.add(host, [Op::Announce { vm: name.clone(), uuid: obs.uuid }]);
         }
-        let address = obs.stamp.probed_at();
+        let address = obs.probed_at();
         let probe = obs.stamp.ready.clone();
         work.add(host, [Op::AwaitReady { vm: name.clone(), uuid: obs.uuid, probe, address }]);
     }

@@ -239,8 +239,12 @@ impl Draft<'_> {
         for (name, stamp) in &track.stamp {
             let said = spec.and_then(|nics| nics.get(name)).map(|nic| &nic.network);
             let Some(network) = self.network_at(bridge(&stamp.mac).map(String::as_str), said) else { continue };
-            let addresses: BTreeSet<_> = stamp.addresses().collect();
+            let mut addresses: BTreeSet<_> = stamp.addresses().collect();
             let learns = addresses.is_empty();
+            let seen = self.world.place(vm).filter(|_| learns && track.live.is_some());
+            if let Some(((_, obs), network)) = seen.zip(desired.networks.get(&network)) {
+                addresses = super::rules::believed(network, obs.seen_at(stamp)).collect();
+            }
             let tap = tap_name(fleet, vm, name);
             nics.insert(name.clone(), NicAt { network, mac: stamp.mac, tap, addresses, learns, shut });
         }

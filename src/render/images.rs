@@ -152,7 +152,7 @@ fn members(desired: &Desired, observed: &Observed, image: &Name) -> Vec<MemberUs
                     .stamp
                     .nics
                     .values()
-                    .flat_map(crate::model::NicStamp::addresses)
+                    .flat_map(|nic| nic.addresses().chain(obs.seen_at(nic)))
                     .map(|a| a.to_string())
                     .collect(),
                 state: obs.power.word().to_owned(),

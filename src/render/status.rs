@@ -239,7 +239,7 @@ fn seen_row(desired: &Desired, demand: &Demand, host: &Name, obs: &VmObs) -> VmR
     let name = &obs.stamp.vm;
     let first = desired.vms.get(name).and_then(|v| v.spec.nics.keys().next());
     let mut named = first.and_then(|n| obs.stamp.nics.get(n)).into_iter().flat_map(|n| n.addresses());
-    let address = named.next().or_else(|| obs.stamp.probed_at());
+    let address = named.next().or_else(|| obs.probed_at());
     let address6 = named.next();
     let mut remarks: Vec<String> = quarantine(obs, demand).into_iter().chain(hold(name, demand)).collect();
     if !desired.vms.contains_key(name) {

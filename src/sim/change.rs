@@ -1,5 +1,7 @@
 //! What each step does to the world: look whether it is done → change → done; the semantics of `plan::steps`.
 
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 
 use super::device;
@@ -514,6 +516,7 @@ pub(super) fn halt(domain: &mut SimDomain, power: Power) {
     domain.live = None;
     domain.cpu = None;
     domain.ready_at = None;
+    domain.learnt.clear();
 }
 
 pub(super) fn needs_space(host: &SimHost, used: Bytes) -> Result<(), StepError> {
@@ -580,6 +583,7 @@ fn define(host: &mut SimHost, spec: &DomainSpec, stamp: &Stamp) -> Outcome {
         ready_at: None,
         cpu: None,
         announced: 0,
+        learnt: BTreeMap::new(),
         boots: 0,
         foreign: "what libvirt adds".to_owned(),
     };

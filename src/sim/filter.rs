@@ -202,6 +202,9 @@ impl World {
             for domain in host.domains.values() {
                 let Some(stamp) = &domain.stamp else { continue };
                 explained.hold(stamp);
+                for address in domain.learnt.values().flatten() {
+                    explained.holders.entry(*address).or_default().insert(stamp.vm.clone());
+                }
                 let nics = domain.live.iter().chain([&domain.config]).flat_map(|shape| shape.nics.values());
                 let networks: BTreeSet<Name> =
                     nics.filter_map(|nic| explained.bridges.get(&nic.bridge)).flatten().cloned().collect();

@@ -1,5 +1,7 @@
 //! What happens to a world beside our steps: hands, power cuts, hosts that vanish and come back.
 
+use std::net::IpAddr;
+
 use uuid::Uuid;
 
 use super::change::halt;
@@ -39,6 +41,8 @@ pub enum Event {
     DefineCpus(Name, u32),
     /// Somebody sets libvirt's autostart.
     Autostart(Name, bool),
+    /// Its network gives a VM's interfaces an address, those that have no planned one.
+    GiveAddress(Name, IpAddr),
     /// A disk file of a VM is lost: VM and disk.
     LoseDisk(Name, String),
     /// Somebody takes a device of the host away from a VM: VM and the name that it calls it.
@@ -151,6 +155,12 @@ impl World {
             }),
             Event::DefineCpus(vm, cpus) => self.vm(vm)?.config.cpus = *cpus,
             Event::Autostart(vm, on) => self.vm(vm)?.autostart = *on,
+            Event::GiveAddress(vm, address) => {
+                let domain = self.vm(vm)?;
+                let nics = domain.stamp.iter().flat_map(|stamp| stamp.nics.values());
+                let unplanned = nics.filter(|nic| nic.addresses().next().is_none());
+                domain.learnt = unplanned.map(|nic| (nic.mac, [*address].into())).collect();
+            }
             Event::LoseDisk(vm, disk) => self.lose_disk(vm, disk)?,
             Event::TakeDevice(vm, device) => self.take_device(vm, device)?,
             Event::Foreign(name, host, memory) => {

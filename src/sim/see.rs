@@ -124,6 +124,7 @@ impl World {
             job: self.see_job(host, uuid),
             cpu_model: domain.cpu.clone(),
             ready,
+            addresses: domain.learnt.clone(),
             screen: domain.live.as_ref().map(|_| format!("/run/sim/{}.vnc", domain.name)),
         }
     }

@@ -1,6 +1,7 @@
 //! The world's data: hosts with domains, disks, images, bridges, records and locks; and its clock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -11,7 +12,7 @@ use super::happen::Event;
 use super::jobs::{MoveJob, Stage};
 use super::ledger::Memory;
 use crate::model::{
-    Acceleration, BridgeObs, Bytes, Desired, DiskStamp, Host, LockHolder, Name, Observation, Observed, PauseCause,
+    Acceleration, BridgeObs, Bytes, Desired, DiskStamp, Host, LockHolder, Mac, Name, Observation, Observed, PauseCause,
     PlacementRecord, Power, RootUse, Shape, Stamp, Timestamp,
 };
 use crate::plan::Step;
@@ -121,6 +122,8 @@ pub struct SimDomain {
     pub cpu: Option<String>,
     /// How often its guest was told that its network changed.
     pub announced: u32,
+    /// What its network gave its interfaces, while its guest runs.
+    pub learnt: BTreeMap<Mac, BTreeSet<IpAddr>>,
     /// Counts QEMU processes: tells a restart from a resume.
     pub boots: u64,
     /// Elements of its XML that are not ours: they must survive every edit.
@@ -511,6 +514,7 @@ fn recorded(host: &mut SimHost, seen: &crate::model::HostObs, fleet: Option<&Nam
             ready_at: vm.power.is_active().then_some(0),
             cpu: vm.cpu_model.clone().or_else(|| vm.power.is_active().then(|| CPU.to_owned())),
             announced: 0,
+            learnt: vm.addresses.clone(),
             boots: 1,
             foreign: "kept".to_owned(),
         };
@@ -556,6 +560,7 @@ pub(super) fn unmanaged(name: &str, shape: Shape, power: Power) -> SimDomain {
         ready_at: power.is_active().then_some(0),
         cpu: power.is_active().then(|| CPU.to_owned()),
         announced: 0,
+        learnt: BTreeMap::new(),
         boots: 1,
         foreign: "somebody's".to_owned(),
     }

@@ -301,7 +301,12 @@ fn observed_vm(observed: &Observed, host: &Name, obs: &VmObs) -> String {
     }
     for (name, nic) in &obs.stamp.nics {
         let all: Vec<String> = nic.addresses().map(|a| a.to_string()).collect();
-        let address = if all.is_empty() { "given by its network".to_owned() } else { all.join(" ") };
+        let seen: Vec<String> = obs.seen_at(nic).map(|a| a.to_string()).collect();
+        let address = match (all.is_empty(), seen.is_empty()) {
+            (false, _) => all.join(" "),
+            (true, false) => format!("given by its network: {} as was seen", seen.join(" ")),
+            (true, true) => "given by its network".to_owned(),
+        };
         let _ = writeln!(out, " nic   {name}: {} {address}", nic.mac);
     }
     if let Some(screen) = &obs.screen {

@@ -23,7 +23,8 @@ spec! {
         "gateway" gateway: Loc<Ipv4Addr>;
         /// Name servers for guests, of both families.
         "dns" dns: Vec<Loc<IpAddr>>;
-        /// `static`: planned by us (default where there is a range); `external`: somebody else's DHCP.
+        /// `static`: planned by us (default where there is a range); `external`: somebody else's DHCP. Then what guests
+        /// were seen to have counts: for probes and for people, and, where a `subnet` says what may be believed, in rules.
         "addressing" addressing: Loc<Addressing>;
         /// First and last address that may be planned.
         "range" range: RangeSpec;

@@ -191,7 +191,7 @@ impl Draft<'_> {
     fn await_it(&self, name: &Name) -> Option<Step> {
         let (host, obs) = self.world.place(name)?;
         let vm = self.wanted.get(name).filter(|_| obs.power.is_active())?;
-        let address = obs.stamp.probed_at();
+        let address = obs.probed_at();
         let op = Op::AwaitReady { vm: name.clone(), uuid: obs.uuid, probe: vm.spec.ready.clone(), address };
         Some(Step { host: host.clone(), op })
     }

@@ -30,6 +30,7 @@ pub fn compile(desired: &Desired, nics: &Nics) -> Compiled {
         }
         out.vms.insert(vm.clone(), (first, out.ports.len()));
     }
+    out.doubt();
     let index = index(&out.ports);
     let none = Vec::new();
     let members = |party: &Party| key(party).and_then(|key| index.get(&key)).unwrap_or(&none).clone();
@@ -43,6 +44,20 @@ pub fn compile(desired: &Desired, nics: &Nics) -> Compiled {
         }
     }
     out
+}
+
+impl Compiled {
+    /// Forgets addresses that were seen at an interface and belong to another one: who claims them is not to be believed.
+    fn doubt(&mut self) {
+        let Self { ports, holders, .. } = self;
+        for (number, port) in ports.iter_mut().enumerate().filter(|(_, port)| port.at.learns) {
+            port.at.addresses.retain(|a| holders.get(a).is_none_or(|all| *all == [number]));
+        }
+        for (address, all) in &mut *holders {
+            all.retain(|number| ports.get(*number).is_some_and(|port| port.at.addresses.contains(address)));
+        }
+        holders.retain(|_, all| !all.is_empty());
+    }
 }
 
 fn tidied(access: &Access) -> Access {

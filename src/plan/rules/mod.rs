@@ -23,6 +23,7 @@ use ipnet::IpNet;
 
 pub use compile::compile;
 pub use matrix::{Cell, Matrix};
+pub(crate) use nics::believed;
 pub use reach::{End, Missing, Pair, Passing, Reason, Said, Verdict, sentence};
 
 use crate::model::{Access, Address, HostRules, Mac, Name, Origin, Owner, Party, Permit, TapRules, Way};
@@ -40,7 +41,7 @@ pub struct NicAt {
     pub mac: Mac,
     /// Its tap's name on a host.
     pub tap: String,
-    /// The addresses that it has, as far as they are known.
+    /// The addresses that it has, as far as they are known: those that were planned, or were seen.
     pub addresses: BTreeSet<IpAddr>,
     /// Whether its network gives it addresses.
     pub learns: bool,
@@ -161,7 +162,8 @@ impl Compiled {
             nic: port.nic.clone(),
             mac: port.at.mac,
             // It claims none: what is shut says nothing at all.
-            addresses: if port.at.shut { BTreeSet::new() } else { port.at.addresses.clone() },
+            // What its network gave it was seen, not said: it may have another one by now. So only its hardware address holds.
+            addresses: if port.at.shut || port.at.learns { BTreeSet::new() } else { port.at.addresses.clone() },
             learns: port.at.learns && !port.at.shut,
             open,
             permits,

@@ -312,6 +312,10 @@ fn event(words: &[&str]) -> Result<Option<Event>, String> {
         ["set", "vm", vm, "memory", memory] => Event::SetMemory(name(vm)?, quantity(memory)?),
         ["set", "vm", vm, "cpus", cpus] => Event::SetCpus(name(vm)?, number(cpus)?),
         ["define", "vm", vm, "cpus", cpus] => Event::DefineCpus(name(vm)?, number(cpus)?),
+        ["set", "vm", vm, "address", address] => {
+            let wrong = |_| format!("`{address}` is not an address");
+            Event::GiveAddress(name(vm)?, address.parse().map_err(wrong)?)
+        }
         ["set", "vm", vm, "autostart", on @ ("on" | "off")] => Event::Autostart(name(vm)?, *on == "on"),
         ["lose", "disk", disk, "of", vm] => Event::LoseDisk(name(vm)?, (*disk).to_owned()),
         ["take", "device", device, "from", vm] => Event::TakeDevice(name(vm)?, name(device)?),

@@ -6,6 +6,7 @@ mod late;
 mod lost;
 mod moves;
 mod packets;
+mod six;
 mod witness;
 
 use std::path::{Path, PathBuf};
