@@ -270,7 +270,11 @@ fn machine(repo: &Repository, spec: &ImageSpec, recipe: &Recipe, levels: &[Name]
     }
     (out.max_cpus, out.max_memory) = (out.cpus, out.memory);
     out.root_size = build.and_then(|b| b.root_size.as_ref()).map(|r| r.value);
-    out.nics = recipe.networks.iter().map(|n| (n.clone(), Nic { network: n.clone(), address: None })).collect();
+    out.nics = recipe
+        .networks
+        .iter()
+        .map(|n| (n.clone(), Nic { network: n.clone(), address: None, address6: None }))
+        .collect();
     if let Configure::Steps { user_data, .. } = &recipe.configure {
         out.cloud_init = CloudInit { user_data: user_data.clone(), ssh_keys: Vec::new() };
     }

@@ -179,7 +179,7 @@ impl Draft<'_> {
         let mut work = Work { vm, uuid: there.uuid, stamp: &there.stamp, management, ops: Vec::new() };
         if !ready {
             if work.management.phase < Phase::Configured {
-                let address = there.stamp.nics.values().find_map(|n| n.address);
+                let address = there.probed_at();
                 work.configure(recipe, address, self.ready_probe(vm), goal);
             }
             work.come_to_rest(recipe);
@@ -289,11 +289,11 @@ impl Work<'_> {
         self.ops.push(Op::Edit { vm: self.vm.clone(), uuid: self.uuid, edits: Vec::new(), stamp });
     }
 
-    fn wait(&mut self, probe: Option<Probe>, address: Option<std::net::Ipv4Addr>) {
+    fn wait(&mut self, probe: Option<Probe>, address: Option<std::net::IpAddr>) {
         self.ops.push(Op::AwaitReady { vm: self.vm.clone(), uuid: self.uuid, probe, address });
     }
 
-    fn configure(&mut self, recipe: &Recipe, address: Option<std::net::Ipv4Addr>, ready: Option<Probe>, goal: &Goal) {
+    fn configure(&mut self, recipe: &Recipe, address: Option<std::net::IpAddr>, ready: Option<Probe>, goal: &Goal) {
         self.wait(ready, address);
         self.reached(Phase::Configuring);
         if recipe.needs_agent() {
