@@ -11,14 +11,14 @@ use crate::observe::Tried;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Runs {
     pub(super) uuid: Uuid,
-    address: Option<std::net::Ipv4Addr>,
+    address: Option<std::net::IpAddr>,
 }
 
 impl Runs {
     /// What is kept of a VM: nothing of one that does not run, is in quarantine, or arrives from another host.
     pub(super) fn of(vm: &VmObs) -> Option<Self> {
         let runs = vm.power == Power::Running && vm.stamp.quarantine.is_none() && !vm.transient;
-        let address = vm.stamp.nics.values().find_map(|nic| nic.address);
+        let address = vm.probed_at();
         runs.then_some(Self { uuid: vm.uuid, address })
     }
 }

@@ -179,7 +179,7 @@ impl Draft<'_> {
         let mut work = Work { vm, uuid: there.uuid, stamp: &there.stamp, management, ops: Vec::new() };
         if !ready {
             if work.management.phase < Phase::Configured {
-                let address = there.probed_at();
+                let address = there.stamp.probed_at();
                 work.configure(recipe, address, self.ready_probe(vm), goal);
             }
             work.come_to_rest(recipe);
