@@ -50,9 +50,17 @@ pub(super) async fn start(host: &RealHost, vm: &Name, uuid: Uuid) -> Result<Done
             }
             Ok(Done::Changed)
         }
+        // A controller that dies while its own libvirt starts a guest leaves it `paused`, without a process; the next libvirt
+        // looks for that for 30 s (QEMU_DEFAULT_MONITOR_WAIT) and then says that it is off.
+        None if power == Some(Power::Paused) && wait_for(host, uuid, CUT, is_off).await?.is_some() => {
+            Err(StepError::Stale(format!("the start of {vm} was cut before its guest ran: it is stopped")))
+        }
         None => Err(not_started(host, vm, result).await),
     }
 }
+
+/// How long after a resume in vain a domain may take to be off: what is left of the 30 s, on a busy host.
+const CUT: Duration = Duration::from_secs(10);
 
 /// Writes into the definition of a domain that was just started that its root disk is used from now on: the guest that runs
 /// keeps saying that it was fresh, and the next start by anybody else does not.
