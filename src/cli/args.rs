@@ -108,6 +108,9 @@ pub(crate) enum Verb {
     Quarantine(Quarantine),
     /// Let VMs out of quarantine: their documents decide again
     Release(Release),
+    /// Images that are made in the fleet: seal, give up, or try again what is made now
+    #[command(subcommand)]
+    Image(ImageVerb),
     /// Empty a host: show what moves where and what cannot, ask, and move it
     Drain(Drain),
     /// Bring back what a drain took from a host
@@ -396,6 +399,24 @@ pub(crate) struct Release {
     /// The VMs
     #[arg(required = true, value_name = "VM")]
     pub(crate) vms: Vec<String>,
+}
+
+/// `image`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageVerb {
+    /// Its management instance was configured by hand, and that is done: it is captured and sealed
+    Seal(ImageOne),
+    /// Give up what is made of it now: its management instance ends, or reverts
+    Abandon(ImageOne),
+    /// Have it tried again, after it could not be made or was given up
+    Retry(ImageOne),
+}
+
+/// `image seal`, `image abandon`, `image retry`
+#[derive(Debug, Args)]
+pub(crate) struct ImageOne {
+    /// The image
+    pub(crate) image: String,
 }
 
 /// `drain`

@@ -28,7 +28,7 @@ use console::Console;
 use context::{Context, Surroundings};
 use failure::{Exit, Failure, Outcome};
 use verbs::hand::Asked;
-use verbs::{apply, cases, doctor, drain, files, hand, inspect, look, plan, reach, texts, top, verify};
+use verbs::{apply, cases, doctor, drain, files, hand, image, inspect, look, plan, reach, texts, top, verify};
 
 /// Runs the program with this process's arguments and streams.
 pub fn main() -> ExitCode {
@@ -113,6 +113,7 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::Restore(_) => "restore",
         Verb::Quarantine(_) => "quarantine",
         Verb::Release(_) => "release",
+        Verb::Image(_) => "image",
         _ => "a question",
     }
 }
@@ -127,7 +128,7 @@ fn asks_hosts(verb: &Verb) -> bool {
         Verb::Describe(a) | Verb::Why(a) => a.observed == "live",
         Verb::Reach(a) => a.observed == "live",
         Verb::Matrix(a) => a.observed == "live",
-        Verb::Drain(_) | Verb::Restore(_) | Verb::Quarantine(_) | Verb::Release(_) => true,
+        Verb::Drain(_) | Verb::Restore(_) | Verb::Quarantine(_) | Verb::Release(_) | Verb::Image(_) => true,
         Verb::Apply(_) | Verb::Start(_) | Verb::Stop(_) | Verb::Suspend(_) | Verb::Restart(_) => true,
         Verb::Console(_) | Verb::Observe(_) | Verb::Export(_) | Verb::Adopt(_) | Verb::Top(_) => true,
         _ => false,
@@ -175,6 +176,7 @@ async fn dispatch(context: Context, verb: Verb) -> Outcome {
         Verb::Restore(a) => drain::restore(c, &a).await,
         Verb::Quarantine(a) => hand::quarantine(c, &a).await,
         Verb::Release(a) => hand::release(c, &a).await,
+        Verb::Image(a) => image::image(c, &a).await,
         Verb::Console(a) => look::console(c, &a).await,
         Verb::Host(args::HostVerb::Inspect(a)) => inspect::inspect(c, &a).await,
         Verb::Observe(a) => plan::observe(c, &a).await,

@@ -81,6 +81,9 @@ impl<'a> Draft<'a> {
             })
         });
         let moved = moved || target.domain.container.is_some() && obs.stamp.seed != target.stamp.seed;
+        // So does what becomes a management instance, or is none any more: the document of an image says so.
+        let manages = obs.stamp.management.as_ref().map(|m| &m.recipe);
+        let moved = moved || manages != target.stamp.management.as_ref().map(|m| &m.recipe);
         let field_cause = if applied && !moved { Cause::Drift } else { Cause::Change };
 
         if diff.marks && !diff.image && obs.stamp.persistent_root {

@@ -6,15 +6,16 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use crate::model::{
-    Bytes, Desired, Digest, Image, Name, Observed, OnFailure, Owner, Power, Retire, Share, Source, Span, Timestamp,
+    Bytes, Desired, Digest, Image, Management, Name, Observed, OnFailure, Owner, Power, Provenance, Retire, Share,
+    Source, Span, Timestamp,
 };
 use crate::plan::generations::{Keeps, needed};
-use crate::plan::{Plan, Roll};
+use crate::plan::{Build, Plan, Roll};
 
 use super::paint::Style;
 use super::safe::clean;
 use super::table::Table;
-use super::words;
+use super::{builds, words};
 
 /// The configuration table of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -36,6 +37,27 @@ pub struct ImageUse {
     pub members: Vec<MemberUse>,
     /// What rolls now.
     pub rolls: Vec<Roll>,
+    /// What is made of it now.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub builds: Vec<Build>,
+    /// Its management instances.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub management: Vec<ManagementUse>,
+}
+
+/// A management instance.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ManagementUse {
+    /// The VM.
+    pub vm: Name,
+    /// Where it is.
+    pub host: Name,
+    /// Its domain's UUID.
+    pub uuid: uuid::Uuid,
+    /// What is made in it, and how far that is.
+    #[serde(flatten)]
+    pub management: Management,
 }
 
 /// One generation.
@@ -60,6 +82,9 @@ pub struct GenerationUse {
     pub vms: u32,
     /// Why stores keep it: each reason once.
     pub kept: Vec<String>,
+    /// How it was made, where that was in the fleet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub made: Option<Provenance>,
 }
 
 /// An app, or a member of a module over all its instances.
@@ -99,6 +124,8 @@ pub struct MemberUse {
 impl ImageUse {
     /// The table of one image; `None` when there is no such document.
     pub fn of(desired: &Desired, observed: &Observed, plan: &Plan, name: &Name) -> Option<Self> {
+        let resolved = crate::plan::builds::resolved(std::borrow::Cow::Borrowed(desired), observed);
+        let desired = &*resolved;
         let image = desired.images.get(name)?;
         let members = members(desired, observed, name);
         let mut sets: BTreeMap<String, SetUse> = BTreeMap::new();
@@ -120,8 +147,20 @@ impl ImageUse {
             sets: sets.into_values().collect(),
             members,
             rolls: plan.rolls.iter().filter(|r| r.image == *name).cloned().collect(),
+            builds: plan.builds.iter().filter(|b| b.image == *name).cloned().collect(),
+            management: management(observed, name),
         })
     }
+}
+
+fn management(observed: &Observed, image: &Name) -> Vec<ManagementUse> {
+    let stores = observed.hosts.iter().filter_map(|(name, o)| Some((name, o.known()?)));
+    let all = stores.flat_map(|(host, seen)| seen.vms.iter().map(move |(vm, obs)| (host, vm, obs)));
+    all.filter_map(|(host, vm, obs)| {
+        let management = obs.stamp.management.clone().filter(|m| m.image == *image)?;
+        Some(ManagementUse { vm: vm.clone(), host: host.clone(), uuid: obs.uuid, management })
+    })
+    .collect()
 }
 
 fn members(desired: &Desired, observed: &Observed, image: &Name) -> Vec<MemberUse> {
@@ -167,7 +206,8 @@ fn members(desired: &Desired, observed: &Observed, image: &Name) -> Vec<MemberUs
 }
 
 fn generations(desired: &Desired, observed: &Observed, image: &Image, members: &[MemberUse]) -> Vec<GenerationUse> {
-    let documented = image.generations.values().map(|g| &g.disk).chain([&image.disk]);
+    let current = (!image.is_unsealed()).then_some(&image.disk);
+    let documented = image.generations.values().map(|g| &g.disk).chain(current);
     let sources: BTreeMap<&Digest, &Source> = documented.map(|f| (&f.digest, &f.source)).collect();
     let mut digests: BTreeSet<Digest> = sources.keys().map(|d| (*d).clone()).collect();
     digests.extend(members.iter().filter_map(|m| m.generation.clone()));
@@ -187,6 +227,7 @@ fn generations(desired: &Desired, observed: &Observed, image: &Image, members: &
             let reasons: BTreeSet<&Keeps> = kept.iter().filter_map(|k| k.get(&digest)).flatten().collect();
             GenerationUse {
                 current: digest == image.disk.digest,
+                made: image.made.as_ref().and_then(|m| m.known.get(&digest)).cloned(),
                 name: named.or_else(|| oldest.and_then(|n| n.generation.clone())),
                 since: oldest.map(|n| n.since),
                 source: sources.get(&digest).map(|source| source.text().to_owned()),
@@ -200,6 +241,24 @@ fn generations(desired: &Desired, observed: &Observed, image: &Image, members: &
         .collect();
     rows.sort_by(|a, b| (b.current, b.since, &b.digest).cmp(&(a.current, a.since, &a.digest)));
     rows
+}
+
+/// How a generation was made.
+fn provenance(made: &Provenance, generation: &GenerationUse) -> String {
+    let packages = match &made.packages {
+        Some(packages) => format!(", {} packages ({})", packages.count, packages.manager),
+        None => String::new(),
+    };
+    format!(
+        "{} was made from {} at {}, commit {}, in {} with {} processors and {}{packages}",
+        called(generation),
+        made.from,
+        words::moment(made.at),
+        words::short_revision(&made.commit),
+        made.builder,
+        made.cpus,
+        made.memory
+    )
 }
 
 fn count(n: usize) -> u32 {
@@ -241,6 +300,8 @@ pub fn images_text(all: &[ImageUse], style: &Style) -> String {
         let roll = match image.rolls.iter().find(|r| r.halted.is_some()) {
             Some(_) => "halted",
             None if image.rolls.iter().any(|r| r.back) => "goes back",
+            None if image.builds.iter().any(|b| b.waits_for_seal) => "waits for a seal",
+            None if !image.builds.is_empty() => "is made",
             None if image.rolls.is_empty() => "-",
             None => "rolls",
         };
@@ -309,6 +370,27 @@ pub fn image_text(image: &ImageUse, style: &Style) -> String {
         }
         out.push('\n');
         out.push_str(&table.render(style, 1));
+    }
+    for generation in &image.generations {
+        if let Some(made) = &generation.made {
+            let _ = writeln!(out, "\n {}", style.clean(&provenance(made, generation)));
+        }
+    }
+    for instance in &image.management {
+        let ManagementUse { vm, host, uuid, management } = instance;
+        let _ = writeln!(
+            out,
+            "\n management instance of revision {}: vm/{vm} on {host}, {uuid}\n  {}; token {}",
+            management.revision,
+            builds::phase(management.phase),
+            management.token
+        );
+    }
+    for build in &image.builds {
+        let _ = writeln!(out, "\n build of {}", style.clean(&builds::title(build)));
+        for (label, text) in builds::lines(build, style.stable) {
+            let _ = writeln!(out, "  {label:7} {}", style.clean(&text));
+        }
     }
     for roll in &image.rolls {
         let _ = writeln!(out, "\n {}", style.clean(&words::roll_title(roll, style.arrow())));

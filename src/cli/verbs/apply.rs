@@ -259,15 +259,19 @@ fn exit(tally: Tally) -> Exit {
 
 /// Carries out what demand by hand changes about these VMs, and nothing else.
 pub(crate) async fn after_demand(context: &Context, fleet: &Fleet, vms: &[Name]) -> Outcome {
+    let ours = |a: &Action| a.subject.kind() == "vm" && vms.contains(a.subject.name());
+    after_demand_of(context, fleet, |a| ours(a) && !a.impact.class.is_destructive()).await
+}
+
+/// Carries out what demand by hand changes about these subjects, and nothing else.
+pub(crate) async fn after_demand_of(context: &Context, fleet: &Fleet, ours: impl Fn(&Action) -> bool) -> Outcome {
     let stop = Arc::new(StopFlag::default());
     let _acting = context.acting().await;
     let troupe = Troupe::of(context, fleet, stop.clone())?;
     let planned = reconcile::plan_live(&troupe.cast(), &fleet.desired, None, SEEN).await;
     let (plan, observed) = planned.map_err(Failure::new)?;
     answered(&observed, "nothing was done")?;
-    let ours = |a: &Action| a.subject.kind() == "vm" && vms.contains(a.subject.name());
-    let wanted = plan.actions.iter().filter(|a| ours(a) && !a.impact.class.is_destructive());
-    let mut wanted: Vec<&Action> = wanted.collect();
+    let mut wanted: Vec<&Action> = plan.actions.iter().filter(|a| ours(a)).collect();
     if wanted.is_empty() {
         context.console.note("nothing is to be done for it");
         return Ok(Exit::Ok);

@@ -6,6 +6,7 @@ pub(crate) mod doctor;
 pub(crate) mod drain;
 pub(crate) mod files;
 pub(crate) mod hand;
+pub(crate) mod image;
 pub(crate) mod inspect;
 pub(crate) mod look;
 pub(crate) mod plan;
