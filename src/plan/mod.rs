@@ -63,6 +63,7 @@ mod world;
 
 use std::collections::BTreeMap;
 
+pub use builds::Build;
 pub use digest::{covered, effect_key, spec_digest};
 pub use opened::ReachChange;
 pub use place::{HostScore, Verdict};

@@ -10,9 +10,10 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::builds::Build;
 use super::opened::ReachChange;
 use super::steps::Step;
-use crate::model::{Address, Bytes, Digest, Field, Name, Origin, Phase, Timestamp};
+use crate::model::{Address, Bytes, Digest, Field, Name, Origin, Timestamp};
 
 /// Version of the plan's JSON form.
 pub const FORMAT_VERSION: &str = "1.0";
@@ -701,54 +702,6 @@ pub struct Halted {
     pub unblock: String,
 }
 
-/// A generation of an image that is made in the fleet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Build {
-    /// The image.
-    pub image: Name,
-    /// What its document calls the generation.
-    pub revision: Name,
-    /// Digest of its recipe; `None`: what it is made from is still to be made itself.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recipe: Option<Digest>,
-    /// What it is made from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub from: Option<String>,
-    /// Its management instance.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vm: Option<Name>,
-    /// Where that is, or will be.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host: Option<Name>,
-    /// How far that is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub phase: Option<Phase>,
-    /// What is done in it, and with it, a sentence each.
-    pub steps: Vec<String>,
-    /// Milliseconds that it takes at least: what steps in its guest take nobody knows.
-    pub millis: u64,
-    /// Bytes that are captured, as far as sizes are known.
-    pub bytes: Bytes,
-    /// VMs that run now and serve nobody meanwhile.
-    pub interrupted: Vec<Name>,
-    /// What it waits for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub waits: Option<String>,
-    /// Whether it waits for a person who configures it by hand.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub waits_for_seal: bool,
-    /// VMs that are made of it then.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub makes: Vec<Name>,
-    /// The roll that comes after it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub then: Option<Roll>,
-    /// Keys of the effects that come after it: an approval of the plan takes them in.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub promised: BTreeSet<String>,
-}
-
 /// How much of a limit a plan uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -787,25 +740,6 @@ impl Plan {
     /// An action by its id.
     pub fn action(&self, id: &ActionId) -> Option<&Action> {
         self.actions.iter().find(|a| a.id == *id)
-    }
-    /// The key of an action in an approval: as [`effect_key`](super::digest::effect_key) says, with generations that were
-    /// made in the fleet by the names that they had before they were sealed.
-    pub fn key(&self, action: &Action, any_host: bool) -> String {
-        super::digest::named(super::digest::effect_key(action, any_host), &self.made)
-    }
-    /// Whether an approval of these effects takes an action in.
-    pub fn covers(&self, keys: &BTreeSet<String>, action: &Action, any_host: bool) -> bool {
-        keys.contains(&self.key(action, any_host)) || super::digest::covered(keys, action, any_host)
-    }
-    /// The keys of all that an approval of it takes in.
-    pub fn keys(&self, any_host: bool) -> BTreeSet<String> {
-        let open = self.actions.iter().filter(|a| !a.is_blocked()).map(|a| self.key(a, any_host));
-        open.chain(self.promised()).collect()
-    }
-    /// The keys of what comes after its builds.
-    pub fn promised(&self) -> impl Iterator<Item = String> + '_ {
-        let open = |b: &&Build| b.waits.is_none();
-        self.builds.iter().filter(open).flat_map(|b| b.promised.iter().cloned())
     }
     /// Counts for the verdict line.
     pub fn counts(&self) -> Counts {

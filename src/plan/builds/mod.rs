@@ -18,9 +18,11 @@
 
 mod act;
 mod tell;
+mod types;
 
 pub(in crate::plan) use act::over;
 pub(in crate::plan) use tell::foresee;
+pub use types::Build;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};

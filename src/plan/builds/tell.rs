@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::Goal;
+use super::{Build, Goal};
 use crate::model::{
     Bytes, Configure, Desired, Digest, ImageNote, ImageObs, MadeFrom, Management, Name, Observation, Observed, Phase,
     Provenance, RecipeFrom,
@@ -12,7 +12,7 @@ use crate::plan::digest;
 use crate::plan::draft::Draft;
 use crate::plan::guest;
 use crate::plan::steps::Op;
-use crate::plan::types::{Action, Block, BlockedBy, Build, Downtime, Plan, Verb};
+use crate::plan::types::{Action, Block, BlockedBy, Downtime, Plan, Verb};
 use crate::plan::{PlanInput, compute};
 
 impl Draft<'_> {
