@@ -37,6 +37,7 @@ pub(crate) fn desired(repo: &Repository, snapshot: &Snapshot, sink: &mut Sink) -
     let images =
         repo.images.iter().filter_map(|(name, doc)| Some((name.clone(), image(repo, doc, &levels, sink)?))).collect();
     let networks = networks(repo, sink);
+    super::cable::apart(repo, &hosts, sink);
     let vms = expand::expand(repo, fleet_doc, &hosts, &networks, &levels, sink);
     let access = access::access(repo, &networks, &vms, sink);
     let mut out = Desired {
@@ -323,16 +324,19 @@ fn network(doc: &Doc<Box<NetworkSpec>>, sink: &mut Sink) -> Option<Network> {
         bridge_name(name, sink);
     }
     let create_bridge = bridge.and_then(|b| b.create.as_ref()).is_some_and(|c| c.value);
-    let default = if create_bridge { NetworkMode::Isolated } else { NetworkMode::Routed };
+    let mode = super::cable::mode(doc, create_bridge, sink);
     let range = addresses(doc, sink);
+    let host_address = spec.host_address.as_ref().map(|a| a.value);
     Some(Network {
         name: doc.name.value.clone(),
         bridge: name?.value.clone(),
         create_bridge,
-        mode: spec.mode.as_ref().map_or(default, |m| m.value),
+        cable: bridge.and_then(|b| super::cable::cable(b, create_bridge, sink)),
+        mode,
         subnet: spec.subnet.as_ref().map(|s| s.value),
-        host_address: spec.host_address.as_ref().map(|a| a.value),
-        gateway: spec.gateway.as_ref().map(|a| a.value),
+        host_address,
+        // Behind NAT there is no other way out.
+        gateway: spec.gateway.as_ref().map(|a| a.value).or(host_address.filter(|_| mode == NetworkMode::Nat)),
         dns: spec.dns.iter().flatten().map(|a| a.value).collect(),
         range,
         six: subnet::six(doc, sink),

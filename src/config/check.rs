@@ -29,7 +29,8 @@ pub(crate) struct GroupInfo {
 /// Reports a group that is probed over a network of ours on which the host has no address: the probe would leave by the
 /// default route, and ask somebody else.
 pub(crate) fn probes(infos: &BTreeMap<Arc<str>, GroupInfo>, networks: &BTreeMap<Name, Network>, sink: &mut Sink) {
-    let deaf = |n: &&Network| n.create_bridge && n.host_addresses().next().is_none();
+    let elsewhere = |n: &Network| n.cable.as_ref().is_some_and(|c| c.takes_over || !n.probes_from.is_empty());
+    let deaf = |n: &&Network| n.create_bridge && n.host_addresses().next().is_none() && !elsewhere(n);
     for (key, info) in infos {
         let Some(spec) = &info.spec else { continue };
         let kind = spec.ready.as_ref().map(|p| &p.kind);

@@ -246,6 +246,7 @@ fn host(doc: &Doc<Box<HostSpec>>, levels: &[Name], repo: &Repository, sink: &mut
         fence: spec.fence.as_ref().and_then(|f| fence(f, sink)),
         security,
         cost_cpu_hour_milli: spec.cost.as_ref().and_then(|c| c.cpu_hour.as_ref()).map_or(0, |c| c.value.0),
+        uplinks: super::cable::uplinks(spec, sink),
         devices: super::device::of_host(spec, sink),
         acceleration: spec.acceleration.as_ref().map_or(Acceleration::Auto, |a| a.value),
         maintenance: spec.maintenance.map_or(Maintenance::None, |m| m.value),

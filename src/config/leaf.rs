@@ -415,8 +415,7 @@ words!(CloneMethod, "a way to clone" {
 words!(NetworkMode, "a network mode" {
     "isolated" => Self::Isolated,
     "routed" => Self::Routed,
-} later {
-    "nat" : "comes with network rules",
+    "nat" => Self::Nat,
 });
 words!(Protection, "a protection" {
     "none" => Self::None,

@@ -9,6 +9,7 @@
 
 mod access;
 mod build;
+mod cable;
 mod check;
 pub mod codes;
 mod container;

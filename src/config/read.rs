@@ -353,6 +353,7 @@ fn home(title: &str, key: &str) -> Option<&'static str> {
         ("a document", &["connection", "slots", "subnet", "bridge", "source", "digest", "target", "reason"], "`spec`"),
         ("Service", VM, "an app, under `apps`"),
         ("Module", VM, "a VM, under `vms`"),
+        ("Network", &["vlan", "uplink", "create", "takeOver"], "`bridge`"),
         ("VM", &["tcp", "http", "agent", "exec", "within", "every"], "`ready`"),
         ("VM", &["network", "address"], "an interface, under `nics`"),
         ("VM", &["size"], "a disk, under `disks`"),

@@ -1,7 +1,6 @@
 //! Steps on a real host: each looks whether it is done, changes, and looks again.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -49,11 +48,16 @@ pub(super) async fn perform(
             nothing_built_on(host, path).await?;
             images::drop(shell, path, &folders.fleet).await
         }
-        Op::MakeBridge { bridge, address, address6, fleet } => {
+        Op::MakeBridge { bridge, address, address6, fleet, uplink, border } => {
             let addresses: Vec<&str> = address.iter().chain(address6).map(String::as_str).collect();
-            make_bridge(host, bridge, &addresses, fleet).await
+            let want = bridge::Want { bridge, addresses: &addresses, uplink: uplink.as_ref(), border };
+            let reach = || -> Boxed<'_, Result<(), String>> { Box::pin(reached(host)) };
+            bridge::make(host.shell.as_ref(), fleet, want, bridge_guard(host, &reach)).await
         }
-        Op::RemoveBridge { bridge, fleet } => remove_bridge(host, bridge, fleet).await,
+        Op::RemoveBridge { bridge, fleet, .. } => {
+            let reach = || -> Boxed<'_, Result<(), String>> { Box::pin(reached(host)) };
+            bridge::remove(host.shell.as_ref(), fleet, bridge, bridge_guard(host, &reach)).await
+        }
         Op::Record { vm, record } => disk::record(shell, folders, vm, record).await,
         Op::Unrecord { vm } => disk::unrecord(shell, folders, vm).await,
         Op::MakeDisk(new) => {
@@ -134,15 +138,25 @@ pub(super) async fn perform(
     }
 }
 
+/// Looks whether a host can be reached, by connections that are new.
+async fn reached(host: &RealHost) -> Result<(), String> {
+    if host.shell.is_remote() {
+        host.shell.afresh().await.map_err(|e| e.to_string())?;
+    }
+    host.hypervisor.ping().await.map_err(|e| e.to_string())
+}
+
+fn bridge_guard<'a>(
+    host: &'a RealHost,
+    reach: &'a (dyn Fn() -> Boxed<'a, Result<(), String>> + Send + Sync),
+) -> bridge::Guard<'a> {
+    bridge::Guard { host: &host.doc.name, remote: host.shell.is_remote(), reach }
+}
+
 /// Makes the host's packet filter what it should be. Over a way that the filter might cut it is confirmed through a new
 /// connection, or the host takes it back.
 async fn set_rules(host: &RealHost, rules: &HostRules) -> Result<Done, StepError> {
-    let reach = || -> Boxed<'_, Result<(), String>> {
-        Box::pin(async move {
-            host.shell.afresh().await.map_err(|e| e.to_string())?;
-            host.hypervisor.ping().await.map_err(|e| e.to_string())
-        })
-    };
+    let reach = || -> Boxed<'_, Result<(), String>> { Box::pin(reached(host)) };
     let guard = match host.shell.is_remote() {
         true => Guard::Armed { host: &host.doc.name, reach: &reach },
         false => Guard::Sure,
@@ -388,49 +402,6 @@ fn stands_on(said: &[u8], path: &str) -> bool {
     let chain: Vec<serde_json::Value> = serde_json::from_slice(said).unwrap_or_default();
     let names = ["backing-filename", "full-backing-filename"];
     chain.iter().any(|link| names.iter().any(|key| link.get(key).and_then(serde_json::Value::as_str) == Some(path)))
-}
-
-async fn make_bridge(host: &RealHost, bridge: &str, addresses: &[&str], fleet: &Name) -> Result<Done, StepError> {
-    let shell = host.shell.as_ref();
-    let good = |seen: &crate::model::BridgeObs| {
-        seen.ours && seen.up && addresses.iter().all(|a| seen.addresses.iter().any(|x| x == a))
-    };
-    match bridge::observe(shell, fleet).await?.get(bridge) {
-        Some((seen, _)) if good(seen) => return Ok(Done::Already),
-        Some((seen, _)) if seen.ours => bridge::correct(shell, bridge, addresses).await?,
-        Some((_, alias)) => {
-            let owner = alias.as_deref().unwrap_or("no alias");
-            return Err(StepError::Failed {
-                what: format!("the bridge {bridge} exists and is not ours ({owner})"),
-                hint: Some("write `bridge: {create: false}` to use it as it is, or choose another name".to_owned()),
-                detail: Vec::new(),
-            });
-        }
-        None => bridge::make(shell, bridge, addresses, fleet).await?,
-    }
-    match bridge::observe(shell, fleet).await?.get(bridge) {
-        Some((seen, _)) if good(seen) => Ok(Done::Changed),
-        _ => Err(StepError::failed(format!("the bridge {bridge} is not as it was made"))),
-    }
-}
-
-async fn remove_bridge(host: &RealHost, bridge: &str, fleet: &Name) -> Result<Done, StepError> {
-    let shell = host.shell.as_ref();
-    // A tap goes a moment after its QEMU.
-    for _ in 0..20 {
-        match bridge::observe(shell, fleet).await?.get(bridge) {
-            None => return Ok(Done::Already),
-            Some((seen, _)) if !seen.ours => {
-                return Err(StepError::failed(format!("the bridge {bridge} is not ours: it is left alone")));
-            }
-            Some((seen, _)) if seen.ports.is_empty() => {
-                bridge::remove(shell, bridge).await?;
-                return Ok(Done::Changed);
-            }
-            Some(_) => tokio::time::sleep(Duration::from_millis(100)).await,
-        }
-    }
-    Err(StepError::Stale(format!("the bridge {bridge} still has ports")))
 }
 
 /// Sees that QEMU's own user can get to a file: every folder above it must let others through.

@@ -136,7 +136,7 @@ impl RealFleet {
                 hosts.insert(name.clone(), Arc::new(self.host_of(doc)));
             }
         }
-        let own = desired.networks.values().filter(|n| n.create_bridge).flat_map(|n| n.nets());
+        let own = desired.networks.values().filter(|n| n.create_bridge && n.cable.is_none()).flat_map(|n| n.nets());
         let inside: Vec<IpNet> = own.collect();
         for host in hosts.values() {
             host.inside.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&inside);

@@ -10,7 +10,7 @@ mod here;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::bridge::{self, Bridges};
+use super::bridge;
 use super::disk::{self, Folders};
 use super::shell::{LIBRARY, Program, Shell, ShellError, succeed};
 use super::{container, images, lock};
@@ -62,6 +62,7 @@ if [ -n "$slots" ]; then
   if ours "$lock" && command -v flock >/dev/null 2>&1 && ! flock -n -s "$lock" true; then echo '!held'; text "$lock"; fi
 fi
 if [ $# -gt 0 ]; then stat -L -c '%s %b %B %n' -- "$@" 2>/dev/null; fi
+if [ -n "$slots" ]; then borders "$fleet"; fi
 echo '!whole'
 if [ -n "$slots" ]; then
   command -v ip >/dev/null 2>&1 || { echo '!no-ip'; exit; }
@@ -81,12 +82,12 @@ pub(super) struct Glance {
     pub(super) lock: Option<LockHolder>,
     /// Bytes free for slots and for images.
     pub(super) free: (Bytes, Bytes),
-    /// Every bridge.
-    pub(super) bridges: Bridges,
+    /// Its bridges and other interfaces.
+    pub(super) network: bridge::Seen,
 }
 
-/// The interfaces of this machine, asked for once however many hosts of one look are on it.
-pub(super) type Interfaces = tokio::sync::OnceCell<Result<Vec<u8>, ShellError>>;
+/// The network of this machine, asked for once however many hosts of one look are on it.
+pub(super) type Interfaces = tokio::sync::OnceCell<Result<bridge::Raw, ShellError>>;
 
 /// Looks into the folders of a host. `here` is what one look has in common on this machine.
 ///
@@ -103,9 +104,12 @@ pub(super) async fn at(
         let held = raw.held.then(|| lock::read(raw.texts.get(lock).map_or(b"", Vec::as_slice)));
         Raw { lock: held, ..raw }
     } else {
-        let interfaces = here.get_or_init(|| bridge::ask(shell));
+        let interfaces = here.get_or_init(|| async {
+            let (ip, borders) = tokio::join!(bridge::ask(shell), bridge::ask_borders(shell, &folders.fleet));
+            Ok(bridge::Raw { ip: ip?, ..borders? })
+        });
         let (raw, interfaces) = tokio::join!(here::folders(folders, lock), interfaces);
-        Raw { ip: Some(interfaces.clone()?), ..raw? }
+        Raw { network: Some(interfaces.clone()?), ..raw? }
     };
     raw.glance(shell, folders).await
 }
@@ -140,11 +144,11 @@ struct Raw {
     /// What the script knows of the lock.
     held: bool,
     lock: Option<LockHolder>,
-    ip: Option<Vec<u8>>,
+    network: Option<bridge::Raw>,
 }
 
 async fn ask(shell: &dyn Shell, folders: [&str; 4], paths: &[&str]) -> Result<Raw, ShellError> {
-    let script = format!("{LIBRARY}{SCRIPT}");
+    let script = format!("{LIBRARY}{}{SCRIPT}", bridge::LOOK);
     let words = ["sh", "-c", &script, "sh"].into_iter().chain(folders).chain(paths.iter().copied());
     let wrong =
         |complaint: &str| ShellError::File { path: folders[0].to_owned(), text: complaint.to_owned(), missing: false };
@@ -162,7 +166,7 @@ async fn ask(shell: &dyn Shell, folders: [&str; 4], paths: &[&str]) -> Result<Ra
 fn read(said: &[u8]) -> Option<Raw> {
     const END: &[u8] = b"!whole\n";
     let mut raw = Raw::default();
-    let (mut rest, mut path) = (said, String::new());
+    let (mut rest, mut path, mut network) = (said, String::new(), bridge::Raw::default());
     while !rest.starts_with(END) {
         let end = rest.iter().position(|b| *b == b'\n')?;
         let (line, after) = (&rest[..end], &rest[end + 1..]);
@@ -192,6 +196,7 @@ fn read(said: &[u8]) -> Option<Raw> {
                 raw.sizes.insert(parts.next()?.to_owned(), (length, blocks.saturating_mul(block)));
             }
             b'!' if body == b"held" => raw.held = true,
+            b'!' if network.take(body) => {}
             b'!' => {
                 let line = String::from_utf8_lossy(body).into_owned();
                 let words: Vec<&str> = line.split(' ').collect();
@@ -201,14 +206,15 @@ fn read(said: &[u8]) -> Option<Raw> {
             _ => return None,
         }
     }
-    raw.ip = rest[END.len()..].strip_prefix(b"!ip\n").map(<[u8]>::to_vec);
+    let ip = rest[END.len()..].strip_prefix(b"!ip\n").map(<[u8]>::to_vec);
+    raw.network = ip.map(|ip| bridge::Raw { ip, ..network });
     Some(raw)
 }
 
 impl Raw {
     async fn glance(&self, shell: &dyn Shell, folders: &Folders) -> Result<Glance, ShellError> {
         let (slots, fleet) = (&folders.slots, &folders.fleet);
-        let Some(ip) = &self.ip else { return Err(ShellError::NoProgram("ip".to_owned())) };
+        let Some(network) = &self.network else { return Err(ShellError::NoProgram("ip".to_owned())) };
         let prefix = format!("{slots}/{fleet}.");
         let record = |(path, text): (&String, &Vec<u8>)| {
             let vm = Name::new(path.strip_prefix(&prefix)?.strip_suffix(".record")?).ok()?;
@@ -230,7 +236,7 @@ impl Raw {
             records: self.texts.iter().filter_map(record).collect(),
             lock: self.lock.clone(),
             free: (free("slots"), free("images")),
-            bridges: bridge::read(ip, fleet)?,
+            network: bridge::read(network, fleet)?,
         })
     }
 

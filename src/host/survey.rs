@@ -133,7 +133,13 @@ async fn examine(
     disks.extend(elsewhere.map_err(|e| e.to_string())?);
     let named: BTreeSet<&str> = desired.networks.values().map(|n| n.bridge.as_ref()).collect();
     // Bridges that the fleet names, and ours whose YAML is gone.
-    let bridges = glance.bridges.into_iter().filter(|(name, (seen, _))| seen.ours || named.contains(name.as_str()));
+    let bridges =
+        glance.network.bridges.into_iter().filter(|(name, (seen, _))| seen.ours || named.contains(name.as_str()));
+    let doc = desired.hosts.get(&host.doc.name).unwrap_or(&host.doc);
+    let uplinks = desired.networks.values().filter_map(|n| n.cable.as_ref()).map(|c| doc.device_of(&c.name));
+    let uplinks: BTreeSet<_> = uplinks.collect();
+    let mut links = glance.network.links;
+    links.retain(|name, _| uplinks.contains(name.as_str()));
     Ok(HostObs {
         uuid,
         at: now(),
@@ -151,6 +157,7 @@ async fn examine(
         disks,
         images: glance.images,
         bridges: bridges.map(|(name, (seen, _))| (name, seen)).collect(),
+        links: (!uplinks.is_empty()).then_some(links),
         vms,
         filter: Some(filter),
         unmanaged,

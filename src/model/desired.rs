@@ -188,6 +188,8 @@ pub struct Host {
     pub security: u32,
     /// Cost of a processor hour, in thousandths of the fleet's currency.
     pub cost_cpu_hour_milli: u64,
+    /// Its interfaces, by the names that networks give their uplinks.
+    pub uplinks: BTreeMap<Name, Arc<str>>,
     /// What it has to give to VMs, by name. Devices of one name on several hosts are equal.
     pub devices: BTreeMap<Name, Device>,
     /// KVM, software emulation, or decide by a probe.
@@ -202,6 +204,12 @@ impl Host {
     /// What runs guests on it.
     pub fn layer(&self) -> Layer {
         Layer::of(&self.connection)
+    }
+
+    /// The interface that a network's uplink is here.
+    pub fn device_of(&self, uplink: &str) -> Arc<str> {
+        let named = self.uplinks.iter().find(|(name, _)| name.as_str() == uplink);
+        named.map_or_else(|| uplink.into(), |(_, device)| device.clone())
     }
 }
 
@@ -444,8 +452,21 @@ impl Image {
 pub enum NetworkMode {
     /// Not beyond its bridge (and the host's own address on it).
     Isolated,
-    /// As the existing bridge does; nothing of ours.
+    /// As the existing bridge does; nothing of ours. Where we make it and the host is the guests' gateway, it forwards.
     Routed,
+    /// Beyond its bridge under an address of the host.
+    Nat,
+}
+
+/// The cable of a network's bridges.
+#[derive(Clone, Debug)]
+pub struct Cable {
+    /// The name that hosts give it (`uplinks`), else the interface itself.
+    pub name: Arc<str>,
+    /// The VLAN of it.
+    pub vlan: Option<u16>,
+    /// Whether the interface's own addresses go over to the bridge.
+    pub takes_over: bool,
 }
 
 /// A Network document.
@@ -457,6 +478,8 @@ pub struct Network {
     pub bridge: Arc<str>,
     /// Whether the bridge is ours to make and remove.
     pub create_bridge: bool,
+    /// Its cable, where we make it and it has one.
+    pub cable: Option<Cable>,
     /// How far it reaches.
     pub mode: NetworkMode,
     /// The subnet, when addresses are planned.

@@ -3,6 +3,7 @@
 //! *Takes* nothing. *Gives* plain data that every other room speaks. *Never* does I/O, reads a clock,
 //! or holds a secret.
 
+pub mod bridge;
 pub mod container;
 pub mod demand;
 pub mod desired;
@@ -27,6 +28,7 @@ pub mod stats;
 pub mod task;
 pub mod vm;
 
+pub use bridge::{Border, LinkObs, Uplink};
 pub use container::*;
 pub use demand::*;
 pub use desired::*;

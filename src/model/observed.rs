@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::bridge::{Border, LinkObs, Uplink};
 use super::container::Container;
 use super::desired::{Acceleration, Digest};
 use super::device::DeviceAt;
@@ -253,6 +254,9 @@ pub struct HostObs {
     pub images: BTreeMap<Digest, ImageObs>,
     /// Bridges that a network of the fleet names, by bridge name.
     pub bridges: BTreeMap<String, BridgeObs>,
+    /// Interfaces that are the uplink of a network, by name; `None` where nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub links: Option<BTreeMap<String, LinkObs>>,
     /// The filter in force; `None` where it was not asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<FilterObs>,
@@ -638,7 +642,7 @@ pub struct ImageObs {
 }
 
 /// A bridge on a host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BridgeObs {
     /// Whether we made it (its alias says so: `stablehand:<fleet>`).
@@ -649,6 +653,15 @@ pub struct BridgeObs {
     pub up: bool,
     /// Ports on it: taps and uplinks.
     pub ports: Vec<String>,
+    /// The cable that we gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<Uplink>,
+    /// What the host does with packets between it and all else, where it is ours; `None` where nobody looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub border: Option<Border>,
+    /// What is not as we made it, as sentences.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flaws: Vec<String>,
 }
 
 /// A domain that is not ours.

@@ -179,9 +179,16 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
                 let word = if unneeded.is_some() { "unneeded" } else { "needed" };
                 let _ = write!(key, "|{word} {}", digest.as_str());
             }
-            Op::MakeBridge { bridge, address, address6, .. } => {
+            Op::MakeBridge { bridge, address, address6, uplink, border, .. } => {
                 let _ = write!(key, "|bridge {bridge} {}", address.as_deref().unwrap_or("-"));
                 let _ = address6.as_deref().map_or(Ok(()), |six| write!(key, " {six}"));
+                if let Some(uplink) = uplink {
+                    let _ = write!(key, " on {uplink}");
+                }
+                // That nothing passes it needs no approval of its own.
+                if border.forwards() {
+                    let _ = write!(key, " {border}");
+                }
             }
             Op::Fence { command, .. } => {
                 let _ = write!(key, "|run {}", command.join(" "));

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::bridge;
 use super::draft::{Draft, reason};
 use super::steps::{Edit, Op, Step};
 use super::target::image_path;
-use super::types::{Action, ActionId, Block, BlockedBy, Cause, Class, Downtime, Impact, Verb};
+use super::types::{Action, ActionId, Cause, Class, Downtime, Impact, Verb};
 use super::way::Base;
 use super::world::HostView;
+
 use crate::model::{
-    Address, BridgeObs, Digest, Host, HostObs, Image, ImageFile, ImageNote, Mac, Name, Network, Power, Shape, Source,
-    VmObs,
+    Address, Digest, Host, HostObs, Image, ImageFile, ImageNote, Mac, Name, Power, Shape, Source, VmObs,
 };
 
 /// Whether a step makes a root disk from its image: one that returns to it, also where a move has just copied what was there.
@@ -168,52 +169,8 @@ impl<'a> Draft<'a> {
         self.push(act, []);
     }
 
-    fn connect(&mut self, network: &'a Network, host: &'a Host, needed_by: &[usize]) {
-        let Some(view) = self.world.hosts.get(&host.name).copied() else { return };
-        let bridge = view.known().and_then(|k| k.bridges.get(network.bridge.as_ref()));
-        if !network.create_bridge {
-            if bridge.is_none() && matches!(view, HostView::Known(_)) {
-                let text =
-                    format!("bridge {} of network/{} is not on host/{}", network.bridge, network.name, host.name);
-                let unblock = "make the bridge on the host, or set `bridge: {create: true}`".to_owned();
-                for number in needed_by {
-                    let block = Block { by: BlockedBy::Policy, text: text.clone(), unblock: unblock.clone() };
-                    self.actions[*number].blocked.push(block);
-                }
-            }
-            return;
-        }
-        let Some(op) = self.make_bridge(network, host) else { return };
-        let act = self.connect_action(network, host, op, needed_by);
-        self.let_wait(needed_by, &act.id);
-        self.push(act, []);
-    }
-
-    fn connect_action(&self, network: &Network, host: &Host, op: Op, needed_by: &[usize]) -> Action {
-        let mut act = plain(Address::Network(network.name.clone()), Verb::Connect, &host.name, [op]);
-        act.reason = reason(
-            "bridge_missing",
-            format!("bridge {} is not up on {}", network.bridge, host.name),
-            Some(network.origin.clone()),
-        );
-        act.reason.trigger = needed_by.first().map(|n| self.actions[*n].id.clone());
-        act.cause = self.cause_of(needed_by);
-        act
-    }
-
-    /// The step that makes a bridge as it should be, if it is not.
-    fn make_bridge(&self, network: &Network, host: &Host) -> Option<Op> {
-        let known = self.world.hosts.get(&host.name)?.known();
-        let bridge = known.and_then(|k| k.bridges.get(network.bridge.as_ref()));
-        let (address, address6) = network.ground(&host.name).host_prefixes();
-        let has = |b: &BridgeObs, a: &Option<String>| a.as_ref().is_none_or(|a| b.addresses.contains(a));
-        let whole = bridge.is_some_and(|b| b.up && has(b, &address) && has(b, &address6));
-        let fleet = self.input.desired.fleet.name.clone();
-        (!whole).then(|| Op::MakeBridge { bridge: network.bridge.as_ref().to_owned(), address, address6, fleet })
-    }
-
     /// Networks that wanted VMs have an interface on, and the hosts where those VMs are.
-    fn needed_networks(&self) -> BTreeSet<(&'a Name, &'a Name)> {
+    pub(crate) fn needed_networks(&self) -> BTreeSet<(&'a Name, &'a Name)> {
         let mut needed = BTreeSet::new();
         let leaving = self.leaving();
         for vm in self.wanted.values() {
@@ -235,27 +192,6 @@ impl<'a> Draft<'a> {
         let moves = moves.filter(|a| matches!(a.verb, Verb::Migrate | Verb::Move | Verb::Recreate));
         let to = |a: &Action| Some((a.subject.name().clone(), hosts.get_key_value(a.to.as_ref()?)?.0));
         moves.filter_map(to).collect()
-    }
-
-    /// Bridges under running VMs that somebody took down or changed: made again.
-    fn standing_bridges(&mut self) {
-        let desired = self.input.desired;
-        let connects = self.actions.iter().filter(|a| a.verb == Verb::Connect).map(|a| a.id.clone());
-        let connects: BTreeSet<ActionId> = connects.collect();
-        for (network, host) in self.needed_networks() {
-            let (Some(network), Some(host)) = (desired.networks.get(network), desired.hosts.get(host)) else {
-                continue;
-            };
-            let id = ActionId::new(&Address::Network(network.name.clone()), Verb::Connect, Some(&host.name));
-            if !network.create_bridge || connects.contains(&id) {
-                continue;
-            }
-            if let Some(op) = self.make_bridge(network, host) {
-                let mut act = self.connect_action(network, host, op, &[]);
-                act.cause = Cause::Drift;
-                self.push(act, []);
-            }
-        }
     }
 
     /// Bridges of ours that no VM needs any more, and the images of a fleet that is removed.
@@ -281,7 +217,7 @@ impl<'a> Draft<'a> {
             let Some(known) = view.known() else { continue };
             let stays = |name: &&Name| staying.contains(*name) || self.wanted.contains_key(*name);
             let here: Vec<_> = known.vms.iter().filter(|(name, _)| stays(name)).collect();
-            for (bridge, _) in known.bridges.iter().filter(|(_, b)| b.ours) {
+            for (bridge, seen) in known.bridges.iter().filter(|(_, b)| b.ours) {
                 let network = desired.networks.values().find(|n| n.bridge.as_ref() == bridge);
                 if network.is_some_and(|n| needed.contains(&(&n.name, *host))) {
                     continue;
@@ -311,9 +247,9 @@ impl<'a> Draft<'a> {
                 let by_bridge = || Name::new(bridge).unwrap_or_else(|_| desired.fleet.name.clone());
                 let name = network.map_or_else(by_bridge, |n| n.name.clone());
                 let fleet = desired.fleet.name.clone();
-                let op = Op::RemoveBridge { bridge: bridge.clone(), fleet };
+                let op = Op::RemoveBridge { bridge: bridge.clone(), fleet, uplink: seen.uplink.clone() };
                 let mut act = plain(Address::Network(name), Verb::Disconnect, host, [op]);
-                act.reason = reason("bridge_unused", format!("no VM needs bridge {bridge} on {host} any more"), None);
+                act.reason = reason("bridge_unused", bridge::gone(host, bridge, seen), None);
                 act.after = freed;
                 new.push(act);
             }
@@ -403,13 +339,13 @@ impl<'a> Draft<'a> {
         self.world.hosts.iter().find(has).map(|(name, _)| (*name).clone())
     }
 
-    fn let_wait(&mut self, needed_by: &[usize], id: &ActionId) {
+    pub(crate) fn let_wait(&mut self, needed_by: &[usize], id: &ActionId) {
         for number in needed_by {
             self.actions[*number].after.push(id.clone());
         }
     }
 
-    fn cause_of(&self, needed_by: &[usize]) -> Cause {
+    pub(crate) fn cause_of(&self, needed_by: &[usize]) -> Cause {
         needed_by.iter().map(|n| self.actions[*n].cause).min().unwrap_or(Cause::Change)
     }
 }

@@ -14,6 +14,7 @@
 
 mod absent;
 mod anew;
+mod bridge;
 pub mod builds;
 mod carry;
 pub mod check;

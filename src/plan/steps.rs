@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::model::{
-    Acceleration, Address, Bytes, CloneMethod, Container, DeviceAt, Digest, DiskStamp, Display, Firmware, HostRules,
-    ImageFile, ImageFormat, ImageNote, Mac, Management, Name, PlacementRecord, Probe, Span, Stamp, StopPolicy,
-    Timestamp, Transport,
+    Acceleration, Address, Border, Bytes, CloneMethod, Container, DeviceAt, Digest, DiskStamp, Display, Firmware,
+    HostRules, ImageFile, ImageFormat, ImageNote, Mac, Management, Name, PlacementRecord, Probe, Span, Stamp,
+    StopPolicy, Timestamp, Transport, Uplink,
 };
 
 /// One step on one host.
@@ -63,7 +63,8 @@ pub enum Op {
         /// Its path.
         path: String,
     },
-    /// Makes a bridge that is ours (alias `stablehand:<fleet>`), gives the host its address, brings it up.
+    /// Makes a bridge that is ours (alias `stablehand:<fleet>`), gives the host its address, brings it up. On another machine
+    /// what it does to an uplink is taken back by that machine itself unless it can be reached afterwards.
     MakeBridge {
         /// The bridge.
         bridge: String,
@@ -74,13 +75,23 @@ pub enum Op {
         address6: Option<String>,
         /// The fleet, for the alias.
         fleet: Name,
+        /// Its cable.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uplink: Option<Uplink>,
+        /// What the host does with packets between it and all else: a table of ours in nftables' `inet` family, named
+        /// `stablehand-<fleet>.<bridge>`, and `net.ipv4.ip_forward`.
+        #[serde(default, skip_serializing_if = "Border::is_open")]
+        border: Border,
     },
-    /// Removes a bridge that is ours and has no ports. Fails when it is not ours.
+    /// Removes a bridge that is ours and has no ports but its uplink, with all that was made for it. Fails when it is not ours.
     RemoveBridge {
         /// The bridge.
         bridge: String,
         /// The fleet whose alias it must carry.
         fleet: Name,
+        /// The cable that it has.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        uplink: Option<Uplink>,
     },
     /// Writes the placement record (`<slots folder>/<fleet>.<vm>.record`, JSON) before the first define.
     Record {

@@ -6,11 +6,12 @@ use uuid::Uuid;
 
 use super::device;
 use super::guard::Use;
+use super::wire::Want;
 use super::world::{Inside, SimDisk, SimDomain, SimHost, World};
 use crate::execute::{Done, StepError};
 use crate::model::{
-    Acceleration, BridgeObs, Bytes, CloneMethod, DiskPhase, DiskStamp, ImageFile, ImageNote, Name, PlacementRecord,
-    Power, RootUse, Shape, ShapeDisk, ShapeNic, Source, Stamp, StopPolicy, TOKEN_FILE, Timestamp,
+    Acceleration, Bytes, CloneMethod, DiskPhase, DiskStamp, ImageFile, ImageNote, Name, PlacementRecord, Power,
+    RootUse, Shape, ShapeDisk, ShapeNic, Source, Stamp, StopPolicy, TOKEN_FILE, Timestamp,
 };
 use crate::plan::{DiskFrom, DomainDisk, DomainNic, DomainSpec, Edit, NewDisk, Op, Step};
 
@@ -51,11 +52,12 @@ impl World {
             Op::PutImage { file, path, note } => self.put_image(step, file, path, note.as_ref()),
             Op::MarkImage { path, unneeded, .. } => self.mark_image(step, path, *unneeded),
             Op::DropImage { path, .. } => self.drop_image(step, path),
-            Op::MakeBridge { bridge, address, address6, fleet } => {
-                let addresses = address.iter().chain(address6).cloned().collect();
-                make_bridge(self.host(&step.host)?, bridge, addresses, fleet)
+            Op::MakeBridge { bridge, address, address6, fleet, uplink, border } => {
+                let addresses = address.iter().chain(address6).collect();
+                let want = Want { bridge, addresses, uplink: uplink.as_ref(), border };
+                self.make_bridge(step, fleet, &want)
             }
-            Op::RemoveBridge { bridge, fleet } => self.remove_bridge(step, bridge, fleet),
+            Op::RemoveBridge { bridge, fleet, .. } => self.remove_bridge(step, bridge, fleet),
             Op::Record { vm, record } => write_record(self.host(&step.host)?, vm, record),
             Op::Unrecord { vm } => Ok(changed(self.host(&step.host)?.records.remove(vm).is_some())),
             Op::MakeDisk(disk) => self.make_disk(step, disk),
@@ -183,21 +185,6 @@ impl World {
         }
         host.marks.remove(path);
         Ok(changed(host.images.remove(path).is_some()))
-    }
-
-    fn remove_bridge(&mut self, step: &Step, bridge: &str, fleet: &Name) -> Outcome {
-        let host = self.host(&step.host)?;
-        let Some(there) = host.bridges.get(bridge) else { return Ok(Done::Already) };
-        if !there.ours || host.aliases.get(bridge) != Some(fleet) {
-            self.violate(step, "a bridge that is not ours is touched");
-            return Err(StepError::failed(format!("bridge {bridge} is not ours")));
-        }
-        if !super::see::ports(host, bridge).is_empty() {
-            return Err(StepError::failed(format!("bridge {bridge} has ports")));
-        }
-        host.bridges.remove(bridge);
-        host.aliases.remove(bridge);
-        Ok(Done::Changed)
     }
 
     fn make_disk(&mut self, step: &Step, new: &NewDisk) -> Outcome {
@@ -521,18 +508,6 @@ pub(super) fn halt(domain: &mut SimDomain, power: Power) {
 
 pub(super) fn needs_space(host: &SimHost, used: Bytes) -> Result<(), StepError> {
     if host.free() < used { Err(StepError::failed("no space left on device")) } else { Ok(()) }
-}
-
-fn make_bridge(host: &mut SimHost, bridge: &str, addresses: Vec<String>, fleet: &Name) -> Outcome {
-    let ours = host.aliases.get(bridge) == Some(fleet);
-    if host.bridges.contains_key(bridge) && !ours {
-        return Err(StepError::failed(format!("bridge {bridge} exists and is not ours")));
-    }
-    let ports = Vec::new();
-    let new = BridgeObs { ours: true, addresses, up: true, ports };
-    host.aliases.insert(bridge.to_owned(), fleet.clone());
-    let old = host.bridges.insert(bridge.to_owned(), new.clone());
-    Ok(changed(old != Some(new)))
 }
 
 fn write_record(host: &mut SimHost, vm: &Name, record: &PlacementRecord) -> Outcome {

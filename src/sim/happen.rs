@@ -9,8 +9,9 @@ use super::filter::FilterState;
 use super::jobs::link;
 use super::ledger::Memory;
 use super::see::ports;
+use super::wire::{Rewire, rewire};
 use super::world::{Inside, SimDisk, SimDomain, SimHost, World, unmanaged};
-use crate::model::{BridgeObs, Bytes, Display, Firmware, LockHolder, Name, PauseCause, Power, Shape, ShapeDisk};
+use crate::model::{Bytes, Display, Firmware, LockHolder, Name, PauseCause, Power, Shape, ShapeDisk};
 
 /// Something that happens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,10 +50,8 @@ pub enum Event {
     TakeDevice(Name, Name),
     /// A domain that is not ours appears and runs: libvirt name, host, memory.
     Foreign(String, Name, Bytes),
-    /// A bridge that is not ours appears.
-    Bridge(Name, String),
-    /// A bridge disappears.
-    LoseBridge(Name, String),
+    /// Somebody does something to an interface or a bridge.
+    Rewire(Name, String, Rewire),
     /// Somebody flushes the packet filter of a host.
     FlushFilter(Name),
     /// Somebody changes our table on a host so that it is not ours any more.
@@ -176,15 +175,7 @@ impl World {
                     SimDisk { stamp: None, size, used, backing: None, content, writes: 1, inside: Inside::default() },
                 );
             }
-            Event::Bridge(host, bridge) => {
-                let new = BridgeObs { ours: false, addresses: Vec::new(), up: true, ports: vec!["eth0".to_owned()] };
-                self.any_host(host)?.bridges.insert(bridge.clone(), new);
-            }
-            Event::LoseBridge(host, bridge) => {
-                let host = self.any_host(host)?;
-                host.aliases.remove(bridge);
-                host.bridges.remove(bridge).ok_or_else(|| format!("there is no bridge {bridge}"))?;
-            }
+            Event::Rewire(host, what, how) => rewire(self.any_host(host)?, what, how)?,
             Event::FlushFilter(host) => self.any_host(host)?.flush_filter(),
             Event::DamageFilter(host) => {
                 let what = "its chain `guests` has a rule that is not ours".to_owned();

@@ -25,6 +25,7 @@ mod moving;
 pub mod script;
 mod see;
 mod session;
+mod wire;
 mod world;
 
 pub use faults::{Count, Fault, FaultKind};
@@ -35,4 +36,5 @@ pub use happen::Event;
 pub use jobs::{MoveJob, Stage};
 pub use ledger::Memory;
 pub use session::{Applied, Session};
+pub use wire::Rewire;
 pub use world::{EPOCH, Guest, HostSize, Inside, SimDisk, SimDomain, SimHost, World};

@@ -30,7 +30,14 @@ impl World {
                 Some(host) => {
                     records.push((name, &host.records));
                     let layer = desired.hosts.get(name).map(crate::model::Host::layer).unwrap_or_default();
-                    Observation::Known(HostObs { layer, ..self.see_host(fleet, name, host, look) })
+                    let doc = desired.hosts.get(name);
+                    let uplinks = desired.networks.values().filter_map(|n| n.cable.as_ref());
+                    let uplinks = uplinks.filter_map(|c| doc.map(|d| d.device_of(&c.name)));
+                    let uplinks: std::collections::BTreeSet<_> = uplinks.collect();
+                    let links = host.links.iter().filter(|(name, _)| uplinks.contains(name.as_str()));
+                    let links = links.map(|(name, link)| (name.clone(), link.clone())).collect();
+                    let links = (!uplinks.is_empty()).then_some(links);
+                    Observation::Known(HostObs { layer, links, ..self.see_host(fleet, name, host, look) })
                 }
             };
             observed.hosts.insert(name.clone(), seen);
@@ -58,6 +65,7 @@ impl World {
             disks: std::collections::BTreeMap::new(),
             images: std::collections::BTreeMap::new(),
             bridges: host.bridges.keys().map(|b| (b.clone(), see_bridge(host, b))).collect(),
+            links: None,
             filter: Some(host.see_filter()),
             unmanaged: Vec::new(),
             lock: host.lock.clone().filter(|l| l.token.starts_with("foreign")),
@@ -144,6 +152,5 @@ pub(super) fn ports(host: &SimHost, bridge: &str) -> Vec<String> {
 
 fn see_bridge(host: &SimHost, name: &str) -> BridgeObs {
     let bridge = host.bridges.get(name).cloned();
-    let gone = BridgeObs { ours: false, addresses: Vec::new(), up: false, ports: Vec::new() };
-    BridgeObs { ports: ports(host, name), ..bridge.unwrap_or(gone) }
+    BridgeObs { ports: ports(host, name), ..bridge.unwrap_or_default() }
 }

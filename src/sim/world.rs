@@ -12,8 +12,8 @@ use super::happen::Event;
 use super::jobs::{MoveJob, Stage};
 use super::ledger::Memory;
 use crate::model::{
-    Acceleration, BridgeObs, Bytes, Desired, DiskStamp, Host, LockHolder, Mac, Name, Observation, Observed, PauseCause,
-    PlacementRecord, Power, RootUse, Shape, Stamp, Timestamp,
+    Acceleration, BridgeObs, Bytes, Desired, DiskStamp, Host, LinkObs, LockHolder, Mac, Name, Observation, Observed,
+    PauseCause, PlacementRecord, Power, RootUse, Shape, Stamp, Timestamp,
 };
 use crate::plan::Step;
 
@@ -195,6 +195,10 @@ pub struct SimHost {
     pub marks: BTreeMap<String, BTreeMap<Name, Option<Timestamp>>>,
     /// Bridges by name. `ports` holds uplinks; taps are added when it is looked at.
     pub bridges: BTreeMap<String, BridgeObs>,
+    /// Its interfaces that are uplinks, and those that were taken out.
+    pub links: BTreeMap<String, LinkObs>,
+    /// What was taken out.
+    pub lost_links: BTreeSet<String>,
     /// The fleet whose alias each bridge of ours carries.
     pub aliases: BTreeMap<String, Name>,
     /// The packet filter in force.
@@ -228,6 +232,8 @@ impl SimHost {
             notes: BTreeMap::new(),
             marks: BTreeMap::new(),
             bridges: BTreeMap::new(),
+            links: BTreeMap::new(),
+            lost_links: BTreeSet::new(),
             aliases: BTreeMap::new(),
             filter: crate::model::HostRules::default(),
             filter_state: super::filter::FilterState::default(),
@@ -369,20 +375,6 @@ impl World {
             other.records.clone_from(&records);
             other.disks.retain(|_, d| d.stamp.is_none());
             other.disks.extend(ours.clone());
-        }
-    }
-
-    /// Networks whose bridge is not ours to make need one that is there.
-    fn lay_uplinks(&mut self, desired: &Desired) {
-        for network in desired.networks.values().filter(|n| !n.create_bridge) {
-            for (_, host) in self.hosts.iter_mut().filter(|(name, _)| desired.hosts.contains_key(*name)) {
-                host.bridges.entry(network.bridge.to_string()).or_insert_with(|| BridgeObs {
-                    ours: false,
-                    addresses: Vec::new(),
-                    up: true,
-                    ports: vec!["eth0".to_owned()],
-                });
-            }
         }
     }
 
@@ -539,6 +531,7 @@ fn recorded(host: &mut SimHost, seen: &crate::model::HostObs, fleet: Option<&Nam
         let uplinks = bridge.ports.iter().filter(|p| !p.starts_with("sh")).cloned().collect();
         host.bridges.insert(name.clone(), BridgeObs { ports: uplinks, ..bridge.clone() });
     }
+    host.links = seen.links.clone().unwrap_or_default();
     for other in &seen.unmanaged {
         host.domains.insert(other.uuid, unmanaged(&other.domain, other.shape.clone(), other.power));
     }

@@ -27,7 +27,16 @@ const CONFIGURE: &str = "mkdir -p /etc/ssh && echo made >/www/made && echo NOBOD
 pub(crate) async fn run(world: &World) {
     world.observe().await;
     let address = Some("10.250.9.1/24".to_owned());
-    world.done(Op::MakeBridge { bridge: World::bridge(), address, address6: None, fleet: name("t") }).await;
+    world
+        .done(Op::MakeBridge {
+            bridge: World::bridge(),
+            address,
+            address6: None,
+            fleet: name("t"),
+            uplink: None,
+            border: Border::Open,
+        })
+        .await;
     let recipe = Digest::new(&format!("sha256:{}", "5".repeat(64))).unwrap();
     let mut builder = Guest { user_data: FIRST_BOOT, ..Guest::new(world, "image-desk-4", 30) };
     let (vm, uuid) = (builder.vm.clone(), builder.uuid());
@@ -138,5 +147,5 @@ pub(crate) async fn run(world: &World) {
         guest.stop().await;
         guest.end().await;
     }
-    world.done(Op::RemoveBridge { bridge: World::bridge(), fleet: name("t") }).await;
+    world.done(Op::RemoveBridge { bridge: World::bridge(), fleet: name("t"), uplink: None }).await;
 }

@@ -185,7 +185,16 @@ pub(crate) async fn run(world: &World) {
     let address = Some("10.250.9.1/24".to_owned());
     // The first look at a fresh root probes every QEMU binary; so it does for a person.
     world.observe().await;
-    world.done(Op::MakeBridge { bridge: World::bridge(), address, address6: None, fleet: name("t") }).await;
+    world
+        .done(Op::MakeBridge {
+            bridge: World::bridge(),
+            address,
+            address6: None,
+            fleet: name("t"),
+            uplink: None,
+            border: Border::Open,
+        })
+        .await;
     let http = |status| ProbeKind::Http { port: 80, path: "/".into(), status };
     let up = |guest| async move {
         let guest: &Guest<'_> = guest;
@@ -234,5 +243,5 @@ pub(crate) async fn run(world: &World) {
         guest.end().await;
     }
     tokio::time::sleep(Duration::from_millis(10)).await;
-    world.done(Op::RemoveBridge { bridge: World::bridge(), fleet: name("t") }).await;
+    world.done(Op::RemoveBridge { bridge: World::bridge(), fleet: name("t"), uplink: None }).await;
 }

@@ -62,6 +62,7 @@ impl World {
             slots_dir: at("slots").into(),
             security: 0,
             cost_cpu_hour_milli: 0,
+            uplinks: std::collections::BTreeMap::new(),
             devices: BTreeMap::new(),
             acceleration: Acceleration::Auto,
             shell: stablehand::model::HostShell::Local,
@@ -287,7 +288,14 @@ fn makings(world: &World) -> Vec<Op> {
         ssh_keys: Vec::new(),
     };
     vec![
-        Op::MakeBridge { bridge: World::bridge(), address: None, address6: None, fleet: name("t") },
+        Op::MakeBridge {
+            bridge: World::bridge(),
+            address: None,
+            address6: None,
+            fleet: name("t"),
+            uplink: None,
+            border: Border::Open,
+        },
         Op::PutImage { file: world.image.clone(), path: world.image_path(), note: None },
         Op::Record { vm, record },
         Op::MakeDisk(NewDisk { path: root, stamp: world.disk("root"), from, size: Some(Bytes::mib(8)) }),
@@ -475,7 +483,7 @@ async fn tear_down(world: &World) {
     }
     world.done(Op::Unrecord { vm }).await;
     world.done(Op::DropImage { digest: world.image.digest.clone(), path: world.image_path() }).await;
-    world.done(Op::RemoveBridge { bridge: World::bridge(), fleet: name("t") }).await;
+    world.done(Op::RemoveBridge { bridge: World::bridge(), fleet: name("t"), uplink: None }).await;
     let seen = world.observe().await;
     assert!(seen.vms.is_empty() && seen.disks.is_empty() && seen.images.is_empty());
     assert!(!seen.bridges.contains_key(&World::bridge()));

@@ -40,6 +40,9 @@ spec! {
         "security" security: Loc<Name>;
         /// `auto` (default): KVM where a probe guest boots with it; `kvm`; `tcg`.
         "acceleration" acceleration: Loc<Acceleration>;
+        /// Its interfaces by the names that networks give their uplinks (`bridge: {uplink: NAME}`), where hosts call them
+        /// differently: `uplinks: {office: eth1}`.
+        "uplinks" uplinks: Named<Text>;
         /// What it has to give to VMs, by name. Devices of one name on several hosts are equal.
         "devices" devices: Named<HostDeviceSpec>;
         /// `none` (default); `cordon`: no new VMs; `drain` or `{drain: {others: leave}}`: its VMs move away, too.

@@ -19,7 +19,7 @@ pub(crate) use access::{ModuleAccessSpec, PeerSpec, ServiceAccessSpec};
 pub(crate) use guest::{GuestFileSpec, GuestStepSpec, PackagesSpec, UpgradeChoice};
 pub(crate) use hosts::{HostSpec, ResourcesSpec};
 pub(crate) use images::{BootChoice, FileSpec, ImageSpec, InitSpec};
-pub(crate) use networks::NetworkSpec;
+pub(crate) use networks::{BridgeSpec, NetworkSpec};
 pub(crate) use reviews::{AdoptionSpec, HostLostSpec, PauseSpec, RemovalSpec};
 pub(crate) use sets::{ModuleSpec, ServiceSpec};
 pub(crate) use vms::{CloudInitSpec, GuardSpec, Keep, PlacementSpec, ReadySpec, VmPart};

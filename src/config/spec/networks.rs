@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::Text;
 use super::access::SystemAddressSpec;
-use crate::config::leaf::{Addressing, Cidr, Rules};
+use crate::config::leaf::{Addressing, Cidr, Int, Rules};
 use crate::config::read::{Loc, Named, spec};
 use crate::model::NetworkMode;
 
@@ -13,7 +13,9 @@ spec! {
     NetworkSpec("Network") {
         /// The bridge.
         "bridge" bridge: BridgeSpec, required;
-        /// `isolated` or `routed` (default `isolated` where we make the bridge, else `routed`).
+        /// `isolated` (default where we make the bridge): its host passes nothing between it and elsewhere. `routed` (default
+        /// where it is there): as the host does anyway, which forwards where its own address is the guests' `gateway`. `nat`:
+        /// what guests begin goes on under an address of the host (IPv4).
         "mode" mode: Loc<NetworkMode>;
         /// The subnet.
         "subnet" subnet: Loc<ipnet::Ipv4Net>;
@@ -44,9 +46,6 @@ spec! {
         /// Where readiness is probed from, when not from the address of the VM's host on the bridge.
         "probesFrom" probes_from: Vec<Loc<Cidr>>;
     }
-    later {
-        "vlan": "comes with network rules",
-    }
 }
 
 spec! {
@@ -56,6 +55,14 @@ spec! {
         "name" name: Text, required;
         /// Whether it is ours to make and remove (default false).
         "create" create: Loc<bool>;
+        /// Its cable, where it is ours to make: an interface of the host, or a name that its `uplinks` has.
+        "uplink" uplink: Text;
+        /// The VLAN of the uplink that it is (IEEE 802.1Q). Without it: all that passes the uplink.
+        "vlan" vlan: Loc<Int<1, 4094>>;
+        /// Whether the uplink's own addresses and routes go over to the bridge, and back when it ends (default false: an uplink
+        /// that carries addresses of its host is refused). The host undoes it by itself when it cannot be reached
+        /// afterwards.
+        "takeOver" take_over: Loc<bool>;
     }
 }
 

@@ -49,7 +49,9 @@ async fn listen(shell: &dyn Shell, fleet: &Name, heard: &Arc<dyn Fn() + Send + S
         heard();
     }
     // "add rule bridge stablehand-shop from …", "delete rule bridge stablehand-shop from handle 4"
-    let needle = format!(" rule bridge {} ", table_name(fleet)).into_bytes();
+    // and of a bridge that is isolated or behind NAT: "delete rule inet stablehand-shop.shq0 forward handle 2".
+    let table = table_name(fleet);
+    let needles = [format!(" rule bridge {table} "), format!(" rule inet {table}.")].map(String::into_bytes);
     let mut buffer = vec![0; 1 << 16];
     let mut line: Vec<u8> = Vec::new();
     while let Ok(read @ 1..) = stdout.read(&mut buffer).await {
@@ -57,7 +59,7 @@ async fn listen(shell: &dyn Shell, fleet: &Name, heard: &Arc<dyn Fn() + Send + S
         for byte in &buffer[..read] {
             match byte {
                 b'\n' => {
-                    ours |= line.windows(needle.len()).any(|w| w == needle);
+                    ours |= needles.iter().any(|needle| line.windows(needle.len()).any(|w| w == needle));
                     line.clear();
                 }
                 _ if line.len() < LINE => line.push(*byte),

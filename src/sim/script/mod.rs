@@ -17,6 +17,8 @@
 //! stop vm web-1 · start vm · pause vm · crash vm · undefine vm      somebody by hand
 //! set vm web-1 memory 256MiB · set vm web-1 cpus 2 · set vm web-1 autostart on · define vm web-1 cpus 2
 //! lose disk data of web-1 · foreign vm x memory 1GiB on h1 · bridge br0 on h1 · lose bridge br0 on h1
+//! interface eth1 on h1 · interface eth1 on h1 with 192.0.2.5/24 · lose interface eth1 on h1
+//! unplug eth1 on h1 · flush border shl0 on h1    out of its bridge; what stands at it
 //! flush filter on h1 · damage filter on h1 · filter of h1 fails · filter of h1 works
 //! lock host h1 by bob · unlock host h1 · delete store · advance 2h
 //! guest web-1 boots in 20s · guest web-1 never boots · guest web-1 ignores shutdown · guest web-1 keeps its memory

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use crate::model::{Acceleration, Name, Others, RunState, Span, Then};
 use crate::sim::faults::OPS;
-use crate::sim::{Count, Event, Fault, FaultKind, Guest, HostSize, Stage};
+use crate::sim::{Count, Event, Fault, FaultKind, Guest, HostSize, Rewire, Stage};
 
 /// What is wrong in a script, and where.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -152,7 +152,7 @@ pub enum Show {
 }
 
 /// First words of statements, for suggestions.
-const VERBS: [&str; 50] = [
+const VERBS: [&str; 52] = [
     "quarantine",
     "release",
     "guard",
@@ -192,6 +192,8 @@ const VERBS: [&str; 50] = [
     "lose",
     "foreign",
     "bridge",
+    "interface",
+    "unplug",
     "lock",
     "unlock",
     "delete",
@@ -322,8 +324,19 @@ fn event(words: &[&str]) -> Result<Option<Event>, String> {
         ["foreign", "vm", domain, "memory", memory, "on", host] => {
             Event::Foreign((*domain).to_owned(), name(host)?, quantity(memory)?)
         }
-        ["bridge", bridge, "on", host] => Event::Bridge(name(host)?, (*bridge).to_owned()),
-        ["lose", "bridge", bridge, "on", host] => Event::LoseBridge(name(host)?, (*bridge).to_owned()),
+        ["bridge", bridge, "on", host] => Event::Rewire(name(host)?, (*bridge).to_owned(), Rewire::Bridge),
+        ["lose", "bridge", bridge, "on", host] => Event::Rewire(name(host)?, (*bridge).to_owned(), Rewire::LoseBridge),
+        ["flush", "border", bridge, "on", host] => {
+            Event::Rewire(name(host)?, (*bridge).to_owned(), Rewire::FlushBorder)
+        }
+        ["interface", device, "on", host] => Event::Rewire(name(host)?, (*device).to_owned(), Rewire::Interface(None)),
+        ["interface", device, "on", host, "with", address] => {
+            Event::Rewire(name(host)?, (*device).to_owned(), Rewire::Interface(Some((*address).to_owned())))
+        }
+        ["lose", "interface", device, "on", host] => {
+            Event::Rewire(name(host)?, (*device).to_owned(), Rewire::LoseInterface)
+        }
+        ["unplug", device, "on", host] => Event::Rewire(name(host)?, (*device).to_owned(), Rewire::Unplug),
         ["flush", "filter", "on", host] => Event::FlushFilter(name(host)?),
         ["damage", "filter", "on", host] => Event::DamageFilter(name(host)?),
         ["filter", "of", host, "fails"] => Event::Filtering(name(host)?, false),
