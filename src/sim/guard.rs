@@ -202,6 +202,7 @@ impl World {
         }
         broken.extend(self.running_twice());
         broken.extend(self.open_on_two_hosts());
+        broken.extend(self.given_twice());
         broken.extend(self.guard_filters());
         for what in broken {
             self.violate(step, &what);
@@ -229,6 +230,22 @@ impl World {
             for stamp in host.active().filter(|(_, d)| d.runs()).filter_map(|(_, d)| d.stamp.as_ref()) {
                 if let Some(other) = seen.insert((&stamp.fleet, &stamp.vm), name) {
                     broken.push(format!("{} runs twice: on {other} and on {name}", stamp.vm));
+                }
+            }
+        }
+        broken
+    }
+
+    /// Planned addresses that two VMs have, also where nobody can look; what lies on a host that is gone counts no more.
+    fn given_twice(&self) -> Vec<String> {
+        let mut seen: BTreeMap<std::net::IpAddr, (&Name, &Name)> = BTreeMap::new();
+        let mut broken = Vec::new();
+        let there = self.hosts.iter().chain(&self.aside).filter(|(name, _)| !self.permit.gone.contains(*name));
+        for stamp in there.flat_map(|(_, host)| host.domains.values()).filter_map(|d| d.stamp.as_ref()) {
+            for address in stamp.nics.values().flat_map(crate::model::NicStamp::addresses) {
+                let whose = (&stamp.fleet, &stamp.vm);
+                if let Some(other) = seen.insert(address, whose).filter(|other| *other != whose) {
+                    broken.push(format!("{} and {} both have {address}", other.1, stamp.vm));
                 }
             }
         }
