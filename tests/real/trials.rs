@@ -118,9 +118,10 @@ fn a_file_system_that_fills_up_in_the_middle_leaves_nothing_half_made() {
     let fleet = Fleet::new('f', "10.88.0.");
     let small = Arc::new(Small::new(&fleet.store));
     // The image comes from a server; when half of it has come, there is no room for the other half, once.
-    let (filler, once) = (small.clone(), AtomicBool::new(true));
+    // The server lives on after the test, its file system does not.
+    let (filler, once) = (Arc::downgrade(&small), AtomicBool::new(true));
     let url = serve(built("tiny.qcow2"), move || {
-        if once.swap(false, Ordering::SeqCst) {
+        if let Some(filler) = filler.upgrade().filter(|_| once.swap(false, Ordering::SeqCst)) {
             filler.fill();
         }
     });
