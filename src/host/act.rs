@@ -1,6 +1,7 @@
 //! Steps on a real host: each looks whether it is done, changes, and looks again.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -153,16 +154,29 @@ fn bridge_guard<'a>(
     bridge::Guard { host: &host.doc.name, remote: host.shell.is_remote(), reach }
 }
 
-/// Makes the host's packet filter what it should be. Over a way that the filter might cut it is confirmed through a new
-/// connection, or the host takes it back.
-async fn set_rules(host: &RealHost, rules: &HostRules) -> Result<Done, StepError> {
+/// Makes the host's packet filter what it should be, and remembers that.
+async fn set_rules(host: &RealHost, rules: &Arc<HostRules>) -> Result<Done, StepError> {
+    let mut kept = host.filter.lock().await;
+    // Nobody puts back what was, while it is not known what is.
+    *host.good() = None;
+    let done = guarded(host, rules, &mut kept).await?;
+    *host.good() = Some(rules.clone());
+    Ok(done)
+}
+
+/// Sets a host's packet filter. Over a way that the filter might cut it is confirmed through a new connection, or the host takes
+/// it back.
+pub(super) async fn guarded(
+    host: &RealHost,
+    rules: &HostRules,
+    kept: &mut Option<rules::Kept>,
+) -> Result<Done, StepError> {
     let reach = || -> Boxed<'_, Result<(), String>> { Box::pin(reached(host)) };
     let guard = match host.shell.is_remote() {
         true => Guard::Armed { host: &host.doc.name, reach: &reach },
         false => Guard::Sure,
     };
-    let mut kept = host.filter.lock().await;
-    rules::apply(host.shell.as_ref(), &host.folders.fleet, rules, &mut kept, guard).await
+    rules::apply(host.shell.as_ref(), &host.folders.fleet, rules, kept, guard).await
 }
 
 /// A domain's inactive XML, after seeing that the domain carries our stamp of this VM.

@@ -17,12 +17,12 @@ use super::disk::Folders;
 use super::learnt::Learnt;
 use super::libvirt::{FRESH, Hypervisor, Opener};
 use super::shell::Shell;
-use super::{accel, act, fence, guard, lock, rules, shell, survey};
+use super::{accel, act, fence, guard, lock, mend, rules, shell, survey};
 use crate::execute::{Actuator, Done, LockError, Progress, StepError};
 use crate::model::stats::HostCounters;
 use crate::model::{
-    Acceleration, Desired, Fault, Host, HostShell, LockHolder, Name, Observation, Observed, Probe, StoreState,
-    Timestamp,
+    Acceleration, Desired, Fault, Host, HostRules, HostShell, LockHolder, Name, Observation, Observed, Probe,
+    StoreState, Timestamp,
 };
 use crate::observe::{Boxed, Look, Observer, Tried};
 use crate::plan::{Op, Step};
@@ -35,6 +35,8 @@ pub struct RealFleet {
     hosts: Mutex<BTreeMap<Name, Arc<RealHost>>>,
     /// What the acceleration probe found on this machine.
     machine: Arc<tokio::sync::Mutex<Option<Found>>>,
+    /// What the filter of this machine should be.
+    good: Good,
     /// Holds one note at most: whoever waits learns that something happened, not how often.
     stirred: Arc<tokio::sync::Notify>,
 }
@@ -64,6 +66,8 @@ pub(super) struct RealHost {
     pub(super) filter: tokio::sync::Mutex<Option<rules::Kept>>,
     /// Addresses that networks gave to guests, as last seen.
     learnt: Mutex<BTreeMap<Uuid, Learnt>>,
+    /// What the filter should be, as last set or found so. Hosts that are this machine have it in common.
+    good: Good,
     /// Listens whether somebody else changes it, while anybody wants to know.
     listening: Mutex<Option<Listening>>,
     /// What it is, as last found out.
@@ -74,12 +78,15 @@ pub(super) struct RealHost {
     running: Mutex<BTreeMap<Name, guard::Runs>>,
 }
 
-/// A task that ends with its host.
-struct Listening(tokio::task::JoinHandle<()>);
+/// What a filter should be.
+type Good = Arc<Mutex<Option<Arc<HostRules>>>>;
+
+/// Tasks that end with their host.
+struct Listening([tokio::task::JoinHandle<()>; 2]);
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.0.abort();
+        self.0.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
 
@@ -106,6 +113,7 @@ impl RealFleet {
             who: who.into(),
             hosts: Mutex::new(BTreeMap::new()),
             machine: Arc::default(),
+            good: Arc::default(),
             stirred: Arc::default(),
         };
         fleet.adopt(desired);
@@ -148,6 +156,7 @@ impl RealFleet {
         let stirred: Arc<dyn Fn() + Send + Sync> = Arc::new(move || stirred.notify_one());
         let hypervisor = Hypervisor::new(&address(doc, &self.base), &self.who).heard_by(stirred.clone());
         let (hypervisor, shell) = (Arc::new(hypervisor), shell::of(&doc.shell, &self.base));
+        let remote = shell.is_remote();
         let trimmed = |path: &str| path.trim_end_matches('/').to_owned();
         RealHost {
             doc: doc.clone(),
@@ -168,6 +177,7 @@ impl RealFleet {
             inside: Mutex::default(),
             filter: tokio::sync::Mutex::default(),
             learnt: Mutex::default(),
+            good: if remote { Arc::default() } else { self.good.clone() },
             listening: Mutex::default(),
             facts: tokio::sync::Mutex::new(None),
             names: Mutex::default(),
@@ -175,17 +185,22 @@ impl RealFleet {
         }
     }
 
-    /// Listens on every host whether somebody changes its packet filter.
+    /// Listens on every host whether somebody changes its packet filter, and puts it back where somebody took it away.
     fn listen(&self) {
         if tokio::runtime::Handle::try_current().is_err() {
             return;
         }
         for host in self.hosts().values() {
-            let stirred = self.stirred.clone();
-            let heard: Arc<dyn Fn() + Send + Sync> = Arc::new(move || stirred.notify_one());
+            let (stirred, told) = (self.stirred.clone(), Arc::new(tokio::sync::Notify::new()));
+            let mends = mend::keep(Arc::downgrade(host), told.clone());
+            let heard: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+                told.notify_one();
+                stirred.notify_one();
+            });
             let mut listening = host.listening.lock().unwrap_or_else(PoisonError::into_inner);
             listening.get_or_insert_with(|| {
-                Listening(tokio::spawn(rules::watch(host.shell.clone(), self.fleet.clone(), heard)))
+                let hears = tokio::spawn(rules::watch(host.shell.clone(), self.fleet.clone(), heard));
+                Listening([hears, tokio::spawn(mends)])
             });
         }
     }
@@ -274,6 +289,14 @@ impl Observer for RealFleet {
     fn stirred(&self) -> Boxed<'_, ()> {
         self.listen();
         Box::pin(self.stirred.notified())
+    }
+
+    fn trust_filters<'a>(&'a self, hosts: &'a [Name]) -> Boxed<'a, ()> {
+        Box::pin(async move {
+            for host in hosts.iter().filter_map(|name| self.host(name)) {
+                host.trust_filter().await;
+            }
+        })
     }
 
     fn running(&self) -> BTreeMap<Name, Uuid> {
@@ -389,6 +412,10 @@ impl RealHost {
     /// The fleet's domains as last seen here.
     pub(super) fn names(&self) -> MutexGuard<'_, BTreeMap<Uuid, Name>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// What its filter should be.
+    pub(super) fn good(&self) -> MutexGuard<'_, Option<Arc<HostRules>>> {
+        self.good.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// Those of them that ran, outside of quarantine.
     pub(super) fn running(&self) -> MutexGuard<'_, BTreeMap<Name, guard::Runs>> {

@@ -47,6 +47,8 @@ pub mod libvirt;
 pub mod lock;
 mod marker;
 #[cfg(feature = "libvirt")]
+mod mend;
+#[cfg(feature = "libvirt")]
 mod moves;
 #[cfg(feature = "libvirt")]
 mod power;

@@ -317,6 +317,7 @@ async fn rounds(
         tries += usize::from(!sealed);
     }
     (passed.left, passed.observed) = look_and_plan(cast, desired, base, policy, Look { probe: true }).await?;
+    cast.observer.trust_filters(&settled_filters(passed)).await;
     let failed = passed.rounds.last().is_some_and(|(_, r)| r.has_failures());
     if *approval != Approval::Unattended || (!failed && passed.left.is_empty()) {
         cast.ledger.whole(&desired.revision, (cast.clock)())?;
@@ -330,6 +331,13 @@ fn sealed(plan: &Plan, report: &Report) -> bool {
         act.verb == Verb::Build && *outcome == Outcome::Done
     };
     plan.actions.iter().zip(&report.outcomes).any(done)
+}
+
+/// Hosts whose packet filters were seen, and of which the plan wants nothing more.
+fn settled_filters(passed: &Passed) -> Vec<Name> {
+    let wanted = |host: &Name| passed.left.actions.iter().any(|a| a.is_filter() && a.subject.name() == host);
+    let seen = passed.observed.hosts.iter().filter(|(_, host)| host.known().is_some_and(|h| h.filter.is_some()));
+    seen.map(|(host, _)| host).filter(|host| !wanted(host)).cloned().collect()
 }
 
 /// Whether a roll failed that goes back after a failure: the next round takes it back.
