@@ -2,7 +2,7 @@
 
 mod guards;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +12,7 @@ use crate::execute::{self, StopFlag};
 use crate::model::Name;
 use crate::model::stats::{self, History};
 use crate::observe::Boxed;
-use crate::plan::Verb;
+use crate::plan::{Plan, Verb};
 use crate::reconcile::{self, Approval, Passed};
 use crate::render;
 use crate::source::Place;
@@ -127,7 +127,12 @@ pub(crate) async fn watch(mut context: Context, args: &args::Watch) -> Outcome {
         socket.display()
     ));
     let serving = tokio::spawn(forward::serve(server, inside, context.around.clone()));
-    let work = Arc::new(Watching { context, good: Mutex::new(Arc::new(first)), said: Mutex::new(String::new()) });
+    let work = Arc::new(Watching {
+        context,
+        good: Mutex::new(Arc::new(first)),
+        said: Mutex::default(),
+        warned: Mutex::default(),
+    });
     let counting = tokio::spawn(keep_statistics(work.clone()));
     let guarding = tokio::spawn(guards::keep(work.clone()));
     let result = run(work, followed, rhythm).await;
@@ -223,7 +228,7 @@ impl Work for Waiting {
     fn pass(self: Arc<Self>, revision: String, _: Arc<StopFlag>) -> Boxed<'static, PassEnd> {
         Box::pin(async move {
             self.is_there.notify_one();
-            PassEnd { revision, effects: String::new(), outcome: Ended::Settled }
+            PassEnd { revision, effects: String::new(), outcome: Ended::Settled, next: None }
         })
     }
     fn say(&self, notice: &Notice) {
@@ -247,6 +252,8 @@ struct Watching {
     good: Mutex<Arc<Fleet>>,
     /// What was said last of a pass: a state that stays is said once.
     said: Mutex<String>,
+    /// Leases of which it was said that they end soon.
+    warned: Mutex<BTreeSet<String>>,
 }
 
 impl Watching {
@@ -279,6 +286,16 @@ impl Watching {
             // How far a move is, and how long until a next try, is no news at every look: `status` shows it.
             None => self.unless_known(matter(passed), &text),
         }
+    }
+
+    /// Says of each lease that it ends soon; once for each end.
+    fn warn(&self, plan: &Plan) {
+        let ending: BTreeSet<String> = render::ending(plan).into_iter().collect();
+        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
+        for line in ending.difference(&warned) {
+            self.context.console.note(&render::clean(line));
+        }
+        *warned = ending;
     }
 
     fn once(&self, text: String) {
@@ -364,6 +381,9 @@ impl Work for Watching {
                 }
                 Ok(passed) => {
                     self.tell(passed);
+                    if passed.rounds.iter().any(|(plan, _)| !plan.is_empty()) {
+                        self.warn(&passed.left);
+                    }
                     let failed = passed.rounds.last().is_some_and(|(_, report)| report.has_failures());
                     let outcome = match (stop.is_raised(), failed || passed.held.is_some()) {
                         (true, _) => Ended::Stopped,
@@ -375,7 +395,9 @@ impl Work for Watching {
                     (effects, outcome)
                 }
             };
-            PassEnd { revision, effects, outcome }
+            let next = result.as_ref().ok().and_then(|passed| passed.left.next);
+            let next = next.map(|at| at.since(Context::now()).saturating_mul(1_000));
+            PassEnd { revision, effects, outcome, next }
         })
     }
 

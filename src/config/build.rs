@@ -52,6 +52,7 @@ pub(crate) fn desired(repo: &Repository, snapshot: &Snapshot, sink: &mut Sink) -
         vms: vms.vms,
         pinned: BTreeMap::new(),
         management: BTreeMap::new(),
+        leased: BTreeMap::new(),
         access,
         removals: Vec::new(),
         adoptions: Vec::new(),

@@ -8,11 +8,11 @@ use super::check::{self, GroupInfo};
 use super::read::{Loc, Named, nearest};
 use super::repository::{Doc, Repository};
 use super::sink::{Mark, Sink};
-use super::spec::{FleetSpec, ModuleSpec, ServiceSpec, VmPart};
+use super::spec::{FleetSpec, InstanceSpec, ModuleSpec, ServiceSpec, VmPart};
 use super::subnet;
 use super::vm::{Known, LEAST_MEMORY, Layer, Layers, Resolved};
 use crate::model::{
-    App, Field, Group, Host, Module, NEWEST_MACHINE, Name, Network, Owner, RunState, Service, Vm, VmSpec,
+    App, Field, Group, Host, Module, NEWEST_MACHINE, Name, Network, Owner, RunState, Service, Term, Vm, VmSpec,
 };
 
 /// Most VMs of a fleet: twice what the figures in the README go up to.
@@ -202,7 +202,8 @@ impl<'a> Expander<'a> {
         }
         self.separate_apps(doc, sink);
         let origin = sink.origin(doc.name.at);
-        self.out.services.insert(service.clone(), Service { name: service.clone(), apps, origin });
+        let term = super::lease::term(doc.spec.lease.as_ref(), doc.spec.from.as_ref(), sink);
+        self.out.services.insert(service.clone(), Service { name: service.clone(), apps, term, origin });
     }
 
     #[expect(clippy::too_many_arguments, reason = "all parts of one group")]
@@ -334,7 +335,15 @@ impl<'a> Expander<'a> {
     fn module(&mut self, doc: &'a Doc<Box<ModuleSpec>>, sink: &mut Sink) {
         let module = &doc.name.value;
         self.templates(doc.spec.templates.as_ref(), self.fleet.and_then(|f| f.spec.templates.as_ref()), sink);
-        let mut instances = BTreeMap::new();
+        let (mut instances, mut terms) = (BTreeMap::new(), BTreeMap::new());
+        // What every instance says for itself need not make sense in the module.
+        let own = |spec: &InstanceSpec| spec.lease.is_some() || spec.from.is_some();
+        let all = doc.spec.instances.iter().flat_map(|i| &i.entries);
+        let usual = if all.clone().next().is_none() || all.clone().any(|(_, spec)| !own(spec)) {
+            super::lease::term(doc.spec.lease.as_ref(), doc.spec.from.as_ref(), sink)
+        } else {
+            Term::default()
+        };
         let mut resolved = Vec::new();
         let members: &'a [(Loc<Name>, VmPart)] = doc.spec.vms.as_ref().map_or(&[], |vms| &vms.entries);
         for (member, part) in members {
@@ -353,6 +362,15 @@ impl<'a> Expander<'a> {
         for (instance, spec) in doc.spec.instances.iter().flat_map(|i| &i.entries) {
             let run = spec.run.as_ref().or(doc.spec.run.as_ref()).map_or(RunState::Started, |r| r.value);
             instances.insert(instance.value.clone(), run);
+            let term = match (&spec.lease, &spec.from) {
+                (None, None) => usual.clone(),
+                (lease, from) => {
+                    let (lease, from) =
+                        (lease.as_ref().or(doc.spec.lease.as_ref()), from.as_ref().or(doc.spec.from.as_ref()));
+                    super::lease::term(lease, from, sink)
+                }
+            };
+            terms.insert(instance.value.clone(), term);
             if self.named.len() >= MAX_VMS {
                 self.name("one-too-many", instance.at, sink);
                 break;
@@ -377,7 +395,7 @@ impl<'a> Expander<'a> {
         }
         let members = members.iter().map(|(member, _)| member.value.clone()).collect();
         let origin = sink.origin(doc.name.at);
-        self.out.modules.insert(module.clone(), Module { name: module.clone(), members, instances, origin });
+        self.out.modules.insert(module.clone(), Module { name: module.clone(), members, instances, terms, origin });
     }
 
     #[expect(clippy::too_many_arguments, reason = "all parts of one VM")]

@@ -24,6 +24,7 @@ mod guard;
 mod host;
 pub mod inspect;
 mod leaf;
+mod lease;
 mod marker;
 mod node;
 mod read;

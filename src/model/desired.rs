@@ -15,6 +15,7 @@ use super::device::Device;
 use super::generation::{Generations, Retire, Rollout};
 use super::ids::{Address, Name};
 use super::image::{Compression, Fetch, Stores};
+use super::lease::{Leased, Term};
 use super::marker::Marker;
 use super::moving::{Fence, HostShell, Layer, Maintenance, Migration, OnUnknown};
 use super::network::Six;
@@ -52,6 +53,9 @@ pub struct Desired {
     /// VMs that are management instances, or are to be, with what is made in them. `config` leaves it empty; the planner
     /// fills it in for itself.
     pub management: BTreeMap<Name, Duty>,
+    /// When the lease of each VM of a set for a time began and when it ends. `config` leaves it empty; the planner fills it in
+    /// for itself.
+    pub leased: BTreeMap<Name, Leased>,
     /// Who may talk to whom, every name in it resolved. What is not in it is closed.
     pub access: Vec<Access>,
     /// Reviewed removals.
@@ -509,6 +513,8 @@ pub struct Service {
     pub name: Name,
     /// Its apps by name, with the keys of their groups.
     pub apps: BTreeMap<Name, App>,
+    /// When it is wanted.
+    pub term: Term,
     /// Where it was written.
     pub origin: Origin,
 }
@@ -535,6 +541,8 @@ pub struct Module {
     pub members: Vec<Name>,
     /// Standing instances by name.
     pub instances: BTreeMap<Name, RunState>,
+    /// When each instance is wanted.
+    pub terms: BTreeMap<Name, Term>,
     /// Where it was written.
     pub origin: Origin,
 }

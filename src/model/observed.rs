@@ -17,6 +17,7 @@ use super::desired::{Acceleration, Digest};
 use super::device::DeviceAt;
 use super::generation::{ImageNote, Rolled, Unready};
 use super::ids::{Mac, Name};
+use super::lease::Leased;
 use super::management::Management;
 use super::moving::{CpuObs, DiskPhase, Fenced, JobObs, Layer, LinkPast, MoveObs, PauseCause, Tries};
 use super::quantity::{Bytes, Timestamp};
@@ -162,6 +163,9 @@ pub struct PlacementRecord {
     /// The IPv6 addresses that it was given, by interface.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub addresses6: BTreeMap<Name, Ipv6Addr>,
+    /// Its lease, where it is one of a set for a time; of a VM that ended with it, that it is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leased: Option<Leased>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's `skip_serializing_if` gives a reference")]
@@ -189,6 +193,7 @@ impl PlacementRecord {
         Self {
             addresses: stamp.nics.iter().filter_map(|(n, s)| Some((n.clone(), s.address?))).collect(),
             addresses6: stamp.nics.iter().filter_map(|(n, s)| Some((n.clone(), s.address6?))).collect(),
+            leased: stamp.leased.clone(),
             ..Self::new(host.clone(), stamp.incarnation)
         }
     }
@@ -202,7 +207,12 @@ impl PlacementRecord {
             incarnation,
             addresses: BTreeMap::new(),
             addresses6: BTreeMap::new(),
+            leased: None,
         }
+    }
+    /// Whether its VM ended with its lease: it is nowhere.
+    pub fn is_over(&self) -> bool {
+        self.leased.as_ref().is_some_and(|l| l.over.is_some())
     }
     /// The hosts on which the VM may be.
     pub fn places(&self) -> impl Iterator<Item = &Name> {
@@ -371,6 +381,9 @@ pub struct Stamp {
     /// Tasks that were begun on it, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tasks: BTreeMap<Name, TaskMark>,
+    /// Its lease, where it is one of a set for a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leased: Option<Leased>,
 }
 
 /// What a root disk is that returns to its image at each start. Written before our start, and again when the guest runs: so

@@ -31,8 +31,27 @@ pub(crate) struct Seat<'a> {
 }
 
 impl<'a> Draft<'a> {
+    /// Decides about all VMs that were not seen anywhere: what was there before, and what was promised, comes before what is
+    /// new.
+    pub(crate) fn all_absent(&mut self, missing: Vec<&'a Vm>) {
+        if self.leases.promises.is_empty() {
+            missing.into_iter().for_each(|vm| self.absent(vm));
+            return;
+        }
+        let there = |draft: &Self, vm: &Vm| draft.world.records.get(&vm.name).is_some_and(|r| !r.is_over());
+        let (recorded, new): (Vec<_>, Vec<_>) = missing.into_iter().partition(|vm| there(self, vm));
+        let (due, new): (Vec<_>, Vec<_>) = new.into_iter().partition(|vm| self.leases.due.contains(&vm.name));
+        recorded.into_iter().chain(due).for_each(|vm| self.absent(vm));
+        self.reserve();
+        for vm in new {
+            self.hold_promises(&vm.name);
+            self.absent(vm);
+        }
+        self.placer.hold(&[]);
+    }
+
     /// Decides about a VM that was not seen anywhere.
-    pub(crate) fn absent(&mut self, vm: &'a Vm) {
+    fn absent(&mut self, vm: &'a Vm) {
         self.touched.insert(&vm.name);
         if let Some(adoption) = self.input.desired.adoptions.iter().find(|a| a.vm == vm.name) {
             return self.adopt(
@@ -67,6 +86,9 @@ impl<'a> Draft<'a> {
         let need = Need::of(vm, if want == RunState::Suspended { RunState::Stopped } else { want });
         let mut seat = Seat { vm, group, only, want, need, at: Err(Vec::new()), cleared: Vec::new() };
         seat.at = self.placer.choose(vm, group, only, need);
+        if seat.at.is_err() {
+            self.beside_promises(&mut seat);
+        }
         if seat.at.is_err() {
             self.clear_room(&mut seat);
         }
@@ -131,7 +153,12 @@ impl<'a> Draft<'a> {
                 unblock: format!("bring host/{host} back, or take the disks of vm/{} out of its document", vm.name),
             })
         };
-        if let Some(record) = self.world.records.get(&vm.name) {
+        let record = self.world.records.get(&vm.name);
+        if record.is_some_and(|r| r.is_over()) && !has_data {
+            // It ended with its lease, and left nothing.
+            return Whereabouts::Free(None);
+        }
+        if let Some(record) = record {
             for host in record.places() {
                 if matches!(self.world.view(host), HostView::Unknown) {
                     return dark(host, self.world.fault(host));
@@ -199,7 +226,9 @@ impl<'a> Draft<'a> {
         let recorded = self.world.records.get(&vm.name);
         match recorded {
             // A record without disks: the creation was cut before anything was made.
-            Some(record) if record.host == host.name && highest < record.incarnation => (record.incarnation, false),
+            Some(record) if record.host == host.name && highest < record.incarnation && !record.is_over() => {
+                (record.incarnation, false)
+            }
             Some(record) => (1 + highest.max(record.incarnation), false),
             None => (1 + highest, false),
         }
@@ -263,8 +292,11 @@ impl<'a> Draft<'a> {
                 );
             }
         }
-        let recorded = self.world.records.contains_key(&vm.name);
-        let lost_with = self.world.records.get(&vm.name).and_then(|r| self.world.losses.get_key_value(&r.host));
+        let record = self.world.records.get(&vm.name);
+        let over = record.filter(|r| r.is_over());
+        let record = record.filter(|r| !r.is_over());
+        let recorded = record.is_some();
+        let lost_with = record.and_then(|r| self.world.losses.get_key_value(&r.host));
         let (verb, cause, why) = if let Some((lost, loss)) = lost_with {
             let text = format!("host/{lost}, where it was, {}: {}", loss.word, loss.reason);
             let (verb, cause) = match (whole, loss.origin.is_some()) {
@@ -294,6 +326,11 @@ impl<'a> Draft<'a> {
             act.impact.downtime = Downtime::Estimate { millis, samples };
         }
         act.steps = on(&host.name, ops);
+        if let Some(elsewhere) =
+            over.map(|r| &r.host).filter(|at| **at != host.name && self.world.view(at).known().is_some())
+        {
+            act.steps.extend(on(elsewhere, [Op::Unrecord { vm: vm.name.clone() }]));
+        }
         act.blocked.extend(self.pause(&vm.name, &vm.group));
         self.push(act, [Footprint { host: &host.name, before: Need::default(), after: need }]);
     }
@@ -315,7 +352,11 @@ impl<'a> Draft<'a> {
             (_, true) => "no slots left on any host".to_owned(),
             _ => format!("no host can take it ({list})"),
         };
-        let unblock = "add a host or slots, free some, or relax the rule (`stablehand why` shows each host)".to_owned();
+        let unblock = if self.promised_room(rejected) {
+            "add a host or slots, ask for less, or change the reservation".to_owned()
+        } else {
+            "add a host or slots, free some, or relax the rule (`stablehand why` shows each host)".to_owned()
+        };
         self.blocked_create(vm, Block { by: BlockedBy::MissingCapacity, text, unblock });
     }
 

@@ -45,6 +45,14 @@ pub(crate) struct Draft<'a> {
     pub(crate) rolls: Vec<Goal>,
     /// Generations of images that are to be made.
     pub(crate) builds: Vec<super::builds::Goal>,
+    /// Sets for a time: who ends, what was promised.
+    pub(crate) leases: super::leases::Told,
+    /// How promises can be held.
+    pub(crate) played: Option<super::leases::Played<'a>>,
+    /// How often that was found out again for one VM.
+    pub(crate) replays: usize,
+    /// Actions by which VMs grow into room of their host, and how much.
+    pub(crate) grown: Vec<(usize, &'a Name, Need)>,
     /// VMs that stand in for others, and why.
     pub(crate) standing_in: BTreeMap<Name, String>,
     pub(crate) notes: Vec<Note>,
@@ -80,6 +88,10 @@ impl<'a> Draft<'a> {
             groups: groups.flat_map(|g| g.hosts.clone().into_iter().map(move |host| (host, g.clone()))).collect(),
             rolls: Vec::new(),
             builds: Vec::new(),
+            leases: super::leases::Told::default(),
+            played: None,
+            replays: 0,
+            grown: Vec::new(),
             standing_in: BTreeMap::new(),
             notes: Vec::new(),
             risks: Vec::new(),

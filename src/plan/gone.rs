@@ -37,11 +37,12 @@ impl<'a> Draft<'a> {
         let mut after = Vec::new();
         for disk in &disks {
             let stamp = &disk.obs.stamp;
-            let fate = match (is_data(disk, obs), removal.map(|r| r.data), stamp.on_remove) {
+            let on_remove = self.comes_again(name, stamp.on_remove);
+            let fate = match (is_data(disk, obs), removal.map(|r| r.data), on_remove) {
                 (false, _, _) => DiskFate::Delete,
                 (true, Some(RemovalData::Delete), _) => DiskFate::Delete,
                 (true, Some(RemovalData::Retain(span)), _) => DiskFate::RetainUntil(Timestamp(now.0 + span.as_secs())),
-                (true, None, OnRemove::Retain(span)) => DiskFate::RetainUntil(Timestamp(now.0 + span.as_secs())),
+                (true, None, OnRemove::Retain(span)) => DiskFate::RetainUntil(self.retained_until(name, span)),
                 (true, None, OnRemove::Delete) => DiskFate::Delete,
             };
             let path = disk.path.to_owned();
@@ -68,6 +69,11 @@ impl<'a> Draft<'a> {
         let why = match removal {
             None if over.is_some() => reason("management_over", over.unwrap_or_default(), None),
             Some(r) => reason("removal", format!("Removal {}: {}", r.name, r.reason), Some(r.origin.clone())),
+            None if self.over(name).is_some() => {
+                let ends = self.over(name);
+                let (text, origin) = (ends.map(|e| e.text.clone()), ends.and_then(|e| e.origin.clone()));
+                reason(ends.map_or("", |e| e.code), text.unwrap_or_default(), origin)
+            }
             None => match self.input.desired.groups.get(&obs.stamp.group) {
                 Some(group) => {
                     let text = format!("{} has {} now: this one is over", obs.stamp.group, count(group.vms.len()));
@@ -80,7 +86,8 @@ impl<'a> Draft<'a> {
                 None => reason("vanished", format!("{} is not in the repository any more", obs.stamp.group), None),
             },
         };
-        let mut act = action(name, Verb::Destroy, Cause::Change, why, class, Downtime::Permanent);
+        let cause = if why.code == "lease_over" { Cause::Expiry } else { Cause::Change };
+        let mut act = action(name, Verb::Destroy, cause, why, class, Downtime::Permanent);
         act.from = Some(host.clone());
         act.impact.data = data;
         let mut ops = Vec::new();
@@ -89,10 +96,12 @@ impl<'a> Draft<'a> {
         } else if obs.power.is_active() {
             ops.push(Op::Stop { vm: name.clone(), uuid: obs.uuid, policy: obs.stamp.stop });
         }
+        let (first, last) = self.last_records(name, host, obs);
         ops.extend(keep);
+        ops.extend(first);
         ops.push(Op::Undefine { vm: name.clone(), uuid: obs.uuid, drop_save: true });
         ops.extend(after);
-        ops.push(Op::Unrecord { vm: name.clone() });
+        ops.push(last);
         act.steps = on(host, ops);
         act.blocked.extend(self.ending_blocks(name, obs, removal, has_data, empty_repository));
         act.blocked.extend(self.pause(name, &obs.stamp.group));
@@ -117,10 +126,12 @@ impl<'a> Draft<'a> {
             if !known || somewhere || self.wanted.contains_key(name) {
                 continue;
             }
+            // What is over stays written down for as long as its document is there.
+            let Some(last) = self.record_of_the_gone(name) else { continue };
             let why = reason("leftover", "left over: the VM that it records is gone", None);
             let mut act = action(name, Verb::Expire, Cause::Drift, why, Class::None, Downtime::None);
             act.from = Some(record.host.clone());
-            act.steps = on(&record.host, [Op::Unrecord { vm: name.clone() }]);
+            act.steps = on(&record.host, [last]);
             let strays = self.world.strays.get(name).into_iter().flatten();
             for host in strays.filter(|host| self.world.view(host).known().is_some()) {
                 act.steps.extend(on(host, [Op::Unrecord { vm: name.clone() }]));
@@ -153,7 +164,7 @@ impl<'a> Draft<'a> {
                 unblock: format!("release it, or write a Removal of vm/{name}"),
             });
         }
-        if has_data && removal.is_none() {
+        if has_data && removal.is_none() && self.over(name).is_none() {
             blocks.push(Block {
                 by: BlockedBy::Policy,
                 text: "it has persistent disks and no Removal names it".to_owned(),
@@ -277,7 +288,7 @@ impl<'a> Draft<'a> {
                     (Class::None, Cause::Drift, reason("leftover", "left over: no VM uses it", None))
                 };
                 if !wanted && placed.is_none() {
-                    ops.push(Op::Unrecord { vm: name.clone() });
+                    ops.extend(self.record_of_the_gone(name));
                 }
                 let mut act = action(name, Verb::Expire, cause, why, class, Downtime::None);
                 act.id = super::types::ActionId::new(&act.subject, Verb::Expire, Some(host));

@@ -50,7 +50,10 @@ impl Draft<'_> {
         let manages = |vm: &Name| world.place(vm).is_some_and(|(_, obs)| obs.stamp.management.is_some());
         let counts = |a: &&mut Action| {
             let name = a.subject.name();
-            !manages(name) && verbs.contains(&a.verb) && !a.is_blocked() && !begun(name) && !policy.contains(name)
+            // The end of a lease was reviewed with it.
+            let leased = a.reason.code == "lease_over";
+            let counted = !manages(name) && !begun(name) && !policy.contains(name) && !leased;
+            verbs.contains(&a.verb) && !a.is_blocked() && counted
         };
         let vms: BTreeSet<Name> = self.actions.iter_mut().filter(counts).map(|a| a.subject.name().clone()).collect();
         let used = u32::try_from(vms.len()).unwrap_or(u32::MAX);

@@ -36,6 +36,7 @@ mod gone;
 pub mod groups;
 pub mod guest;
 pub mod impact;
+pub mod leases;
 mod limits;
 mod moves;
 mod opened;
@@ -56,6 +57,7 @@ mod stores;
 mod summary;
 mod surge;
 mod target;
+pub mod term;
 pub mod types;
 pub mod verify;
 mod way;
@@ -73,6 +75,7 @@ pub use steps::{
     Seed, SeedNic, Step,
 };
 pub use summary::RISKS;
+pub use term::{SetTerm, TermPhase};
 pub use types::*;
 pub use verify::{FilterCheck, FilterVerdict, verify};
 
@@ -126,7 +129,8 @@ pub fn why(input: &PlanInput<'_>, vm: &Name) -> Vec<HostScore> {
 fn compute(input: &PlanInput<'_>, trace: Option<Name>, foresee: bool) -> (Plan, Vec<HostScore>) {
     let written = input;
     let surge = surge::surge(input.desired, input.observed);
-    let builds = builds::builds(surge.desired, input.demand, input.observed);
+    let leases = leases::leases(surge.desired, input.observed, input.now);
+    let builds = builds::builds(leases.desired, input.demand, input.observed);
     let rolls = roll::rolls(builds.desired, input.demand, input.observed);
     let desired: &Desired = &rolls.desired;
     let input = &PlanInput { desired, ..*input };
@@ -135,7 +139,10 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>, foresee: bool) -> (Plan, 
     draft.notes.extend(surge.notes.iter().chain(&builds.notes).chain(&rolls.notes).cloned());
     draft.rolls.clone_from(&rolls.rolls);
     draft.builds.clone_from(&builds.goals);
+    draft.leases = leases.told;
+    draft.notes.append(&mut draft.leases.notes);
     let whole_fleet_goes = desired.removals.iter().any(|r| matches!(r.target, Address::Fleet(_)));
+    // What is not there because its time is not now was not forgotten.
     let empty = written.desired.vms.is_empty() && !whole_fleet_goes;
     let seen: Vec<_> = draft.world.vms.iter().map(|(name, places)| (*name, places.clone())).collect();
     for (name, places) in &seen {
@@ -151,9 +158,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>, foresee: bool) -> (Plan, 
     draft.devices_taken();
     draft.moves();
     let missing: Vec<_> = draft.wanted.values().filter(|vm| !draft.world.vms.contains_key(&vm.name)).copied().collect();
-    for vm in missing {
-        draft.absent(vm);
-    }
+    draft.all_absent(missing);
     draft.make_the_seated();
     draft.aborts();
     limits.push(draft.move_limit());
@@ -163,6 +168,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>, foresee: bool) -> (Plan, 
     draft.stale_records();
     draft.fences();
     draft.tell_surge();
+    draft.tell_leases();
     draft.wait_when_store_lost();
     draft.start_order();
     draft.builds();
@@ -207,6 +213,8 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>, foresee: bool) -> (Plan, 
         rolls,
         builds: told,
         made: builds::labels(desired),
+        terms: std::mem::take(&mut draft.leases.terms),
+        next: draft.leases.next,
         flights: std::mem::take(&mut draft.world.flights),
         unchanged: u32::try_from(unchanged).unwrap_or(u32::MAX),
         critical_path,
@@ -320,7 +328,8 @@ impl Draft<'_> {
                 slots: after.slots.saturating_sub(now.slots),
             };
             match (self.placer.grow(host, more), changed) {
-                (Ok(()), _) | (Err(_), None) => {}
+                (Ok(()), Some((number, _))) => self.grown.push((number, host, more)),
+                (Ok(()) | Err(_), None) => {}
                 (Err(text), Some((number, _))) => {
                     self.short.insert(number, more);
                     self.actions[number].blocked.push(Block {

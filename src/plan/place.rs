@@ -44,7 +44,7 @@ impl Need {
 }
 
 /// A host's room, as it fills up.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Room<'a> {
     /// The host.
     pub(crate) host: &'a Host,
@@ -54,6 +54,9 @@ pub(crate) struct Room<'a> {
     /// What is promised after the plan.
     pub(crate) used: Need,
     score: i64,
+    /// What is promised for later, and to whom.
+    held: Need,
+    held_for: Option<Arc<str>>,
     /// Whether somebody asked by hand that it be emptied.
     drained: bool,
 }
@@ -79,7 +82,7 @@ pub struct HostScore {
 }
 
 /// Puts VMs on hosts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Placer<'a> {
     /// Hosts in order of name.
     pub(crate) rooms: Vec<Room<'a>>,
@@ -129,7 +132,16 @@ impl<'a> Placer<'a> {
                 }
             }
             let drained = demand.drains.contains_key(name);
-            placer.rooms.push(Room { host, view, capacity, used, score: 0, drained });
+            placer.rooms.push(Room {
+                host,
+                view,
+                capacity,
+                used,
+                score: 0,
+                held: Need::default(),
+                held_for: None,
+                drained,
+            });
             placer.index.insert(name, number);
             placer.rescore(number);
         }
@@ -299,15 +311,8 @@ impl<'a> Placer<'a> {
         if !machines.is_empty() && **machine != *NEWEST_MACHINE && !machines.iter().any(|m| **m == **machine) {
             return Some(format!("its QEMU has no machine type {machine}"));
         }
-        let free = room.free();
-        if need.slots > free.slots {
-            return Some("no slots left".to_owned());
-        }
-        if need.memory > free.memory {
-            return Some(format!("memory is short by {}", Bytes(need.memory - free.memory)));
-        }
-        if need.cpus > free.cpus {
-            return Some(format!("processors are short by {}", need.cpus - free.cpus));
+        if let Some(short) = room.short_of(need) {
+            return Some(short);
         }
         let here = |key: &Arc<str>| self.groups.get(key).and_then(|g| g.get(&number)).copied().unwrap_or(0);
         if group.max_per_host.is_some_and(|most| here(&vm.group) >= most) {
@@ -353,6 +358,36 @@ impl<'a> Placer<'a> {
         not.sort_unstable();
         let host = |number: usize| self.rooms[number].host;
         (fit.into_iter().map(|(_, n)| host(n)).collect(), not.into_iter().map(|(n, w)| (&host(n).name, w)).collect())
+    }
+
+    /// Keeps room for later, of each host in order; none at all without hosts.
+    pub(crate) fn hold(&mut self, rooms: &[(Need, Option<Arc<str>>)]) {
+        for number in 0..self.rooms.len() {
+            let (held, whom) = rooms.get(number).cloned().unwrap_or_default();
+            let room = &mut self.rooms[number];
+            room.held_for = whom;
+            if room.held != held {
+                room.held = held;
+                self.rescore(number);
+            }
+        }
+    }
+
+    /// Takes the devices of a VM back.
+    pub(crate) fn take_back(&mut self, vm: &Name) {
+        if !self.given.is_empty() {
+            self.given.retain(|_, who| who.strip_prefix("vm/") != Some(vm.as_str()));
+        }
+    }
+
+    /// Takes back what a VM has grown by.
+    pub(crate) fn shrink(&mut self, host: &Name, less: Need) {
+        let Some(&number) = self.index.get(host) else { return };
+        let used = &mut self.rooms[number].used;
+        used.cpus = used.cpus.saturating_sub(less.cpus);
+        used.memory = used.memory.saturating_sub(less.memory);
+        used.slots = used.slots.saturating_sub(less.slots);
+        self.rescore(number);
     }
 
     /// Takes a VM away from where it is counted.
@@ -476,10 +511,33 @@ impl<'a> Placer<'a> {
 
 impl Room<'_> {
     fn free(&self) -> Need {
+        self.beside(self.held)
+    }
+
+    /// What is left beside what is used and something else.
+    fn beside(&self, other: Need) -> Need {
         Need {
-            cpus: self.capacity.cpus.saturating_sub(self.used.cpus),
-            memory: self.capacity.memory.saturating_sub(self.used.memory),
-            slots: self.capacity.slots.saturating_sub(self.used.slots),
+            cpus: self.capacity.cpus.saturating_sub(self.used.cpus + other.cpus),
+            memory: self.capacity.memory.saturating_sub(self.used.memory + other.memory),
+            slots: self.capacity.slots.saturating_sub(self.used.slots + other.slots),
+        }
+    }
+
+    /// What it has too little of, if so.
+    fn short_of(&self, need: Need) -> Option<String> {
+        let (free, all) = (self.free(), self.beside(Need::default()));
+        let short = if need.slots > free.slots {
+            ("no slots left".to_owned(), need.slots > all.slots)
+        } else if need.memory > free.memory {
+            (format!("memory is short by {}", Bytes(need.memory - free.memory)), need.memory > all.memory)
+        } else if need.cpus > free.cpus {
+            (format!("processors are short by {}", need.cpus - free.cpus), need.cpus > all.cpus)
+        } else {
+            return None;
+        };
+        match (short, &self.held_for) {
+            ((text, false), Some(whom)) => Some(format!("{text}: what is left is promised to {whom}")),
+            ((text, _), _) => Some(text),
         }
     }
     /// Figures for the plan's table of hosts: processors, MiB, slots.

@@ -294,6 +294,7 @@ pub(crate) fn build<'a>(
         }),
         adopted: existing.and_then(|e| e.stamp.adopted.clone()),
         tasks: existing.map(|e| e.stamp.tasks.clone()).unwrap_or_default(),
+        leased: desired.leased.get(&vm.name).cloned(),
     };
     let kernel = image.and_then(|i| match &i.boot {
         Boot::Disk | Boot::Init(_) => None,

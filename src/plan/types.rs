@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::builds::Build;
 use super::opened::ReachChange;
 use super::steps::Step;
+use super::term::SetTerm;
 use crate::model::{Address, Bytes, Digest, Field, Name, Origin, Timestamp};
 
 /// Version of the plan's JSON form.
@@ -67,6 +68,12 @@ pub struct Plan {
     /// How approvals call generations that were made in the fleet: what is to be made has no digest yet.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub made: BTreeMap<Digest, String>,
+    /// Sets for a time: when each is wanted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub terms: Vec<SetTerm>,
+    /// When something of that changes next: another plan is wanted then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Timestamp>,
     /// VMs of the fleet that stay as they are.
     pub unchanged: u32,
     /// The longest chain of actions, by estimated duration: ids in order.
@@ -179,6 +186,8 @@ pub enum Verb {
     Roll,
     /// A generation of an image is made: its management instance is configured, checked, captured, sealed, and ends.
     Build,
+    /// Room that cannot be promised for later: always blocked.
+    Reserve,
     /// A VM is started.
     Start,
     /// A VM is resumed from its managed save or from a pause.
@@ -238,6 +247,7 @@ impl Verb {
             Self::Recreate => "recreate",
             Self::Roll => "roll",
             Self::Build => "build",
+            Self::Reserve => "reserve",
             Self::Start => "start",
             Self::Resume => "resume",
             Self::Stop => "stop",

@@ -34,6 +34,7 @@ pub fn markdown(plan: &Plan, budget: usize) -> String {
     page.network(plan, &sections);
     page.builds(plan);
     page.rolls(plan);
+    page.terms(plan);
     page.drains(plan);
     if let Some(chart) = mermaid(plan) {
         page.maybe(&format!("\n{}", safe::fence("mermaid", &chart)));
@@ -153,6 +154,19 @@ impl Page {
             }
             self.maybe(&part);
         }
+    }
+
+    /// When sets for a time are wanted.
+    fn terms(&mut self, plan: &Plan) {
+        let lines = super::terms::lines(plan, false);
+        if lines.is_empty() {
+            return;
+        }
+        let mut part = "\n**Sets for a time**\n\n".to_owned();
+        for (set, text) in lines {
+            let _ = writeln!(part, "- {}: {}", safe::markdown(&set), safe::markdown(&text));
+        }
+        self.maybe(&part);
     }
 
     /// Rules opened and closed, and the rows of the reachability matrix that change.

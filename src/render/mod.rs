@@ -19,6 +19,7 @@ mod safe;
 mod sections;
 mod status;
 mod table;
+mod terms;
 mod text;
 mod words;
 
@@ -34,6 +35,7 @@ pub use report::{Tally, report_text, tally};
 pub use safe::clean;
 pub use status::{ForeignRow, ServiceRow, Status, StepRow, VmRow, status_text};
 pub use table::{Align, Table};
+pub use terms::{ending, term_text};
 pub use text::text;
 pub use words::{age, moment, short_revision};
 

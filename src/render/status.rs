@@ -9,6 +9,8 @@ use crate::model::{
     Vm, VmObs,
 };
 
+use crate::plan::{SetTerm, TermPhase};
+
 use super::paint::{Ink, Style};
 use super::table::Table;
 
@@ -20,6 +22,9 @@ pub struct Status {
     pub vms: Vec<VmRow>,
     /// Services and modules by name.
     pub services: Vec<ServiceRow>,
+    /// Sets for a time, by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub terms: Vec<SetTerm>,
     /// Hosts by name.
     pub hosts: Vec<super::HostRow>,
     /// Domains on our hosts that are not ours.
@@ -159,7 +164,8 @@ impl Status {
             .collect();
         not_ours.sort_by(|a, b| (&a.host, &a.domain).cmp(&(&b.host, &b.domain)));
         let hosts = super::hosts::rows(desired, demand, observed);
-        Self { services: services(desired, &seen, &vms), vms, hosts, not_ours, unknown_hosts, running: Vec::new() }
+        let services = services(desired, &seen, &vms);
+        Self { services, vms, terms: Vec::new(), hosts, not_ours, unknown_hosts, running: Vec::new() }
     }
 }
 
@@ -174,6 +180,22 @@ impl Status {
         }
         self
     }
+    /// Says of each set for a time when it is wanted; VMs whose time is not now are not missing.
+    #[must_use]
+    pub fn with_terms(mut self, terms: &[SetTerm]) -> Self {
+        self.terms = terms.to_vec();
+        for term in terms.iter().filter(|term| term.phase != TermPhase::Wanted) {
+            for row in self.vms.iter_mut().filter(|row| row.host.is_none() && term.vms.contains(&row.vm)) {
+                term.phase.word().clone_into(&mut row.state);
+            }
+            for row in self.services.iter_mut().filter(|row| row.service == term.set) {
+                row.available = None;
+                row.apps.values_mut().for_each(|cell| cell.1 = 0);
+            }
+        }
+        self
+    }
+
     /// Says of each host what is so of its packet filter.
     #[must_use]
     pub fn with_filters(mut self, checks: &[crate::plan::FilterCheck]) -> Self {
@@ -378,6 +400,7 @@ pub fn status_text(status: &Status, style: &Style) -> String {
         out.push('\n');
         out.push_str(&services.render(style, 0));
     }
+    out.push_str(&super::terms::table(&status.terms, style));
     out.push_str(&super::hosts::table(&status.hosts, style));
     if !status.not_ours.is_empty() {
         let mut foreign = Table::new(&["NOT OURS", "HOST", "STATE", "CPUS", "MEMORY", ""]);

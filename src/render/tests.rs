@@ -33,6 +33,8 @@ fn empty() -> Plan {
         rolls: Vec::new(),
         builds: Vec::new(),
         made: std::collections::BTreeMap::new(),
+        terms: Vec::new(),
+        next: None,
         flights: Vec::new(),
         unchanged: 41,
         critical_path: Vec::new(),

@@ -19,6 +19,9 @@ pub fn text(plan: &Plan, style: &Style) -> String {
         let ink = if plan.under_way() == 0 { Ink::Green } else { Ink::Yellow };
         out.line(ink, &no_changes(plan, !style.stable));
         out.notes(plan, |kind| style.show_all || kind == NoteKind::UnderWay);
+        for line in super::terms::ending(plan) {
+            out.labelled(1, "soon", 9, Ink::Yellow, &line);
+        }
         return out.text;
     }
     out.head(plan);
@@ -262,10 +265,26 @@ impl Page<'_> {
         }
     }
 
+    /// When sets for a time are wanted.
+    fn terms(&mut self, plan: &Plan) {
+        let lines = super::terms::lines(plan, self.style.show_all);
+        if lines.is_empty() {
+            return;
+        }
+        self.text.push('\n');
+        self.line(Ink::Bold, "SETS FOR A TIME");
+        let width = lines.iter().map(|(set, _)| set.chars().count()).max().unwrap_or(0).min(40) + 2;
+        for (set, text) in lines {
+            let set = self.style.clean(&set);
+            self.labelled(1, &set, width, Ink::Plain, &text);
+        }
+    }
+
     /// Hosts, waves, risks, and why nothing happened elsewhere.
     fn tail(&mut self, plan: &Plan) {
         self.builds(plan);
         self.rolls(plan);
+        self.terms(plan);
         self.drains(plan);
         if !plan.hosts.is_empty() {
             self.text.push('\n');

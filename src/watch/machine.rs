@@ -25,6 +25,8 @@ const MENDED_SOON: Millis = 600_000;
 /// A move that goes on by itself is looked at again after this long: its guest runs meanwhile, and what is left to do is not
 /// urgent, but a host that is drained waits for it.
 const SOON: Millis = 5_000;
+/// The shortest wait for something that begins or ends: plans count in seconds.
+const BOUNDARY: Millis = 1_000;
 /// Hints that keep coming delay a read this long at most.
 const DEBOUNCE_MOST: Millis = 3_000;
 
@@ -73,6 +75,8 @@ pub struct PassEnd {
     pub effects: String,
     /// How it went.
     pub outcome: Outcome,
+    /// After how long its plan is another one, with nothing else changing: something begins or ends then.
+    pub next: Option<Millis>,
 }
 
 /// How a pass went.
@@ -340,6 +344,8 @@ impl Machine {
             return self.go(now).into_iter().collect();
         }
         let wait = if end.outcome == Outcome::GoesOn { SOON.min(self.resync) } else { self.resync };
+        // Never at once again: a boundary that does not go away would be a tight loop.
+        let wait = end.next.map_or(wait, |next| wait.min(next.max(BOUNDARY)));
         self.due = now + wait;
         if end.outcome != Outcome::Failed {
             self.failures = None;
@@ -414,7 +420,7 @@ mod tests {
         Event::Read(Found::Bad { revision: revision.into(), why: "typo".into() })
     }
     fn ended(revision: &str, outcome: Outcome) -> Event {
-        Event::PassEnded(PassEnd { revision: revision.into(), effects: "e".into(), outcome })
+        Event::PassEnded(PassEnd { revision: revision.into(), effects: "e".into(), outcome, next: None })
     }
     fn start(revision: &str) -> Command {
         Command::StartPass { revision: revision.into() }
@@ -465,9 +471,25 @@ mod tests {
         let mut machine = settled();
         assert_eq!(machine.on(30_000, Event::Tick), [Command::Read]);
         assert_eq!(machine.on(30_000, good("a")), [start("a")]);
-        let goes_on = PassEnd { revision: "a".into(), effects: String::new(), outcome: Outcome::GoesOn };
+        let goes_on = PassEnd { revision: "a".into(), effects: String::new(), outcome: Outcome::GoesOn, next: None };
         assert_eq!(machine.on(31_000, Event::PassEnded(goes_on)), []);
         assert_eq!(machine.wake(), Some(36_000));
+    }
+
+    #[test]
+    fn what_begins_or_ends_is_waited_for_and_not_longer() {
+        let mut machine = Machine::new(600_000, 300);
+        let mut pass = |now, next| {
+            machine.on(now, Event::Tick);
+            machine.on(now, good("a"));
+            let end = PassEnd { revision: "a".into(), effects: String::new(), outcome: Outcome::Settled, next };
+            machine.on(now, Event::PassEnded(end));
+            machine.wake().unwrap()
+        };
+        assert_eq!(pass(0, Some(90_000)), 90_000);
+        assert_eq!(pass(90_000, Some(3_600_000)), 690_000, "the timer looks all the same");
+        assert_eq!(pass(690_000, Some(0)), 691_000, "and what is due already does not make it spin");
+        assert_eq!(pass(691_000, None), 1_291_000);
     }
 
     #[test]
@@ -549,7 +571,7 @@ mod tests {
         assert_eq!(machine.on(1_410, good("a")), [start("a")]);
         machine.on(1_500, Event::Stirred);
         assert_eq!(machine.wake(), None, "not during a pass");
-        let quiet = PassEnd { revision: "a".into(), effects: String::new(), outcome: Outcome::Settled };
+        let quiet = PassEnd { revision: "a".into(), effects: String::new(), outcome: Outcome::Settled, next: None };
         assert_eq!(machine.on(2_000, Event::PassEnded(quiet)), []);
         assert_eq!(machine.wake(), Some(1_800), "it may have come after the pass had looked");
     }
@@ -590,7 +612,7 @@ mod tests {
         assert_eq!(waits, [2_000, 2_000, 10_000, 20_000, 40_000, 60_000, 60_000]);
         machine.on(now, Event::Tick);
         machine.on(now, good("a"));
-        let quiet = PassEnd { revision: "a".into(), effects: String::new(), outcome: Outcome::Settled };
+        let quiet = PassEnd { revision: "a".into(), effects: String::new(), outcome: Outcome::Settled, next: None };
         assert_eq!(machine.on(now, Event::PassEnded(quiet)), []);
         assert_eq!(machine.wake(), Some(now + 2_000), "quiet passes keep the rhythm");
     }

@@ -130,7 +130,7 @@ impl Drop for Listening {
 
 /// Runs a pass; one that panics has failed, and the loop goes on.
 async fn guarded(pass: Boxed<'static, PassEnd>, revision: String, events: UnboundedSender<Event>) {
-    let lost = PassEnd { revision, effects: String::new(), outcome: super::machine::Outcome::Failed };
+    let lost = PassEnd { revision, effects: String::new(), outcome: super::machine::Outcome::Failed, next: None };
     let end = tokio::spawn(pass).await.unwrap_or(lost);
     let _ = events.send(Event::PassEnded(end));
 }
@@ -242,7 +242,7 @@ mod tests {
             Box::pin(async move {
                 self.passes.lock().unwrap().push(revision.clone());
                 self.done.notify_one();
-                PassEnd { revision, effects: String::new(), outcome: Outcome::Settled }
+                PassEnd { revision, effects: String::new(), outcome: Outcome::Settled, next: None }
             })
         }
         fn say(&self, _: &Notice) {}

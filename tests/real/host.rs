@@ -101,6 +101,7 @@ impl World {
             vms: BTreeMap::new(),
             pinned: BTreeMap::new(),
             management: BTreeMap::new(),
+            leased: BTreeMap::new(),
             access: Vec::new(),
             removals: Vec::new(),
             adoptions: Vec::new(),
@@ -186,6 +187,7 @@ impl World {
             after: Vec::new(),
             adopted: None,
             tasks: BTreeMap::new(),
+            leased: None,
         }
     }
     fn uuid(&self) -> uuid::Uuid {

@@ -49,6 +49,7 @@ pub fn stamp(vm: &str) -> Stamp {
         after: Vec::new(),
         adopted: None,
         tasks: BTreeMap::new(),
+        leased: None,
     }
 }
 

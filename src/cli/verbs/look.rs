@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::model::{Acceleration, Address, Desired, Field, HostObs, Name, Observed, Vm, VmObs};
 use crate::observe::Look;
 use crate::plan::groups::{Membership, membership};
-use crate::plan::{FilterCheck, Plan, Policy};
+use crate::plan::{FilterCheck, Plan, Policy, SetTerm};
 use crate::render::{self, ImageUse, Status, Table, image_text, images_text, status_text};
 
 use super::super::args::{self, Form, Kind};
@@ -19,7 +19,8 @@ pub(crate) async fn status(context: &Context, args: &args::Status) -> Outcome {
     let fleet = context.load(None)?;
     let seen = context.seen(&fleet.desired, &args.observed, Look { probe: true }).await?;
     let status = Status::of(&fleet.desired, &seen.demand, &seen.observed);
-    let mut status = status.with_filters(&super::verify::checks(&fleet, &seen));
+    let plan = make(&fleet, None, &seen, Policy::default());
+    let mut status = status.with_filters(&super::verify::checks(&fleet, &seen)).with_terms(&plan.terms);
     if let Some(inside) = &context.inside {
         status = status.with_guards(&inside.failing());
     }
@@ -182,6 +183,9 @@ pub(crate) async fn describe(context: &Context, args: &args::Describe) -> Outcom
                     let _ = writeln!(out, "       {}", render::clean(line));
                 }
             }
+            for term in terms_of(&plan, address) {
+                let _ = writeln!(out, " term  {}: {}", term.set, render::clean(&render::term_text(term)));
+            }
             if !vms.is_empty() {
                 let _ = writeln!(out, " VMs   {}", join(&vms));
             }
@@ -196,6 +200,13 @@ pub(crate) async fn describe(context: &Context, args: &args::Describe) -> Outcom
     happens.lines().for_each(|line| out.push_str(&format!("   {line}\n")));
     context.console.out(&out);
     Ok(Exit::Ok)
+}
+
+/// When a service, or each instance of a module, is wanted.
+fn terms_of<'p>(plan: &'p Plan, address: &Address) -> Vec<&'p SetTerm> {
+    let name = address.to_string();
+    let of = |set: &str| set.strip_prefix(&name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    plan.terms.iter().filter(|term| of(&term.set)).collect()
 }
 
 /// What is so of a host's packet filter.
@@ -245,6 +256,10 @@ fn object(
     }
     if !matches!(address, Address::Vm(_)) {
         all["vms"] = serde_json::to_value(vms).ok()?;
+    }
+    let terms = terms_of(plan, address);
+    if !terms.is_empty() {
+        all["terms"] = serde_json::to_value(terms).ok()?;
     }
     all["plan"] = serde_json::to_value(concerning(plan, address, vms)).ok()?;
     Some(all)
@@ -308,6 +323,11 @@ fn observed_vm(observed: &Observed, host: &Name, obs: &VmObs) -> String {
             (true, true) => "given by its network".to_owned(),
         };
         let _ = writeln!(out, " nic   {name}: {} {address}", nic.mac);
+    }
+    if let Some(leased) = &obs.stamp.leased {
+        let until =
+            leased.until.map_or_else(|| "without a date".to_owned(), |at| format!("until {}", render::moment(at)));
+        let _ = writeln!(out, " lease from {} {until}", render::moment(leased.from));
     }
     if let Some(screen) = &obs.screen {
         let _ = writeln!(out, " screen {}", render::clean(screen));

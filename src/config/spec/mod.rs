@@ -21,7 +21,7 @@ pub(crate) use hosts::{HostSpec, ResourcesSpec};
 pub(crate) use images::{BootChoice, FileSpec, ImageSpec, InitSpec};
 pub(crate) use networks::{BridgeSpec, NetworkSpec};
 pub(crate) use reviews::{AdoptionSpec, HostLostSpec, PauseSpec, RemovalSpec};
-pub(crate) use sets::{ModuleSpec, ServiceSpec};
+pub(crate) use sets::{InstanceSpec, ModuleSpec, ServiceSpec};
 pub(crate) use vms::{CloudInitSpec, GuardSpec, Keep, PlacementSpec, ReadySpec, VmPart};
 
 use super::leaf::{ApprovalPlacement, Int, Milli};

@@ -2,6 +2,7 @@
 
 use super::access::{ModuleAccessSpec, ServiceAccessSpec};
 use super::{Text, VmPart};
+use crate::config::lease::{BeginSpec, LeaseSpec};
 use crate::config::read::{Loc, Named, spec};
 use crate::model::RunState;
 
@@ -20,10 +21,13 @@ spec! {
         "separate" separate: Vec<Vec<Text>>;
         /// What its VMs may talk to, and be talked to by, beside those of their own instance: rules by name.
         "access" access: Named<ModuleAccessSpec>;
+        /// For how long each instance that does not say otherwise is wanted; without one for as long as the document is there.
+        "lease" lease: LeaseSpec;
+        /// From when on each instance that does not say otherwise is wanted; without one at once.
+        "from" from: BeginSpec;
     }
     later {
         "pool": "comes with sessions",
-        "lease": "comes with sessions",
         "idle": "comes with sessions",
         "persistence": "comes with sessions",
         "sharedData": "comes with shared data",
@@ -35,6 +39,10 @@ spec! {
     InstanceSpec("instance") {
         /// `started`, `stopped` or `suspended`.
         "run" run: Loc<RunState>;
+        /// For how long it is wanted; as its module says by default.
+        "lease" lease: LeaseSpec;
+        /// From when on it is wanted; as its module says by default.
+        "from" from: BeginSpec;
     }
 }
 
@@ -51,6 +59,10 @@ spec! {
         "separate" separate: Vec<Vec<Text>>;
         /// What its VMs may talk to, and be talked to by, beside those of the service: rules by name.
         "access" access: Named<ServiceAccessSpec>;
+        /// For how long it is wanted; without one for as long as the document is there.
+        "lease" lease: LeaseSpec;
+        /// From when on it is wanted; without one at once.
+        "from" from: BeginSpec;
     }
     later {
         "copyOf": "comes with scaling",

@@ -53,6 +53,8 @@ fn plan(actions: Vec<Action>) -> Plan {
         rolls: Vec::new(),
         builds: Vec::new(),
         made: std::collections::BTreeMap::new(),
+        terms: Vec::new(),
+        next: None,
         flights: Vec::new(),
         unchanged: 0,
         critical_path: Vec::new(),

@@ -45,6 +45,7 @@ pub(super) fn stamp() -> Stamp {
         after: Vec::new(),
         adopted: None,
         tasks: BTreeMap::new(),
+        leased: None,
     }
 }
 

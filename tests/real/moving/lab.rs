@@ -356,6 +356,7 @@ impl<'l> Guest<'l> {
             root: None,
             adopted: None,
             tasks: BTreeMap::new(),
+            leased: None,
         }
     }
     pub(super) fn disk_stamp(&self, disk: &str, epoch: u64, phase: DiskPhase) -> DiskStamp {
