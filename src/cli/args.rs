@@ -82,9 +82,9 @@ pub(crate) enum Verb {
     Verify(Status),
     /// Show how busy hosts and VMs are, or were
     Top(Top),
-    /// List what the fleet describes: hosts, images, networks, services, modules or vms
+    /// List what the fleet describes: hosts, images, networks, services, modules, tasks or vms
     Get(Get),
-    /// Show all that is known of one VM, host, image, network, service or module
+    /// Show all that is known of one VM, host, image, network, service, module or task
     Describe(Describe),
     /// Say why something is where it is, or why nothing happens to it
     Why(Describe),
@@ -111,6 +111,8 @@ pub(crate) enum Verb {
     /// Images that are made in the fleet: seal, give up, or try again what is made now
     #[command(subcommand)]
     Image(ImageVerb),
+    /// Try a task again that failed: on the VMs where it did, then on the others
+    Retry(Retry),
     /// Empty a host: show what moves where and what cannot, ask, and move it
     Drain(Drain),
     /// Bring back what a drain took from a host
@@ -292,6 +294,9 @@ pub(crate) enum Kind {
     /// Service documents
     #[value(alias = "service")]
     Services,
+    /// Task documents
+    #[value(alias = "task")]
+    Tasks,
     /// Module documents
     #[value(alias = "module")]
     Modules,
@@ -417,6 +422,13 @@ pub(crate) enum ImageVerb {
 pub(crate) struct ImageOne {
     /// The image
     pub(crate) image: String,
+}
+
+/// `retry`
+#[derive(Debug, Args)]
+pub(crate) struct Retry {
+    /// The task, with or without `task/`
+    pub(crate) task: String,
 }
 
 /// `drain`

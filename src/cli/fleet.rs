@@ -159,7 +159,7 @@ pub(crate) async fn observe(
     observed.store = store.state(stamped, now)?;
     let book = store.book()?;
     (observed.store.unready, observed.store.unmade) = (book.unready, book.unmade);
-    if !look.probe && crate::plan::roll::wants_probes(desired, &observed) {
+    if !look.probe && crate::plan::wants_probes(desired, &observed) {
         let past = std::mem::take(&mut observed.store);
         observed = world.observe(desired, Look { probe: true }).await;
         observed.store = past;

@@ -109,6 +109,7 @@ fn verb_name(verb: &Verb) -> &'static str {
         Verb::Stop(_) => "stop",
         Verb::Suspend(_) => "suspend",
         Verb::Restart(_) => "restart",
+        Verb::Retry(_) => "retry",
         Verb::Drain(_) => "drain",
         Verb::Restore(_) => "restore",
         Verb::Quarantine(_) => "quarantine",
@@ -128,7 +129,12 @@ fn asks_hosts(verb: &Verb) -> bool {
         Verb::Describe(a) | Verb::Why(a) => a.observed == "live",
         Verb::Reach(a) => a.observed == "live",
         Verb::Matrix(a) => a.observed == "live",
-        Verb::Drain(_) | Verb::Restore(_) | Verb::Quarantine(_) | Verb::Release(_) | Verb::Image(_) => true,
+        Verb::Drain(_)
+        | Verb::Restore(_)
+        | Verb::Quarantine(_)
+        | Verb::Release(_)
+        | Verb::Image(_)
+        | Verb::Retry(_) => true,
         Verb::Apply(_) | Verb::Start(_) | Verb::Stop(_) | Verb::Suspend(_) | Verb::Restart(_) => true,
         Verb::Console(_) | Verb::Observe(_) | Verb::Export(_) | Verb::Adopt(_) | Verb::Top(_) => true,
         _ => false,
@@ -172,6 +178,7 @@ async fn dispatch(context: Context, verb: Verb) -> Outcome {
         Verb::Stop(a) => hand::hand(c, Asked::Run(RunState::Stopped), &a.vms, a.withdraw).await,
         Verb::Suspend(a) => hand::hand(c, Asked::Run(RunState::Suspended), &a.vms, a.withdraw).await,
         Verb::Restart(a) => hand::hand(c, Asked::Restart, &a.vms, a.withdraw).await,
+        Verb::Retry(a) => hand::retry(c, &a.task).await,
         Verb::Drain(a) => drain::drain(c, &a).await,
         Verb::Restore(a) => drain::restore(c, &a).await,
         Verb::Quarantine(a) => hand::quarantine(c, &a).await,

@@ -16,6 +16,7 @@ use super::repository::{Doc, Docs, Repository};
 use super::sink::{Mark, Sink};
 use super::spec::{BootChoice, FileSpec, FleetSpec, ImageSpec, NetworkSpec, WeightsSpec};
 use super::subnet;
+use super::task;
 use super::vm::RETAIN;
 use crate::model::{
     Address, Adoption, Boot, CloneMethod, Compression, Desired, Fetch, Field, Fleet, Generations, HostLost, Identity,
@@ -58,7 +59,9 @@ pub(crate) fn desired(repo: &Repository, snapshot: &Snapshot, sink: &mut Sink) -
         adoptions: Vec::new(),
         lost: Vec::new(),
         pauses: Vec::new(),
+        tasks: BTreeMap::new(),
     };
+    out.tasks = task::tasks(repo, &out, sink);
     reviews(repo, &mut out, sink);
     recipe::whole(repo, &mut out, sink);
     marker::vms(repo, &out, sink);

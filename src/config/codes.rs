@@ -42,7 +42,7 @@ codes! {
     E0201 "not a document" "A document is a map with `apiVersion`, `kind`, `metadata` and `spec`. Several stand in one file with a line `---` between them."
     E0202 "an unknown API version" "`apiVersion` of every document is `stablehand/v1alpha1`."
     E0203 "another API version" "The document was written for another version of stablehand than the one that reads it."
-    E0204 "an unknown kind" "Kinds are Fleet, Host, Image, Network, Module, Service, Removal, Adoption, HostLost and Pause."
+    E0204 "an unknown kind" "Kinds are Fleet, Host, Image, Network, Module, Service, Removal, Adoption, HostLost, Pause and Task."
     E0205 "a kind of a later version" "The kind is planned, and this version does not read it yet. It is an error rather than ignored, because a document that does nothing is worse than one that is refused."
     E0206 "a field is missing" "The field must be said, here or (for a field of a VM) in a template or the fleet's `defaults`."
     E0207 "an unknown field" "No such field exists here. Unknown fields are errors, because a misspelt one would otherwise do nothing, silently.\n\n    memroy: 8GiB    # did you mean `memory`?"

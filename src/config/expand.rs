@@ -543,7 +543,7 @@ fn machine_type(machine: &Loc<Arc<str>>, sink: &mut Sink) {
     }
 }
 
-fn probes(ready: &super::spec::ReadySpec, sink: &mut Sink) {
+pub(crate) fn probes(ready: &super::spec::ReadySpec, sink: &mut Sink) {
     let said = [
         ready.tcp.as_ref().map(|p| ("tcp", p.at)),
         ready.http.as_ref().map(|p| ("http", p.at)),

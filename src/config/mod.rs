@@ -35,6 +35,7 @@ mod sink;
 mod spec;
 mod steps;
 mod subnet;
+mod task;
 mod vm;
 
 use crate::model::{Desired, Snapshot};

@@ -7,7 +7,7 @@ use super::read::{Loc, field, listed, nearest, unknown};
 use super::sink::{Mark, Sink};
 use super::spec::{
     API_VERSION, AdoptionSpec, Body, FleetSpec, HostLostSpec, HostSpec, ImageSpec, KINDS, LATER_KINDS, MetadataSpec,
-    ModuleSpec, NetworkSpec, PauseSpec, RemovalSpec, ServiceSpec,
+    ModuleSpec, NetworkSpec, PauseSpec, RemovalSpec, ServiceSpec, TaskSpec,
 };
 use crate::model::{Name, Problem, ProblemKind, Snapshot};
 
@@ -37,6 +37,7 @@ pub(crate) struct Repository {
     pub(crate) adoptions: Docs<AdoptionSpec>,
     pub(crate) lost_hosts: Docs<HostLostSpec>,
     pub(crate) pauses: Docs<PauseSpec>,
+    pub(crate) tasks: Docs<TaskSpec>,
     /// Documents that could not be read: a reference to what they may define is not reported.
     lost: Vec<Lost>,
 }
@@ -135,7 +136,7 @@ impl Repository {
         }
         keep! {
             Fleet => fleet, Host => hosts, Image => images, Network => networks, Module => modules, Service => services,
-            Removal => removals, Adoption => adoptions, HostLost => lost_hosts, Pause => pauses,
+            Removal => removals, Adoption => adoptions, HostLost => lost_hosts, Pause => pauses, Task => tasks,
         }
     }
 

@@ -74,8 +74,8 @@ pub struct Machine<'p> {
     flights: Vec<Flying<'p>>,
     limits: HostLimits,
     stopping: bool,
-    /// Images whose roll failed, with the action that did.
-    halted: BTreeMap<&'p Name, usize>,
+    /// Rolls and tasks that failed, with the action that did.
+    halted: BTreeMap<(&'static str, &'p Name), usize>,
 }
 
 /// A move that ran when the plan was made.
@@ -192,19 +192,24 @@ impl<'p> Machine<'p> {
     /// A step failed: what waits for its action is skipped.
     pub fn failed(&mut self, action: usize, step: usize, error: StepError) {
         self.states[action] = State::Over(Outcome::Failed { step, error });
-        if let Some(roll) = &self.plan.actions[action].roll {
-            self.halted.entry(roll).or_insert(action);
+        if let Some(fellows) = self.plan.actions[action].fellows() {
+            self.halted.entry(fellows).or_insert(action);
         }
         self.spare_the_rest();
         self.skip_waiters();
     }
 
-    /// Of a roll that failed, whoever has not been stopped yet stays as it is, even in the same step of the roll.
+    /// Of a roll that failed, whoever has not been stopped yet stays as it is, even in the same step of the roll; of a task,
+    /// whoever has not begun.
     fn spare_the_rest(&mut self) {
         for number in 0..self.states.len() {
             let act = &self.plan.actions[number];
-            let Some(failed) = act.roll.as_ref().and_then(|roll| self.halted.get(roll)) else { continue };
-            let stops = act.steps.iter().position(|s| matches!(s.op, Op::Stop { .. })).unwrap_or(0);
+            let Some(failed) = act.fellows().and_then(|fellows| self.halted.get(&fellows)) else { continue };
+            let begins = |op: &Op| match act.task {
+                Some(_) => matches!(op, Op::Edit { .. }),
+                None => matches!(op, Op::Stop { .. }),
+            };
+            let stops = act.steps.iter().position(|s| begins(&s.op)).unwrap_or(0);
             let untouched = match self.states[number] {
                 State::Pending => true,
                 State::Between(step) => step <= stops,

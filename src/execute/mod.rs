@@ -11,7 +11,7 @@ pub use run::{Deaf, Event, Listener, Report, Run, StopFlag, run};
 
 use crate::model::{GuestOutput, LockHolder, Name, PastMove};
 use crate::observe::Boxed;
-use crate::plan::{ActionId, Step};
+use crate::plan::{ActionId, Errand, Step};
 
 /// Changes the world, one step at a time. Implemented by `host` for real hosts and by `sim`.
 pub trait Actuator: Send + Sync {
@@ -55,6 +55,31 @@ pub trait Journal: Send + Sync {
     /// # Errors
     /// When it cannot be written.
     fn end(&self, entry: u64, outcome: &str) -> Result<(), String>;
+    /// Keeps what a step said in a guest.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn hear(&self, heard: &Heard<'_>) -> Result<(), String> {
+        let _ = heard;
+        Ok(())
+    }
+}
+
+/// What a step said in a guest, or why it failed there.
+#[derive(Clone, Debug)]
+pub struct Heard<'h> {
+    /// The VM.
+    pub vm: &'h Name,
+    /// For what it was done.
+    pub errand: &'h Errand,
+    /// Number of the step in its action.
+    pub step: u32,
+    /// What was done.
+    pub what: String,
+    /// What a program printed, where one ran to its end.
+    pub output: Option<&'h GuestOutput>,
+    /// Why the step failed, where it did.
+    pub error: Option<String>,
 }
 
 /// Deaf.

@@ -7,9 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::machine::{HostLimits, Machine, Outcome};
-use super::{Actuator, Done, Journal, Progress, StepError};
-use crate::model::PastMove;
-use crate::plan::{Action, ActionId, Op, Plan};
+use super::{Actuator, Done, Heard, Journal, NoProgress, Progress, StepError};
+use crate::model::{Address, GuestOutput, PastMove};
+use crate::plan::{Action, ActionId, Errand, Op, Otherwise, Plan, Step};
 
 /// Asks an execution to stop between steps (SIGTERM, a newer commit).
 #[derive(Debug, Default)]
@@ -197,6 +197,7 @@ struct Passing<'r> {
     action: &'r Action,
     step: usize,
     said: Mutex<Vec<String>>,
+    ran: Mutex<Option<GuestOutput>>,
 }
 
 impl Progress for Passing<'_> {
@@ -206,6 +207,9 @@ impl Progress for Passing<'_> {
     fn says(&self, text: &str) {
         self.run.listener.hear(&Event::Says { action: self.action, step: self.step, text });
         self.said.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
+    }
+    fn ran(&self, output: &GuestOutput) {
+        *self.ran.lock().unwrap_or_else(PoisonError::into_inner) = Some(output.clone());
     }
     fn moved(&self, past: &PastMove) {
         self.run.listener.hear(&Event::Moved { action: self.action, step: self.step, past });
@@ -230,7 +234,7 @@ async fn one<'r>(
             return (number, index, Some(Err(error)));
         }
     };
-    let progress = Passing { run, moves, action, step: index, said: Mutex::default() };
+    let progress = Passing { run, moves, action, step: index, said: Mutex::default(), ran: Mutex::default() };
     let perform = run.actuator.perform(step, &progress);
     let result = if step.op.only_waits() || matches!(step.op, Op::Migrate { .. }) {
         // A guest may take minutes, and waiting for it changes nothing: whoever comes next waits again. A move between two
@@ -255,5 +259,62 @@ async fn one<'r>(
     if let Err(text) = run.journal.end(entry, &word) {
         tracing::warn!("the journal cannot be written: {text}");
     }
+    let ran = progress.ran.lock().unwrap_or_else(PoisonError::into_inner).take();
+    keep(run, (action, index), step, ran.as_ref(), result.as_ref());
+    if let (Some(Err(StepError::Failed { .. })), Some(otherwise)) = (&result, &action.otherwise)
+        && usize::try_from(otherwise.from).is_ok_and(|from| index >= from)
+    {
+        fall_back(run, action, otherwise).await;
+    }
     (number, index, result)
+}
+
+/// Keeps what was said in a guest, and why a step failed there.
+fn keep(
+    run: &Run<'_>,
+    (action, index): (&Action, usize),
+    step: &Step,
+    output: Option<&GuestOutput>,
+    result: Option<&Result<Done, StepError>>,
+) {
+    let error = result.and_then(|result| result.as_ref().err()).map(ToString::to_string);
+    let task = action.task.as_ref().filter(|_| error.is_some());
+    let of_task = || run.plan.tasks.iter().find(|t| Some(&t.task) == task);
+    let errand = match &step.op {
+        Op::GuestRun { of: Some(errand), .. } => errand.clone(),
+        _ => match of_task() {
+            Some(task) => Errand { subject: Address::Task(task.task.clone()), digest: task.digest.clone() },
+            None => return,
+        },
+    };
+    if output.is_none() && error.is_none() {
+        return;
+    }
+    let vm = match &step.op {
+        Op::GuestRun { vm, .. } => vm,
+        _ => action.subject.name(),
+    };
+    let number = u32::try_from(index).unwrap_or(u32::MAX);
+    let heard = Heard { vm, errand: &errand, step: number, what: step.op.describe(), output, error };
+    if let Err(text) = run.journal.hear(&heard) {
+        tracing::warn!("what was said in a guest cannot be kept: {text}");
+    }
+}
+
+/// Does what an action does when a step of it has failed. That one is what is told; what fails here too is in the journal.
+async fn fall_back(run: &Run<'_>, action: &Action, otherwise: &Otherwise) {
+    for (index, step) in (action.steps.len()..).zip(&otherwise.steps) {
+        let result = match run.journal.begin(&action.id, index, step) {
+            Ok(entry) => {
+                let result = run.actuator.perform(step, &NoProgress).await;
+                let word = result.as_ref().map_or_else(ToString::to_string, |_| "changed".to_owned());
+                run.journal.end(entry, &word).map_err(StepError::failed).and(result)
+            }
+            Err(text) => Err(StepError::failed(text)),
+        };
+        if let Err(error) = result {
+            tracing::warn!("{}: {} after a failure: {error}", action.id, step.op.describe());
+            return;
+        }
+    }
 }

@@ -9,7 +9,7 @@ use super::fleet::RealHost;
 use super::libvirt::CallError;
 use super::{inside, ready, xml};
 use crate::execute::{Done, Progress, StepError};
-use crate::model::{Bytes, Layer, Name, Power, RootUse, Stamp, StopPolicy};
+use crate::model::{AgentObs, Bytes, Layer, Name, Power, RootUse, Stamp, StopPolicy};
 
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(150);
@@ -158,7 +158,7 @@ async fn ask_to_stop(
     let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     for round in 1..=3u32 {
         let live = hypervisor.live_xml(uuid).await;
-        let agent = live.is_ok_and(|x| xml::read(&x).is_ok_and(|r| r.agent));
+        let agent = live.is_ok_and(|x| xml::read(&x).is_ok_and(|r| r.agent == AgentObs::Connected));
         let asked = agent && hypervisor.shutdown(uuid, true).await.is_ok();
         if !asked {
             // Refused when it has just gone; the look below tells.

@@ -244,6 +244,7 @@ fn is_genuine(stamp: &Stamp, uuid: Uuid) -> bool {
 fn vm(domain: &Seen, config: &Reading, live: Option<Reading>, stamp: Stamp) -> VmObs {
     let screen = live.as_ref().and_then(|l| l.screen.clone());
     let began = live.as_ref().and_then(|l| l.stamp.as_ref()?.as_ref().ok()?.root);
+    let agent = live.as_ref().filter(|l| l.shape.container.is_none()).map(|l| l.agent);
     let live = live.map(|l| Shape {
         memory: domain.balloon.map_or(l.shape.memory, |now| now.min(l.shape.max_memory)),
         cpus: domain.cpus.unwrap_or(l.shape.cpus),
@@ -269,6 +270,7 @@ fn vm(domain: &Seen, config: &Reading, live: Option<Reading>, stamp: Stamp) -> V
         ready: Readiness::NotProbed,
         addresses: BTreeMap::new(),
         screen,
+        agent: agent.filter(|_| domain.power.is_active()),
     }
 }
 

@@ -33,6 +33,9 @@ pub struct Demand {
     pub abandoned: BTreeMap<Name, ImageWish>,
     /// Images of which a generation could not be made and is to be tried again: by image.
     pub retries: BTreeMap<Name, ImageWish>,
+    /// Tasks that failed and are to be tried again, with when that was asked.
+    #[serde(default)]
+    pub task_retries: BTreeMap<Name, Asked>,
     /// VMs that were at a host when its drain began, until they came back or their home changed.
     pub homes: BTreeMap<Name, Name>,
 }

@@ -23,6 +23,7 @@ use super::origin::Origin;
 use super::quantity::{Bytes, Span, Timestamp};
 use super::recipe::{Duty, Made, MadeState};
 use super::rules::Access;
+use super::task::Task;
 use super::vm::{Group, RunState, Vm};
 
 /// All that one repository describes.
@@ -66,6 +67,8 @@ pub struct Desired {
     pub lost: Vec<HostLost>,
     /// Reviewed pauses.
     pub pauses: Vec<Pause>,
+    /// What is done inside VMs, by name.
+    pub tasks: BTreeMap<Name, Task>,
 }
 
 impl Desired {

@@ -470,6 +470,22 @@ pub struct VmObs {
     pub addresses: BTreeMap<Mac, BTreeSet<IpAddr>>,
     /// Where its screen is, from live XML: a socket path or `host:port`.
     pub screen: Option<String>,
+    /// Whether its guest agent can be asked, while it is active; `None` where that was not looked for, and of a container,
+    /// whose host needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentObs>,
+}
+
+/// How far a guest agent can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum AgentObs {
+    /// The VM has no channel for one.
+    NoChannel,
+    /// It has one, and nobody in the guest listens there.
+    Silent,
+    /// Somebody in the guest has the channel open.
+    Connected,
 }
 
 /// The projection of a domain's XML onto the fields that are ours. Fields we do not own do not exist for us.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::desired::{Desired, Share};
 use super::ids::{Address, Name};
@@ -85,12 +86,19 @@ pub struct Task {
     pub digest: String,
     /// What must succeed after the steps, beside the VM's own probe.
     pub check: Option<Probe>,
-    /// Most VMs of a group that are worked on at once.
+    /// Most of its VMs that are worked on at once.
     pub max_unavailable: Share,
     /// How long a step may take that does not say so itself.
     pub within: Span,
     /// Where it was written.
     pub origin: Origin,
+}
+
+/// Digest of steps, 32 hexadecimal digits.
+pub fn task_digest(steps: &[GuestStep]) -> String {
+    // Serialising plain data into memory cannot fail.
+    let text = serde_json::to_vec(steps).unwrap_or_default();
+    Sha256::digest(&text)[..16].iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Which VMs: those for which all that is said is true.

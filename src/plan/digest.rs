@@ -190,6 +190,12 @@ pub fn effect_key(action: &Action, any_host: bool) -> String {
                     let _ = write!(key, " {border}");
                 }
             }
+            Op::GuestRun { command, input, .. } => {
+                let _ = write!(key, "|in guest {}", of(&(command, input)));
+            }
+            Op::GuestFile { path, content, mode, .. } => {
+                let _ = write!(key, "|in guest {}", of(&(path, content, mode)));
+            }
             Op::Fence { command, .. } => {
                 let _ = write!(key, "|run {}", command.join(" "));
             }

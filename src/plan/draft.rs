@@ -53,6 +53,8 @@ pub(crate) struct Draft<'a> {
     pub(crate) replays: usize,
     /// Actions by which VMs grow into room of their host, and how much.
     pub(crate) grown: Vec<(usize, &'a Name, Need)>,
+    /// Tasks that go on, or stand still.
+    pub(crate) task_runs: Vec<super::types::TaskRun>,
     /// VMs that stand in for others, and why.
     pub(crate) standing_in: BTreeMap<Name, String>,
     pub(crate) notes: Vec<Note>,
@@ -92,6 +94,7 @@ impl<'a> Draft<'a> {
             played: None,
             replays: 0,
             grown: Vec::new(),
+            task_runs: Vec::new(),
             standing_in: BTreeMap::new(),
             notes: Vec::new(),
             risks: Vec::new(),
@@ -209,6 +212,8 @@ pub(crate) fn action(vm: &Name, verb: Verb, cause: Cause, reason: Reason, class:
         fields: Vec::new(),
         transfer: None,
         roll: None,
+        task: None,
+        otherwise: None,
         opens: Vec::new(),
         closes: Vec::new(),
         after: Vec::new(),

@@ -384,6 +384,8 @@ pub(crate) fn plain(subject: Address, verb: Verb, host: &Name, ops: impl IntoIte
         fields: Vec::new(),
         transfer: None,
         roll: None,
+        task: None,
+        otherwise: None,
         opens: Vec::new(),
         closes: Vec::new(),
         after: Vec::new(),

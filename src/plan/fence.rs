@@ -67,6 +67,8 @@ impl Draft<'_> {
             fields: Vec::new(),
             transfer: None,
             roll: None,
+            task: None,
+            otherwise: None,
             opens: Vec::new(),
             closes: Vec::new(),
             after: Vec::new(),

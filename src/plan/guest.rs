@@ -115,13 +115,18 @@ pub fn sentence(step: &GuestStep) -> String {
 /// What a command does: `run …`, or what becomes of packages.
 pub(super) fn told(command: &[Arc<str>]) -> String {
     match command {
-        [_, _, script, _, words @ ..] if **script == *PACKAGES => asked(words),
+        [_, _, script, ..] if **script == *PACKAGES => shown(command),
         _ => format!("run {}", shown(command)),
     }
 }
 
 /// A command as people read it: words in quotes where a shell would need them, on one line, and not all of a long one.
 pub fn shown(command: &[Arc<str>]) -> String {
+    if let [_, _, script, _, words @ ..] = command
+        && **script == *PACKAGES
+    {
+        return asked(words);
+    }
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=@%+,".contains(c);
     let word = |word: &Arc<str>| match !word.is_empty() && word.chars().all(plain) {
         true => word.to_string(),

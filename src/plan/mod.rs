@@ -32,6 +32,7 @@ mod filled;
 mod filter;
 mod flights;
 pub mod generations;
+mod going;
 mod gone;
 pub mod groups;
 pub mod guest;
@@ -57,6 +58,7 @@ mod stores;
 mod summary;
 mod surge;
 mod target;
+mod tasks;
 pub mod term;
 pub mod types;
 pub mod verify;
@@ -71,8 +73,8 @@ pub use digest::{covered, effect_key, spec_digest};
 pub use opened::ReachChange;
 pub use place::{HostScore, Verdict};
 pub use steps::{
-    DiskFrom, DomainDevice, DomainDisk, DomainNic, DomainSpec, Edit, KernelBoot, MigrateHow, NewDisk, Op, Replacement,
-    Seed, SeedNic, Step,
+    DiskFrom, DomainDevice, DomainDisk, DomainNic, DomainSpec, Edit, Errand, KernelBoot, MigrateHow, NewDisk, Op,
+    Replacement, Seed, SeedNic, Step,
 };
 pub use summary::RISKS;
 pub use term::{SetTerm, TermPhase};
@@ -100,6 +102,11 @@ pub struct PlanInput<'a> {
     pub now: Timestamp,
     /// What the caller may allow.
     pub policy: Policy,
+}
+
+/// Whether a look at the world should probe too: readiness decides how a roll or a task goes on.
+pub fn wants_probes(desired: &Desired, observed: &Observed) -> bool {
+    roll::wants_probes(desired, observed) || tasks::wants_probes(desired, observed)
 }
 
 /// What the caller of the planner may allow.
@@ -180,6 +187,8 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>, foresee: bool) -> (Plan, 
     draft.foundations();
     draft.stores();
     let reach = draft.filters();
+    // Last: what else happens to a VM comes first.
+    draft.run_tasks();
     let (critical_path, critical_millis) = draft.settle();
     let hosts = draft.host_rooms();
     draft.assess(&hosts);
@@ -215,6 +224,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>, foresee: bool) -> (Plan, 
         made: builds::labels(desired),
         terms: std::mem::take(&mut draft.leases.terms),
         next: draft.leases.next,
+        tasks: std::mem::take(&mut draft.task_runs),
         flights: std::mem::take(&mut draft.world.flights),
         unchanged: u32::try_from(unchanged).unwrap_or(u32::MAX),
         critical_path,
@@ -253,7 +263,7 @@ fn attribute(plan: &mut Plan, before: &Plan, base: &Desired, input: &PlanInput<'
         act.cause = match old.get(&act.id).filter(same) {
             None => Cause::Change,
             Some(_) if act.is_filter() && act.reason.code != "filter_rules" => continue,
-            Some(_) if applied(act, base, input) => Cause::Drift,
+            Some(_) if act.verb != Verb::Run && applied(act, base, input) => Cause::Drift,
             Some(_) => Cause::Pending,
         };
     }

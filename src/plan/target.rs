@@ -515,7 +515,9 @@ impl Target<'_> {
 
     /// Its stamp when its root disk was just made.
     pub(crate) fn fresh_stamp(&self) -> Stamp {
-        Stamp { root: self.stamp.root.map(|_| RootUse::Fresh), ..self.stamp.clone() }
+        // What tasks did lay on the old one.
+        let root = self.stamp.root.map(|_| RootUse::Fresh);
+        Stamp { root, tasks: BTreeMap::new(), ..self.stamp.clone() }
     }
 
     /// Whether its root disk returns to its image before each start.

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::builds::Build;
+pub use super::going::{Halted, Roll, TaskRun};
 use super::opened::ReachChange;
 use super::steps::Step;
 use super::term::SetTerm;
@@ -74,6 +75,9 @@ pub struct Plan {
     /// When something of that changes next: another plan is wanted then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next: Option<Timestamp>,
+    /// Tasks that go on inside VMs, or stand still on the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskRun>,
     /// VMs of the fleet that stay as they are.
     pub unchanged: u32,
     /// The longest chain of actions, by estimated duration: ids in order.
@@ -140,6 +144,9 @@ pub struct Action {
     /// The image whose roll it is part of: when one of a roll fails, none of it begins any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub roll: Option<Name>,
+    /// The task that it is part of: when one of a task fails, none of it begins any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Name>,
     /// What a packet filter opens by it, as sentences: `shop/web -> shop/db: tcp/5432`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub opens: Vec<String>,
@@ -153,6 +160,19 @@ pub struct Action {
     /// Empty, or what stops it. A blocked action is shown inside the full plan and not carried out.
     pub blocked: Vec<Block>,
     /// What execution does, in order. Empty when blocked.
+    pub steps: Vec<Step>,
+    /// What it does when a step fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub otherwise: Option<Otherwise>,
+}
+
+/// What is done when a step of an action has failed: not when its outcome is unknown.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Otherwise {
+    /// Number of the first step, from 0, whose failure it is for.
+    pub from: u32,
+    /// What is done, in order.
     pub steps: Vec<Step>,
 }
 
@@ -228,6 +248,8 @@ pub enum Verb {
     Quarantine,
     /// A VM comes out of quarantine.
     Release,
+    /// A task is carried out inside a VM that runs.
+    Run,
 }
 
 impl Verb {
@@ -268,6 +290,7 @@ impl Verb {
             Self::Close => "close",
             Self::Quarantine => "quarantine",
             Self::Release => "release",
+            Self::Run => "run",
         }
     }
 }
@@ -666,52 +689,6 @@ pub struct Flight {
     pub hosts: BTreeSet<Name>,
 }
 
-/// VMs that go to another generation of their image, step by step.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Roll {
-    /// The image.
-    pub image: Name,
-    /// Generations that VMs leave, the commonest first, with how many VMs have each.
-    pub from: Vec<(Digest, u32)>,
-    /// The generation that they go to.
-    pub to: Digest,
-    /// What the document calls it, when it does.
-    pub generation: Option<Name>,
-    /// Whether they go back, after one failed.
-    pub back: bool,
-    /// Who goes first, one after the other.
-    pub canaries: Vec<Name>,
-    /// Who goes in which step; the canaries are steps too. Each waits until all of the step before are ready.
-    pub steps: Vec<Vec<Name>>,
-    /// Milliseconds that each must stay ready before the next step.
-    pub min_ready_millis: u64,
-    /// Milliseconds that all of it takes, by past boots, else by the probes' patience.
-    pub millis: u64,
-    /// VMs that run now and are stopped for it.
-    pub interrupted: Vec<Name>,
-    /// Bytes that are fetched and copied for it, as far as sizes are known.
-    pub bytes: Bytes,
-    /// VMs that have the generation already.
-    pub there: u32,
-    /// VMs that cannot go now: each has a blocked action, or the roll stands still.
-    pub later: u32,
-    /// Why it stands still.
-    pub halted: Option<Halted>,
-}
-
-/// Why a roll stands still.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Halted {
-    /// The VM that failed.
-    pub vm: Name,
-    /// How.
-    pub text: String,
-    /// What lets it go on.
-    pub unblock: String,
-}
-
 /// How much of a limit a plan uses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -773,6 +750,11 @@ impl Action {
     /// Whether it sets a host's packet filter.
     pub fn is_filter(&self) -> bool {
         matches!(self.verb, Verb::Filter | Verb::Close)
+    }
+    /// With whom it stands and falls: the others of its roll or its task.
+    pub fn fellows(&self) -> Option<(&'static str, &Name)> {
+        let task = self.task.as_ref().map(|task| ("task", task));
+        self.roll.as_ref().map(|image| ("roll", image)).or(task)
     }
     /// Whether something stops it.
     pub fn is_blocked(&self) -> bool {

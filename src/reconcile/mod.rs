@@ -138,8 +138,7 @@ pub async fn observe(cast: &Cast<'_>, desired: &Desired, look: Look) -> Result<O
     }
     observed.store = cast.ledger.state(stamps, (cast.clock)())?;
     hosts::remember(cast, desired, &mut observed)?;
-    if !look.probe && plan::roll::wants_probes(desired, &observed) {
-        // Readiness decides how a roll goes on.
+    if !look.probe && plan::wants_probes(desired, &observed) {
         return Box::pin(observe(cast, desired, Look { probe: true })).await;
     }
     Ok(observed)

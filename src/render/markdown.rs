@@ -35,6 +35,7 @@ pub fn markdown(plan: &Plan, budget: usize) -> String {
     page.builds(plan);
     page.rolls(plan);
     page.terms(plan);
+    page.tasks(plan);
     page.drains(plan);
     if let Some(chart) = mermaid(plan) {
         page.maybe(&format!("\n{}", safe::fence("mermaid", &chart)));
@@ -167,6 +168,17 @@ impl Page {
             let _ = writeln!(part, "- {}: {}", safe::markdown(&set), safe::markdown(&text));
         }
         self.maybe(&part);
+    }
+
+    /// What is done inside VMs.
+    fn tasks(&mut self, plan: &Plan) {
+        for task in &plan.tasks {
+            let mut part = format!("\n**Task {}**\n\n", safe::markdown(task.task.as_str()));
+            for (label, text) in words::task(task) {
+                let _ = writeln!(part, "- {label}: {}", safe::markdown(&text));
+            }
+            self.maybe(&part);
+        }
     }
 
     /// Rules opened and closed, and the rows of the reachability matrix that change.

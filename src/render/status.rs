@@ -31,6 +31,9 @@ pub struct Status {
     pub not_ours: Vec<ForeignRow>,
     /// Hosts that did not answer, and why.
     pub unknown_hosts: BTreeMap<Name, String>,
+    /// Tasks by name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<super::TaskRow>,
     /// Steps that are being carried out.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub running: Vec<StepRow>,
@@ -164,8 +167,9 @@ impl Status {
             .collect();
         not_ours.sort_by(|a, b| (&a.host, &a.domain).cmp(&(&b.host, &b.domain)));
         let hosts = super::hosts::rows(desired, demand, observed);
+        let tasks = super::tasks::rows(desired, observed);
         let services = services(desired, &seen, &vms);
-        Self { services, vms, terms: Vec::new(), hosts, not_ours, unknown_hosts, running: Vec::new() }
+        Self { services, vms, terms: Vec::new(), hosts, not_ours, unknown_hosts, tasks, running: Vec::new() }
     }
 }
 
@@ -402,6 +406,7 @@ pub fn status_text(status: &Status, style: &Style) -> String {
     }
     out.push_str(&super::terms::table(&status.terms, style));
     out.push_str(&super::hosts::table(&status.hosts, style));
+    out.push_str(&super::tasks::table(&status.tasks, style));
     if !status.not_ours.is_empty() {
         let mut foreign = Table::new(&["NOT OURS", "HOST", "STATE", "CPUS", "MEMORY", ""]);
         for row in &status.not_ours {

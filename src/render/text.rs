@@ -280,11 +280,24 @@ impl Page<'_> {
         }
     }
 
+    /// What is done inside VMs.
+    fn tasks(&mut self, plan: &Plan) {
+        for task in &plan.tasks {
+            self.text.push('\n');
+            let title = self.style.clean(&format!("TASK {}", task.task));
+            self.line(Ink::Bold, &title);
+            for (label, text) in words::task(task) {
+                self.labelled(1, label, 8, Ink::Plain, &text);
+            }
+        }
+    }
+
     /// Hosts, waves, risks, and why nothing happened elsewhere.
     fn tail(&mut self, plan: &Plan) {
         self.builds(plan);
         self.rolls(plan);
         self.terms(plan);
+        self.tasks(plan);
         self.drains(plan);
         if !plan.hosts.is_empty() {
             self.text.push('\n');

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::model::{Field, Name, Span, Timestamp, Traffic, Transport};
 use crate::plan::{
     Action, ActionId, Cause, Class, DataEffect, DiskFate, Downtime, FieldChange, HostDrain, MoveMode, Plan,
-    ReachChange, Roll, Verb,
+    ReachChange, Roll, TaskRun, Verb,
 };
 
 /// `2026-10-20 10:00 UTC`.
@@ -271,6 +271,44 @@ pub(super) fn few(names: &[Name]) -> String {
     let some: Vec<&str> = names.iter().take(4).map(Name::as_str).collect();
     let more = names.len().saturating_sub(some.len());
     if more > 0 { format!("{} and {more} more", some.join(", ")) } else { some.join(", ") }
+}
+
+/// How a task goes, line by line: a word and what it is about.
+pub(super) fn task(task: &TaskRun) -> Vec<(&'static str, String)> {
+    let mut lines: Vec<(&'static str, String)> = Vec::new();
+    for (number, step) in task.steps.iter().enumerate() {
+        lines.push((if number == 0 { "does" } else { "then" }, step.clone()));
+    }
+    let going: usize = task.order.iter().map(Vec::len).sum();
+    if going > 0 {
+        let most = task.order.iter().map(Vec::len).max().unwrap_or(0);
+        let how = match (going, most) {
+            (1, _) => String::new(),
+            (_, 1) => ", one at a time".to_owned(),
+            (_, most) => format!(", {most} at a time"),
+        };
+        lines.push(("in", format!("{}{how}", count(going, "VM", "VMs"))));
+        let order: Vec<String> = task.order.iter().take(6).map(|step| few(step)).collect();
+        let more = if task.order.len() > 6 { " | …" } else { "" };
+        lines.push(("order", format!("{}{more}", order.join(" | "))));
+    }
+    if task.order.len() > 1 {
+        lines.push(("gate", "each is ready before the next; when it fails in one, none further begins".to_owned()));
+    }
+    if task.done > 0 {
+        let done = usize::try_from(task.done).unwrap_or(usize::MAX);
+        lines.push(("done", format!("in {} already", count(done, "VM", "VMs"))));
+    }
+    if let Some(halt) = &task.halted {
+        lines.push(("halted", format!("vm/{}: {}; to do: {}", halt.vm, halt.text, halt.unblock)));
+    }
+    if !task.cannot.is_empty() {
+        lines.push(("not", format!("now in {}", few(&task.cannot))));
+    }
+    if !task.waits.is_empty() {
+        lines.push(("later", few(&task.waits)));
+    }
+    lines
 }
 
 /// What changes of who may talk to whom, line by line: a word and what it is about. Of mates and system addresses that come

@@ -2,8 +2,8 @@
 
 use super::world::{SimDomain, SimHost, World};
 use crate::model::{
-    BridgeObs, CpuObs, Desired, DiskObs, Fault, HostObs, ImageObs, MoveObs, Name, Observation, Observed, Power,
-    Readiness, Timestamp, Unmanaged, VmObs,
+    AgentObs, BridgeObs, CpuObs, Desired, DiskObs, Fault, HostObs, ImageObs, MoveObs, Name, Observation, Observed,
+    Power, Readiness, Timestamp, Unmanaged, VmObs,
 };
 use crate::observe::Look;
 
@@ -134,7 +134,15 @@ impl World {
             ready,
             addresses: domain.learnt.clone(),
             screen: domain.live.as_ref().map(|_| format!("/run/sim/{}.vnc", domain.name)),
+            agent: domain.live.as_ref().filter(|l| l.container.is_none()).map(|_| self.see_agent(domain, &stamp.vm)),
         }
+    }
+}
+
+impl World {
+    fn see_agent(&self, domain: &SimDomain, vm: &Name) -> AgentObs {
+        let up = domain.power == Power::Running && domain.ready_at.is_some_and(|at| at <= self.millis);
+        if up && self.guest(vm).agent { AgentObs::Connected } else { AgentObs::Silent }
     }
 }
 

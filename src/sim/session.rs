@@ -228,6 +228,9 @@ fn happen(world: &mut World, statement: &Statement) -> Result<bool, String> {
         Statement::Restart(vm, who) => {
             world.memory.demand.restarts.insert(vm.clone(), asked(RunState::Started, who));
         }
+        Statement::Retry(task, who) => {
+            world.memory.demand.task_retries.insert(task.clone(), Asked { who: who.as_str().into(), at });
+        }
         Statement::Withdraw(vm) => withdraw(world, vm)?,
         Statement::Release(vm, who) => {
             let demand = &mut world.memory.demand;

@@ -6,6 +6,7 @@
 use rusqlite::params;
 
 use super::{Store, StoreError, did, time_sql};
+use crate::execute::Heard;
 use crate::model::Timestamp;
 use crate::plan::{ActionId, Step};
 
@@ -94,5 +95,8 @@ impl crate::execute::Journal for Store {
     }
     fn end(&self, id: u64, outcome: &str) -> Result<(), String> {
         self.step_ended(id, outcome).map_err(StoreError::one_line)
+    }
+    fn hear(&self, heard: &Heard<'_>) -> Result<(), String> {
+        self.keep_said(heard).map_err(StoreError::one_line)
     }
 }

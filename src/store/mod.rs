@@ -7,6 +7,7 @@
 
 mod journal;
 mod quarantine;
+mod said;
 mod schema;
 mod stats;
 
@@ -21,6 +22,7 @@ use crate::model::{
 };
 
 pub use journal::Unfinished;
+pub use said::Said;
 
 /// Seconds in which an approval must be used (DESIGN section 4, point 10).
 pub const APPROVAL_TIME: u64 = 24 * 3600;
@@ -295,6 +297,7 @@ impl Store {
         demand.abandoned = self.image_wishes(ABANDON)?;
         demand.retries = self.image_wishes(RETRY)?;
         demand.homes = self.book()?.homes;
+        demand.task_retries = self.task_retries()?;
         Ok(demand)
     }
 

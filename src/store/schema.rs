@@ -45,6 +45,15 @@ CREATE TABLE quarantine (
     vm TEXT PRIMARY KEY, what TEXT NOT NULL, who TEXT NOT NULL, reason TEXT NOT NULL, at INTEGER NOT NULL
 ) STRICT;
 ",
+    "
+CREATE TABLE task_output (
+    id INTEGER PRIMARY KEY, at INTEGER NOT NULL, vm TEXT NOT NULL, subject TEXT NOT NULL, digest TEXT NOT NULL,
+    step INTEGER NOT NULL, what TEXT NOT NULL, status INTEGER, stdout TEXT NOT NULL, stderr TEXT NOT NULL,
+    truncated INTEGER NOT NULL, error TEXT
+) STRICT;
+CREATE INDEX task_output_of ON task_output (subject, vm, step);
+CREATE TABLE task_demand (task TEXT PRIMARY KEY, who TEXT NOT NULL, at INTEGER NOT NULL) STRICT;
+",
 ];
 
 /// The version that this program writes.

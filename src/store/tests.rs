@@ -1,5 +1,7 @@
 use super::*;
-use crate::plan::{ActionId, Op, Step};
+use crate::execute::Heard;
+use crate::model::{Address, Asked, GuestOutput};
+use crate::plan::{ActionId, Errand, Op, Step};
 
 fn name(text: &str) -> Name {
     Name::new(text).unwrap()
@@ -107,4 +109,29 @@ fn the_audit_log_keeps_its_order() {
     }
     let texts: Vec<String> = store.events(2).unwrap().into_iter().map(|e| e.text).collect();
     assert_eq!(texts, ["1", "2"]);
+}
+
+#[test]
+fn what_a_task_said_is_what_it_said_the_last_time() {
+    let store = Store::in_memory().unwrap();
+    let errand = Errand { subject: Address::Task(name("patch")), digest: "d".into() };
+    let say = |vm: &str, step: u32, status: Option<i32>| {
+        let output = status.map(|status| GuestOutput { status, stdout: format!("{vm} {step}"), ..Default::default() });
+        let (vm, error) = (name(vm), status.is_none().then(|| "the guest has no agent".to_owned()));
+        let heard = Heard { vm: &vm, errand: &errand, step, what: "run x".into(), output: output.as_ref(), error };
+        store.keep_said(&heard).unwrap();
+    };
+    let told = || -> Vec<(String, u32, Option<i32>)> {
+        let said = store.said(&errand.subject).unwrap();
+        said.into_iter().map(|s| (s.vm.to_string(), s.step, s.output.map(|o| o.status))).collect()
+    };
+    say("b", 3, Some(0));
+    say("b", 4, Some(1));
+    say("a", 3, None);
+    assert_eq!(told(), [("a".into(), 3, None), ("b".into(), 3, Some(0)), ("b".into(), 4, Some(1))]);
+    say("b", 3, Some(7));
+    assert_eq!(told()[1..], [("b".into(), 3, Some(7))], "another run began, and has not come to the next step");
+    assert_eq!(store.said(&Address::Task(name("other"))).unwrap(), []);
+    store.retry_task(&name("patch"), &Asked { who: "ann".into(), at: Timestamp(9) }).unwrap();
+    assert_eq!(store.demand().unwrap().retries[&name("patch")].at, Timestamp(9));
 }

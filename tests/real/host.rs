@@ -107,6 +107,7 @@ impl World {
             adoptions: Vec::new(),
             lost: Vec::new(),
             pauses: Vec::new(),
+            tasks: BTreeMap::new(),
         };
         std::fs::write(folder.join("boot.img"), boot_sector()).unwrap();
         let sum = Command::new("sha256sum").arg(folder.join("boot.img")).output().unwrap();

@@ -19,6 +19,7 @@ mod rack;
 mod rolls;
 mod rules;
 mod slots;
+mod tasks;
 mod trials;
 
 /// Whether real guests can run here; in words, what is missing.

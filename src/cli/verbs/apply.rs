@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::execute::{LockError, StopFlag};
 use crate::model::{LockHolder, Name, Observation, Observed, Timestamp};
-use crate::plan::{Action, ActionId, Plan, Policy};
+use crate::plan::{Action, ActionId, Plan, Policy, Verb};
 use crate::reconcile::{self, Approval, Cast, Ledger as _, Passed};
 use crate::render::{self, Tally};
 use crate::store::{self, Store};
@@ -259,7 +259,8 @@ fn exit(tally: Tally) -> Exit {
 
 /// Carries out what demand by hand changes about these VMs, and nothing else.
 pub(crate) async fn after_demand(context: &Context, fleet: &Fleet, vms: &[Name]) -> Outcome {
-    let ours = |a: &Action| a.subject.kind() == "vm" && vms.contains(a.subject.name());
+    // What tasks do inside them has an order of its own.
+    let ours = |a: &Action| a.subject.kind() == "vm" && a.verb != Verb::Run && vms.contains(a.subject.name());
     after_demand_of(context, fleet, |a| ours(a) && !a.impact.class.is_destructive()).await
 }
 

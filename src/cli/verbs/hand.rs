@@ -1,7 +1,8 @@
 //! `start`, `stop`, `suspend`, `restart`, `quarantine`, `release`: demand by hand. It joins desired state until it is withdrawn,
 //! or what it asks for is stamped on the VM.
 
-use crate::model::{Asked as By, Hold, Layer, Name, Quarantine, RunState, Then};
+use crate::model::{Address, Asked as By, Hold, Layer, Name, Quarantine, RunState, Then};
+use crate::plan::{Action, Verb};
 use crate::store::{Event, Store};
 
 use super::super::args::{self, ThenArg};
@@ -35,6 +36,25 @@ pub(crate) async fn hand(context: &Context, asked: Asked, vms: &[String], withdr
     }
     // What was noted is demand; the pass that carries it out is an ordinary one, of these VMs' changes and any other.
     super::apply::after_demand(context, &fleet, &names).await
+}
+
+/// `retry`: a task that failed is tried again.
+pub(crate) async fn retry(context: &Context, text: &str) -> Outcome {
+    let fleet = context.load(None)?;
+    let name = Name::new(text.strip_prefix("task/").unwrap_or(text))
+        .map_err(|e| Failure::caused(format!("`{text}` is not a task"), &e))?;
+    if !fleet.desired.tasks.contains_key(&name) {
+        return Err(super::plan::unknown(&Address::Task(name)));
+    }
+    let store = context.store(&fleet.desired.fleet.name)?;
+    let who = context.around.who();
+    store.retry_task(&name, &By { who: who.as_str().into(), at: Context::now() })?;
+    let text = format!("task/{name}: to be tried again where it failed");
+    context.console.note(&text);
+    let (kind, subject) = ("retried".to_owned(), format!("task/{name}"));
+    store.log(&Event { at: Context::now(), kind, subject, text: format!("{text}, by {who}") })?;
+    let ours = |a: &Action| a.verb == Verb::Run && a.task.as_ref() == Some(&name);
+    super::apply::after_demand_of(context, &fleet, ours).await
 }
 
 /// VMs of the fleet, by their names.

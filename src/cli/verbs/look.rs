@@ -99,6 +99,16 @@ pub(crate) fn get(context: &Context, args: &args::Get) -> Outcome {
                 .map(|m| vec![s(&m.name), join(&m.members), join(m.instances.keys()), s(&m.origin)])
                 .collect(),
         ),
+        Kind::Tasks => (
+            &["TASK", "VMS", "STEPS", "WHERE"],
+            d.tasks
+                .values()
+                .map(|t| {
+                    let steps: Vec<String> = t.steps.iter().map(crate::plan::guest::sentence).collect();
+                    vec![s(&t.name), s(t.select.of(d).count()), steps.join("; "), s(&t.origin)]
+                })
+                .collect(),
+        ),
         Kind::Vms => (
             &["VM", "OF", "IMAGE", "CPUS", "MEMORY", "WHERE"],
             d.vms
@@ -147,6 +157,9 @@ pub(crate) async fn describe(context: &Context, args: &args::Describe) -> Outcom
     let plan = make(&fleet, None, &seen, Policy::default());
     let vms = vms_of(&fleet, &args.address);
     let mut out = format!("{}\n", args.address);
+    if let Address::Task(name) = &args.address {
+        return task(context, &fleet, &seen, &plan, name);
+    }
     if context.global.output == Form::Json {
         let all = object(&fleet.desired, &seen.observed, &args.address, &vms, &plan);
         let Some(mut all) = all else { return Err(unknown(&args.address)) };
@@ -207,6 +220,28 @@ fn terms_of<'p>(plan: &'p Plan, address: &Address) -> Vec<&'p SetTerm> {
     let name = address.to_string();
     let of = |set: &str| set.strip_prefix(&name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     plan.terms.iter().filter(|term| of(&term.set)).collect()
+}
+
+/// A task: how far it came on each VM, and what was said there.
+fn task(context: &Context, fleet: &Fleet, seen: &Seen, plan: &Plan, name: &Name) -> Outcome {
+    let address = Address::Task(name.clone());
+    let said = context.store(&fleet.desired.fleet.name)?.said(&address)?;
+    let row = |s: &crate::store::Said| {
+        (s.vm.clone(), render::SaidRow::new(&s.what, s.at, s.output.as_ref(), s.error.as_deref()))
+    };
+    let current = fleet.desired.tasks.get(name).map(|task| task.digest.as_str());
+    let said: Vec<_> = said.iter().filter(|s| Some(s.digest.as_str()) == current).map(row).collect();
+    let found = render::TaskUse::of(&fleet.desired, &seen.demand, &seen.observed, plan, (name, &said));
+    let Some(found) = found else { return Err(unknown(&address)) };
+    if context.global.output == Form::Json {
+        context.console.out(&format!("{}\n", serde_json::to_string_pretty(&found).unwrap_or_default()));
+        return Ok(Exit::Ok);
+    }
+    context.console.out(&format!("{address}\n{}", render::task_text(&found, &context.style(false))));
+    let mine = happens(plan, &address, &[]);
+    context.console.out(if mine.is_empty() { " plan  no changes\n" } else { " plan\n" });
+    mine.lines().for_each(|line| context.console.out(&format!("   {line}\n")));
+    Ok(Exit::Ok)
 }
 
 /// What is so of a host's packet filter.

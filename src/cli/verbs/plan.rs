@@ -171,7 +171,8 @@ pub(crate) fn vms_of(fleet: &Fleet, address: &Address) -> Vec<Name> {
         Address::Service(_) | Address::Module(_) => vm.owner.address() == *address,
         Address::Image(name) => vm.spec.image.as_ref() == Some(name),
         Address::Network(name) => vm.spec.nics.values().any(|n| n.network == *name),
-        Address::Host(_) | Address::Task(_) => false,
+        Address::Task(task) => fleet.desired.tasks.get(task).is_some_and(|task| task.select.takes(vm)),
+        Address::Host(_) => false,
     };
     vms.filter(wanted).map(|vm| vm.name.clone()).collect()
 }
@@ -184,7 +185,8 @@ fn about(plan: &Plan, address: &Address, vms: &[Name]) -> bool {
 /// The actions about an address. Of a host, everything that happens on it.
 pub(crate) fn concerning<'p>(plan: &'p Plan, address: &Address, vms: &[Name]) -> Vec<&'p plan::Action> {
     let there = |a: &plan::Action| matches!(address, Address::Host(h) if a.to.as_ref().or(a.from.as_ref()) == Some(h));
-    plan.actions.iter().filter(|a| concerns(&a.subject, address, vms) || there(a)).collect()
+    let of_task = |a: &plan::Action| matches!(address, Address::Task(task) if a.task.as_ref() == Some(task));
+    plan.actions.iter().filter(|a| concerns(&a.subject, address, vms) || there(a) || of_task(a)).collect()
 }
 
 fn concerns(subject: &Address, address: &Address, vms: &[Name]) -> bool {

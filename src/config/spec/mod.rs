@@ -8,6 +8,7 @@ mod images;
 mod networks;
 mod reviews;
 mod sets;
+mod tasks;
 mod vms;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ pub(crate) use images::{BootChoice, FileSpec, ImageSpec, InitSpec};
 pub(crate) use networks::{BridgeSpec, NetworkSpec};
 pub(crate) use reviews::{AdoptionSpec, HostLostSpec, PauseSpec, RemovalSpec};
 pub(crate) use sets::{InstanceSpec, ModuleSpec, ServiceSpec};
+pub(crate) use tasks::{SelectSpec, TaskSpec};
 pub(crate) use vms::{CloudInitSpec, GuardSpec, Keep, PlacementSpec, ReadySpec, VmPart};
 
 use super::leaf::{ApprovalPlacement, Int, Milli};
@@ -70,6 +72,7 @@ kinds! {
     Adoption: AdoptionSpec, "A reviewed permission to take over a VM that exists.";
     HostLost: HostLostSpec, "A host that will not come back with its VMs running.";
     Pause: PauseSpec, "Nothing in its scope is changed until it ends.";
+    Task: TaskSpec, "Steps inside VMs that run: programs, files and packages, once on each.";
 }
 
 /// Kinds that a later version reads.
@@ -78,7 +81,6 @@ pub(crate) const LATER_KINDS: &[(&str, &str)] = &[
     ("User", "comes with sign-in"),
     ("Group", "comes with sign-in"),
     ("Tenant", "comes with tenants"),
-    ("Task", "comes with tasks in guests"),
 ];
 
 spec! {

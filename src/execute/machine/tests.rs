@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::Stamp;
 use crate::plan::{Block, BlockedBy, Cause, Class, Downtime, Flight, Impact, Inputs, Reason};
 
 fn name(text: &str) -> Name {
@@ -22,6 +23,8 @@ fn start(vm: &str, after: &[&str]) -> Action {
         fields: Vec::new(),
         transfer: None,
         roll: None,
+        task: None,
+        otherwise: None,
         opens: Vec::new(),
         closes: Vec::new(),
         after: after.iter().map(|vm| ActionId::new(&Address::Vm(name(vm)), Verb::Start, None)).collect(),
@@ -55,6 +58,7 @@ fn plan(actions: Vec<Action>) -> Plan {
         made: std::collections::BTreeMap::new(),
         terms: Vec::new(),
         next: None,
+        tasks: Vec::new(),
         flights: Vec::new(),
         unchanged: 0,
         critical_path: Vec::new(),
@@ -130,6 +134,44 @@ fn a_stop_ends_between_steps() {
     machine.succeeded(1, 0);
     assert!(machine.is_over() && machine.take_ready().is_empty());
     assert_eq!(machine.outcomes()[0].1, Outcome::Stopped { steps: 1 });
+}
+
+#[test]
+fn of_a_task_that_failed_nobody_begins_who_has_not_begun() {
+    let task = |vm: &str| {
+        let uuid = uuid::Uuid::nil();
+        let (probe, address) = (None, None);
+        let ops = [
+            Op::AwaitReady { vm: name(vm), uuid, probe, address },
+            Op::Edit { vm: name(vm), uuid, edits: Vec::new(), stamp: stamp(vm) },
+            Op::Start { vm: name(vm), uuid },
+        ];
+        let steps = ops.into_iter().map(|op| Step { host: name("h1"), op }).collect();
+        Action { task: Some(name("patch")), steps, ..start(vm, &[]) }
+    };
+    let plan = plan(vec![task("a"), task("b"), task("c"), start("d", &[])]);
+    let mut machine = Machine::new(&plan, WIDE, None);
+    assert_eq!(machine.take_ready().len(), 4);
+    machine.succeeded(0, 0);
+    machine.succeeded(1, 0);
+    machine.succeeded(3, 0);
+    assert_eq!(machine.take_ready(), [(0, 1), (1, 1), (3, 1)], "`c` still waits for its guest");
+    machine.succeeded(0, 1);
+    machine.succeeded(1, 1);
+    machine.failed(0, 2, StepError::failed("no"));
+    machine.succeeded(2, 0);
+    assert_eq!(machine.take_ready(), [(1, 2)], "who has begun goes on, and who has not does not begin");
+    let first = plan.actions[0].id.clone();
+    assert_eq!(machine.outcomes()[2].1, Outcome::Waits(first));
+}
+
+fn stamp(vm: &str) -> Stamp {
+    let text = format!(
+        r#"{{"fleet": "f", "vm": "{vm}", "incarnation": 1, "protect": "none", "spec": "", "image": null, "imageName": null,
+            "seed": "", "nics": {{}}, "group": "g", "ready": null, "stop": {{"deadline": 0, "powerOff": false}},
+            "persistentRoot": false}}"#
+    );
+    serde_json::from_str(&text).unwrap()
 }
 
 #[test]

@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::{DEVICE_ALIAS, DISK_ALIAS, STAMP_NS, lxc};
 use crate::model::{
-    Acceleration, Bytes, CONTAINER_DISK, DeviceAt, Display, Firmware, Mac, PciAddress, Ports, Shape, ShapeDisk,
-    ShapeNic, Stamp,
+    Acceleration, AgentObs, Bytes, CONTAINER_DISK, DeviceAt, Display, Firmware, Mac, PciAddress, Ports, Shape,
+    ShapeDisk, ShapeNic, Stamp,
 };
 
 /// What one XML says of a domain.
@@ -24,8 +24,8 @@ pub struct Reading {
     pub shape: Shape,
     /// The screen: a socket path or `host:port`. Only live XML has it.
     pub screen: Option<String>,
-    /// Whether a guest agent is connected. Only live XML knows.
-    pub agent: bool,
+    /// How far a guest agent can be asked. Only live XML knows whether one is connected.
+    pub agent: AgentObs,
     /// The balloon's driver period and such are not ours; whether there is a balloon at all is.
     pub balloon: bool,
     /// Path of the file that the serial console writes to.
@@ -73,11 +73,7 @@ pub fn read(xml: &str) -> Result<Reading, XmlError> {
         uuid: text(root, "uuid").and_then(|t| t.parse().ok()).ok_or(XmlError::Missing("uuid"))?,
         shape: shape(root, adopted)?,
         screen: graphics.and_then(screen),
-        agent: devices.is_some_and(|d| {
-            children(d, "channel").filter_map(|c| child(c, "target")).any(|t| {
-                t.attribute("name") == Some("org.qemu.guest_agent.0") && t.attribute("state") == Some("connected")
-            })
-        }),
+        agent: agent(devices),
         balloon: devices
             .and_then(|d| child(d, "memballoon"))
             .is_some_and(|b| b.attribute("model").is_some_and(|m| m != "none")),
@@ -85,6 +81,16 @@ pub fn read(xml: &str) -> Result<Reading, XmlError> {
         cpu_model: child(root, "cpu").and_then(|c| text(c, "model")).map(str::to_owned),
         stamp,
     })
+}
+
+/// The state of the guest agent's channel (libvirt, "Domain XML format", `<channel>`, `state`).
+fn agent(devices: Option<Node<'_, '_>>) -> AgentObs {
+    let targets = devices.into_iter().flat_map(|d| children(d, "channel")).filter_map(|c| child(c, "target"));
+    match targets.into_iter().find(|t| t.attribute("name") == Some("org.qemu.guest_agent.0")) {
+        None => AgentObs::NoChannel,
+        Some(target) if target.attribute("state") == Some("connected") => AgentObs::Connected,
+        Some(_) => AgentObs::Silent,
+    }
 }
 
 /// Every file or device that the domain has open when it runs: disks of any kind, their backing files where the XML

@@ -389,7 +389,7 @@ impl<'l, 's> Look<'l, 's> {
 }
 
 /// How many groups stand one on the other below a group.
-fn depth(desired: &Desired, group: &Arc<str>, known: &mut BTreeMap<Arc<str>, u32>) -> u32 {
+pub(crate) fn depth(desired: &Desired, group: &Arc<str>, known: &mut BTreeMap<Arc<str>, u32>) -> u32 {
     if let Some(depth) = known.get(group) {
         return *depth;
     }
@@ -402,7 +402,7 @@ fn depth(desired: &Desired, group: &Arc<str>, known: &mut BTreeMap<Arc<str>, u32
 }
 
 /// `web-2` before `web-10`.
-fn natural(name: &Name) -> (String, u64, Name) {
+pub(crate) fn natural(name: &Name) -> (String, u64, Name) {
     let stem = name.as_str().trim_end_matches(|c: char| c.is_ascii_digit());
     (stem.to_owned(), name.as_str()[stem.len()..].parse().unwrap_or(0), name.clone())
 }

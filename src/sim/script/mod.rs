@@ -25,11 +25,11 @@
 //! guest web-1 never converges · image b2b2 never boots · image b2b2 boots    clones of it, by its first digits
 //! guest web-1 has no agent · guest web-1 has an agent · guest web-1 fails programs · guest web-1 runs programs
 //! seal desk by ann · abandon desk by ann · retry desk by ann     of an image that is made in the fleet
-//! hold web-1 stopped by ann · withdraw web-1 · restart web-1 by ann
+//! hold web-1 stopped by ann · withdraw web-1 · restart web-1 by ann · retry task patch by ann
 //! quarantine web-1 [close | suspend | stop] by ann · guard of web-1 fails (too often) · release web-1 by ann
 //! expect no changes · expect changes 2 · expect blocked 1 · expect no violation · expect violation
 //! expect vm web-1 running on h1 · expect vm web-1 moving · expect vm web-1 absent
-//! show hosts · show vms · show disks · show filters · show log
+//! show hosts · show vms · show disks · show filters · show guests · show log
 //! ```
 
 mod parse;

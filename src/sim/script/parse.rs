@@ -53,6 +53,8 @@ pub enum Statement {
     Quarantine(Name, Option<Then>, Option<String>),
     /// Somebody lets a VM out of quarantine.
     Release(Name, String),
+    /// Somebody asks that a task be tried again where it failed.
+    Retry(Name, String),
     /// What somebody asked for is withdrawn.
     Withdraw(Name),
     /// Something is said of an image that is made in the fleet.
@@ -147,6 +149,8 @@ pub enum Show {
     Disks,
     /// Packet filters.
     Filters,
+    /// What was done inside guests.
+    Guests,
     /// Steps that changed the world since the last time.
     Log,
 }
@@ -158,7 +162,6 @@ const VERBS: [&str; 52] = [
     "guard",
     "seal",
     "abandon",
-    "retry",
     "flush",
     "damage",
     "filter",
@@ -202,6 +205,7 @@ const VERBS: [&str; 52] = [
     "image",
     "hold",
     "restart",
+    "retry",
     "withdraw",
     "expect",
     "show",
@@ -261,6 +265,7 @@ fn statement(words: &[&str]) -> Result<Statement, String> {
         }
         ["guard", "of", vm, "fails"] => Statement::Quarantine(name(vm)?, None, None),
         ["release", vm, "by", who] => Statement::Release(name(vm)?, (*who).to_owned()),
+        ["retry", "task", task, "by", who] => Statement::Retry(name(task)?, (*who).to_owned()),
         ["withdraw", vm] => Statement::Withdraw(name(vm)?),
         ["seal", image, "by", who] => Statement::ImageSaid(name(image)?, ImageWord::Seal, (*who).to_owned()),
         ["abandon", image, "by", who] => Statement::ImageSaid(name(image)?, ImageWord::Abandon, (*who).to_owned()),
@@ -270,6 +275,7 @@ fn statement(words: &[&str]) -> Result<Statement, String> {
         ["show", "vms"] => Statement::Show(Show::Vms),
         ["show", "disks"] => Statement::Show(Show::Disks),
         ["show", "filters"] => Statement::Show(Show::Filters),
+        ["show", "guests"] => Statement::Show(Show::Guests),
         ["show", "log"] => Statement::Show(Show::Log),
         _ => match event(words)? {
             Some(event) => Statement::Event(event),

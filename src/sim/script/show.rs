@@ -21,6 +21,7 @@ pub(super) fn show(world: &World, what: Show) -> Vec<String> {
         }
         Show::Disks => each(disk_lines),
         Show::Filters => each(filter_lines),
+        Show::Guests => each(guest_lines),
         Show::Log => world.log.clone(),
     }
 }
@@ -53,6 +54,25 @@ fn size(shape: &Shape) -> String {
 
 fn vm_lines(host: &SimHost) -> Vec<String> {
     let mut lines: Vec<String> = host.domains.values().map(vm_line).collect();
+    lines.sort();
+    lines
+}
+
+/// What was run in each guest of ours, which files were put there, and what it says of tasks.
+fn guest_lines(host: &SimHost) -> Vec<String> {
+    let mut lines = Vec::new();
+    for domain in host.domains.values() {
+        let Some(stamp) = &domain.stamp else { continue };
+        let root = domain.config.disks.get("root").and_then(|d| host.disks.get(&d.path));
+        let inside = root.map(|disk| disk.inside.clone()).unwrap_or_default();
+        let ran = inside.ran.iter().map(|program| format!("ran {program}"));
+        let files = inside.files.iter().map(|(path, (text, mode))| format!("{path} {mode:04o} {} B", text.len()));
+        let tasks = stamp.tasks.iter().map(|(task, mark)| format!("task {task} {:?}", mark.result).to_lowercase());
+        let said: Vec<String> = ran.chain(files).chain(tasks).collect();
+        if !said.is_empty() {
+            lines.push(format!("{}: {}", stamp.vm, said.join("; ")));
+        }
+    }
     lines.sort();
     lines
 }
