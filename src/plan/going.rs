@@ -39,6 +39,18 @@ pub struct Roll {
     pub halted: Option<Halted>,
 }
 
+/// Why a roll stands still.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Halted {
+    /// The VM that failed.
+    pub vm: Name,
+    /// How.
+    pub text: String,
+    /// What lets it go on.
+    pub unblock: String,
+}
+
 /// A task that is carried out inside VMs, step by step.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -59,16 +71,4 @@ pub struct TaskRun {
     pub cannot: Vec<Name>,
     /// Why it stands still.
     pub halted: Option<Halted>,
-}
-
-/// Why a roll, or a task, stands still.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Halted {
-    /// The VM that failed.
-    pub vm: Name,
-    /// How.
-    pub text: String,
-    /// What lets it go on.
-    pub unblock: String,
 }
