@@ -133,5 +133,5 @@ fn what_a_task_said_is_what_it_said_the_last_time() {
     assert_eq!(told()[1..], [("b".into(), 3, Some(7))], "another run began, and has not come to the next step");
     assert_eq!(store.said(&Address::Task(name("other"))).unwrap(), []);
     store.retry_task(&name("patch"), &Asked { who: "ann".into(), at: Timestamp(9) }).unwrap();
-    assert_eq!(store.demand().unwrap().retries[&name("patch")].at, Timestamp(9));
+    assert_eq!(store.demand().unwrap().task_retries[&name("patch")].at, Timestamp(9));
 }

@@ -168,7 +168,7 @@ fn of_a_task_that_failed_nobody_begins_who_has_not_begun() {
 fn stamp(vm: &str) -> Stamp {
     let text = format!(
         r#"{{"fleet": "f", "vm": "{vm}", "incarnation": 1, "protect": "none", "spec": "", "image": null, "imageName": null,
-            "seed": "", "nics": {{}}, "group": "g", "ready": null, "stop": {{"deadline": 0, "powerOff": false}},
+            "seed": "", "nics": {{}}, "group": "g", "ready": null, "stop": {{"deadline": "1s", "powerOff": false}},
             "persistentRoot": false}}"#
     );
     serde_json::from_str(&text).unwrap()
