@@ -7,6 +7,7 @@
     reason = "tests: files, clocks and programs are what is tried, and what was measured is printed"
 )]
 
+mod bridges;
 mod builds;
 mod capture;
 mod containers;
