@@ -66,6 +66,7 @@ mod way;
 mod wishes;
 mod world;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 pub use builds::Build;
@@ -132,22 +133,43 @@ pub fn why(input: &PlanInput<'_>, vm: &Name) -> Vec<HostScore> {
     compute(input, Some(vm.clone()), false).1
 }
 
-/// Makes the plan; `foresee`: with what comes after generations that are made by it.
-fn compute(input: &PlanInput<'_>, trace: Option<Name>, foresee: bool) -> (Plan, Vec<HostScore>) {
-    let written = input;
+/// What documents mean now: with who stands in for others, without sets whose time is not now, with management instances,
+/// and with who stays on, or goes back to, an older generation.
+struct Meant<'a> {
+    desired: Cow<'a, Desired>,
+    standing_in: BTreeMap<Name, String>,
+    notes: Vec<Note>,
+    leases: leases::Told,
+    builds: Vec<builds::Goal>,
+    rolls: Vec<roll::Goal>,
+}
+
+fn meant<'a>(input: &PlanInput<'a>) -> Meant<'a> {
     let surge = surge::surge(input.desired, input.observed);
     let leases = leases::leases(surge.desired, input.observed, input.now);
     let builds = builds::builds(leases.desired, input.demand, input.observed);
     let rolls = roll::rolls(builds.desired, input.demand, input.observed);
-    let desired: &Desired = &rolls.desired;
+    let mut told = leases.told;
+    let mut notes = surge.notes;
+    notes.extend(builds.notes);
+    notes.extend(rolls.notes);
+    notes.append(&mut told.notes);
+    let (desired, standing_in) = (rolls.desired, surge.extra);
+    Meant { desired, standing_in, notes, leases: told, builds: builds.goals, rolls: rolls.rolls }
+}
+
+/// Makes the plan; `foresee`: with what comes after generations that are made by it.
+fn compute(input: &PlanInput<'_>, trace: Option<Name>, foresee: bool) -> (Plan, Vec<HostScore>) {
+    let written = input;
+    let meant = meant(input);
+    let desired: &Desired = &meant.desired;
     let input = &PlanInput { desired, ..*input };
     let mut draft = Draft::new(input, trace);
-    draft.standing_in.clone_from(&surge.extra);
-    draft.notes.extend(surge.notes.iter().chain(&builds.notes).chain(&rolls.notes).cloned());
-    draft.rolls.clone_from(&rolls.rolls);
-    draft.builds.clone_from(&builds.goals);
-    draft.leases = leases.told;
-    draft.notes.append(&mut draft.leases.notes);
+    draft.standing_in = meant.standing_in;
+    draft.notes = meant.notes;
+    draft.rolls = meant.rolls;
+    draft.builds.clone_from(&meant.builds);
+    draft.leases = meant.leases;
     let whole_fleet_goes = desired.removals.iter().any(|r| matches!(r.target, Address::Fleet(_)));
     // What is not there because its time is not now was not forgotten.
     let empty = written.desired.vms.is_empty() && !whole_fleet_goes;
@@ -232,7 +254,7 @@ fn compute(input: &PlanInput<'_>, trace: Option<Name>, foresee: bool) -> (Plan, 
     };
     plan.effects = digest::effects_hash(&plan, desired.fleet.approval_any_host);
     if foresee {
-        builds::foresee(&mut plan, desired, &builds.goals, written);
+        builds::foresee(&mut plan, desired, &meant.builds, written);
     }
     (plan, rows)
 }

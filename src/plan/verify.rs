@@ -73,6 +73,9 @@ const SAID: usize = 50;
 /// Compares the filter of every host that has a document with what its VMs should have there now, whatever a plan would
 /// still do.
 pub fn verify(input: &PlanInput<'_>) -> Vec<FilterCheck> {
+    // A management instance is closed, and who is of no set any more has no mates.
+    let meant = super::meant(input);
+    let input = &PlanInput { desired: &meant.desired, ..*input };
     let draft = Draft::new(input, None);
     let stays = draft.all_stays();
     let nics = Nics(stays.iter().map(|(vm, stay)| (vm.clone(), stay.nics_now.clone())).collect());

@@ -248,7 +248,13 @@ fn bridges_reach_as_far_as_they_should_and_leave_nothing() {
     if !ground.tagged {
         println!("SKIPPED in part: this kernel has no VLANs (8021q): the uplink is tried whole");
     }
-    let before = ground.network();
+    // A carrier is noticed a moment after it is there.
+    let end = Instant::now() + Duration::from_secs(10);
+    let mut before = ground.network();
+    while before.lines().any(|l| l.contains("DOWN") && !l.starts_with("eth1")) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(100));
+        before = ground.network();
+    }
 
     // The controller is killed while what it did to the host's own address is armed.
     ground.write("shop.yaml", SERVICE);
