@@ -1,11 +1,12 @@
 //! Nouns of a fleet with several hosts: shells, how VMs move between hosts, maintenance, fencing, running jobs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::desired::Digest;
 use super::generation::Unready;
 use super::ids::Name;
 use super::quantity::{Bytes, Span, Timestamp};
@@ -427,6 +428,8 @@ pub struct Book {
     pub unready: BTreeMap<Name, Unready>,
     /// Images of which a generation could not be made; the digest is the recipe's.
     pub unmade: BTreeMap<Name, Unready>,
+    /// Recipes of the generations made in the fleet that each host had in its store when it was last Known.
+    pub sealed: BTreeMap<Name, BTreeSet<Digest>>,
 }
 
 impl Book {

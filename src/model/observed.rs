@@ -128,6 +128,9 @@ pub struct StoreState {
     /// Moves that failed, by VM, until one succeeds or an hour has passed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tries: BTreeMap<Name, Tries>,
+    /// Recipes of generations that hosts which are not Known had in their stores.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sealed: BTreeMap<Name, BTreeSet<Digest>>,
     /// VMs that did not get ready on a generation, until they do.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unready: BTreeMap<Name, Unready>,

@@ -29,6 +29,8 @@ pub(super) fn remember(cast: &Cast<'_>, desired: &Desired, observed: &mut Observ
                 book.seen.insert(name.clone(), minute);
                 book.missing.remove(name);
                 book.fenced.remove(name);
+                let made = seen.images.values().filter_map(|image| image.note.as_ref()?.made.as_ref());
+                book.sealed.insert(name.clone(), made.map(|made| made.recipe.clone()).collect());
             }
             Observation::Unknown(fault) => {
                 fault.since = book.seen.get(name).copied();
@@ -76,6 +78,9 @@ pub(super) fn remember(cast: &Cast<'_>, desired: &Desired, observed: &mut Observ
     observed.store.unready.clone_from(&book.unready);
     book.unmade.retain(|image, _| desired.images.contains_key(image));
     observed.store.unmade.clone_from(&book.unmade);
+    book.sealed.retain(|host, recipes| desired.hosts.contains_key(host) && !recipes.is_empty());
+    let dark = |host: &Name| observed.hosts.get(host).is_none_or(|seen| seen.known().is_none());
+    observed.store.sealed = book.sealed.clone().into_iter().filter(|(host, _)| dark(host)).collect();
     observed.store.links = book.links();
     observed.store.fenced.clone_from(&book.fenced);
     observed.store.missing = book.missing.iter().map(|(name, m)| (name.clone(), m.since)).collect();

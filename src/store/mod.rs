@@ -237,6 +237,7 @@ impl Store {
             moved_day: used(Counted::Moved)?,
             boot_millis: self.boots()?,
             // Of hosts and links the book tells: `reconcile` adds it.
+            sealed: BTreeMap::new(),
             links: BTreeMap::new(),
             missing: BTreeMap::new(),
             fenced: BTreeMap::new(),

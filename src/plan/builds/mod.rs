@@ -237,7 +237,7 @@ impl Builds<'_> {
         }
         let duty = Duty { image: image.name.clone(), recipe: wanted, revision: recipe.revision.clone() };
         match &recipe.from {
-            RecipeFrom::Image(base) => self.instance(image, base, &recipe, &duty, &mut goal),
+            RecipeFrom::Image(base) => self.instance(image, base, &recipe, &duty, &mut goal, observed),
             RecipeFrom::Vm(vm) => self.promote(vm, &duty, &mut goal, observed),
         }
         goal.duty = Some(duty);
@@ -245,8 +245,20 @@ impl Builds<'_> {
     }
 
     /// A VM of its own is made for it.
-    fn instance(&mut self, image: &Image, base: &Name, recipe: &Recipe, duty: &Duty, goal: &mut Goal) {
+    fn instance(
+        &mut self,
+        image: &Image,
+        base: &Name,
+        recipe: &Recipe,
+        duty: &Duty,
+        goal: &mut Goal,
+        observed: &Observed,
+    ) {
         let Some(vm) = image_vm(&image.name, &recipe.revision) else { return };
+        if let Some(stop) = self.hidden(&duty.recipe, observed).filter(|_| seen(observed, &vm).is_none()) {
+            goal.stop = Some(stop);
+            return;
+        }
         goal.from = self
             .desired
             .images
@@ -265,6 +277,23 @@ impl Builds<'_> {
         goal.vm = Some(vm);
     }
 
+    /// Why it is not known whether a recipe was sealed already: a host had it that does not answer now, or nobody remembers
+    /// what the host had.
+    fn hidden(&self, recipe: &Digest, observed: &Observed) -> Option<Block> {
+        let unsure = |name: &&Name| {
+            let dark = observed.hosts.get(*name).is_none_or(|seen| seen.known().is_none());
+            let gone = self.desired.lost.iter().any(|l| l.host == **name) || observed.store.fenced.contains_key(*name);
+            let had = observed.store.sealed.get(*name).is_some_and(|recipes| recipes.contains(recipe));
+            dark && !gone && (had || observed.store.lost)
+        };
+        let name = self.desired.hosts.keys().find(unsure)?;
+        Some(Block {
+            by: BlockedBy::UnknownState,
+            text: format!("host/{name} is Unknown: what is to be made may be sealed in its store"),
+            unblock: format!("wait for host/{name}; if it is gone for good, write a HostLost document"),
+        })
+    }
+
     /// A VM that exists becomes the management instance.
     fn promote(&mut self, vm: &Name, duty: &Duty, goal: &mut Goal, observed: &Observed) {
         let Some(there) = self.desired.vms.get(vm).cloned() else { return };
@@ -279,17 +308,8 @@ impl Builds<'_> {
         };
         goal.from = Some(MadeFrom::Vm { vm: vm.clone(), digest: obs.stamp.image.clone() });
         let begun = obs.stamp.management.as_ref().is_some_and(|m| m.image == duty.image);
-        let dark = |(name, _): &(&Name, &crate::model::Host)| {
-            observed.hosts.get(*name).is_none_or(|seen| seen.known().is_none())
-                && !self.desired.lost.iter().any(|l| l.host == **name)
-                && !observed.store.fenced.contains_key(*name)
-        };
-        if let Some((name, _)) = self.desired.hosts.iter().find(dark).filter(|_| !begun) {
-            goal.stop = Some(Block {
-                by: BlockedBy::UnknownState,
-                text: format!("host/{name} is Unknown: what is to be made may be sealed in its store"),
-                unblock: format!("wait for host/{name}; if it is gone for good, write a HostLost document"),
-            });
+        if let Some(stop) = self.hidden(&duty.recipe, observed).filter(|_| !begun) {
+            goal.stop = Some(stop);
             return;
         }
         let pin = there.spec.image.as_ref().and_then(|name| self.desired.images.get(name)).and_then(|image| {
