@@ -59,8 +59,9 @@ pub(super) async fn start(host: &RealHost, vm: &Name, uuid: Uuid) -> Result<Done
     }
 }
 
-/// How long after a resume in vain a domain may take to be off: what is left of the 30 s, on a busy host.
-const CUT: Duration = Duration::from_secs(10);
+/// How long after a resume in vain a domain may take to be off: 45 s after its libvirt was opened it was seen not to be, on a
+/// busy host.
+const CUT: Duration = Duration::from_secs(60);
 
 /// Writes into the definition of a domain that was just started that its root disk is used from now on: the guest that runs
 /// keeps saying that it was fresh, and the next start by anybody else does not.
