@@ -21,8 +21,8 @@ impl GuardSpec {
             http: self.http.clone(),
             agent: self.agent.clone(),
             exec: self.exec.clone(),
-            within: self.within.clone(),
-            every: self.every.clone(),
+            within: self.within,
+            every: self.every,
         }
     }
 }

@@ -21,7 +21,7 @@ use super::{accel, act, fence, guard, lock, mend, rules, shell, survey};
 use crate::execute::{Actuator, Done, LockError, Progress, StepError};
 use crate::model::stats::HostCounters;
 use crate::model::{
-    Acceleration, Desired, Fault, Host, HostRules, HostShell, LockHolder, Name, Observation, Observed, Probe,
+    Acceleration, Desired, Fault, Host, HostRules, HostShell, LockHolder, Name, Network, Observation, Observed, Probe,
     StoreState, Timestamp,
 };
 use crate::observe::{Boxed, Look, Observer, Tried};
@@ -144,7 +144,7 @@ impl RealFleet {
                 hosts.insert(name.clone(), Arc::new(self.host_of(doc)));
             }
         }
-        let own = desired.networks.values().filter(|n| n.create_bridge && n.cable.is_none()).flat_map(|n| n.nets());
+        let own = desired.networks.values().filter(|n| n.create_bridge && n.cable.is_none()).flat_map(Network::nets);
         let inside: Vec<IpNet> = own.collect();
         for host in hosts.values() {
             host.inside.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&inside);

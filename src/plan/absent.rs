@@ -6,7 +6,7 @@ use super::steps::Op;
 use super::target::Target;
 use super::types::{Action, Block, BlockedBy, Cause, Class, DataEffect, DiskFate, Downtime, NoteKind, Reason, Verb};
 use super::world::{Disk, HostView};
-use crate::model::{DiskPhase, Group, Host, HostObs, Name, NicStamp, RunState, Unmanaged, Vm};
+use crate::model::{DiskPhase, Group, Host, HostObs, Name, NicStamp, PlacementRecord, RunState, Unmanaged, Vm};
 
 /// What is known about a VM that was not seen.
 enum Whereabouts<'a> {
@@ -154,7 +154,7 @@ impl<'a> Draft<'a> {
             })
         };
         let record = self.world.records.get(&vm.name);
-        if record.is_some_and(|r| r.is_over()) && !has_data {
+        if record.is_some_and(PlacementRecord::is_over) && !has_data {
             // It ended with its lease, and left nothing.
             return Whereabouts::Free(None);
         }

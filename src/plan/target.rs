@@ -29,7 +29,7 @@ impl Addresses {
     pub(crate) fn new(desired: &Desired, world: &World<'_>) -> Self {
         let nics = world.vms.values().flatten().flat_map(|(_, vm)| vm.stamp.nics.values());
         let stamped = nics.flat_map(crate::model::NicStamp::addresses);
-        let recorded = world.records.values().flat_map(|record| record.all_addresses());
+        let recorded = world.records.values().flat_map(PlacementRecord::all_addresses);
         let nics = desired.vms.values().flat_map(|vm| vm.spec.nics.values());
         let fixed = nics.flat_map(|n| n.address.map(IpAddr::V4).into_iter().chain(n.address6.map(IpAddr::V6)));
         let own = desired.networks.values().flat_map(crate::model::Network::own_addresses);

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::model::{
-    Demand, Desired, JobKind, Name, Observation, Observed, Owner, PauseCause, Power, Readiness, RunState, Unmanaged,
-    Vm, VmObs,
+    Demand, Desired, JobKind, Name, NicStamp, Observation, Observed, Owner, PauseCause, Power, Readiness, RunState,
+    Unmanaged, Vm, VmObs,
 };
 
 use crate::plan::{SetTerm, TermPhase};
@@ -264,7 +264,7 @@ const fn run_word(run: RunState) -> &'static str {
 fn seen_row(desired: &Desired, demand: &Demand, host: &Name, obs: &VmObs) -> VmRow {
     let name = &obs.stamp.vm;
     let first = desired.vms.get(name).and_then(|v| v.spec.nics.keys().next());
-    let mut named = first.and_then(|n| obs.stamp.nics.get(n)).into_iter().flat_map(|n| n.addresses());
+    let mut named = first.and_then(|n| obs.stamp.nics.get(n)).into_iter().flat_map(NicStamp::addresses);
     let address = named.next().or_else(|| obs.probed_at());
     let address6 = named.next();
     let mut remarks: Vec<String> = quarantine(obs, demand).into_iter().chain(hold(name, demand)).collect();

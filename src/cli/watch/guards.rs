@@ -26,6 +26,7 @@ pub(super) async fn keep(work: Arc<Watching>) {
     let Some(inside) = work.context.inside.clone() else { return };
     let (sender, mut answers) = unbounded_channel::<(Name, Guard, Option<Tried>)>();
     let free = Arc::new(Semaphore::new(AT_ONCE));
+    #[expect(clippy::disallowed_methods, reason = "measures pauses between tries")]
     let start = Instant::now();
     let now = || u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
     let mut guards = Guards::default();

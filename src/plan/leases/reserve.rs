@@ -49,13 +49,16 @@ struct Place<'a> {
     need: Need,
 }
 
+/// What a host has promised, and for whom.
+type Promised = (Need, Option<Arc<str>>);
+
 /// What a play found.
 #[derive(Debug)]
 pub(crate) struct Played<'a> {
     /// Of each promise its hosts, or why there are none.
     held: Vec<Result<BTreeSet<&'a Name>, String>>,
     /// What hosts have promised at each beginning beyond what they have now, hosts in order, with for whom.
-    more: Vec<(Timestamp, Vec<(Need, Option<Arc<str>>)>)>,
+    more: Vec<(Timestamp, Vec<Promised>)>,
 }
 
 impl super::Set<'_> {

@@ -42,7 +42,7 @@ impl Window {
             begins && until.is_none_or(|end| now < end)
         };
         // Where one ends after the next began, the later one holds: its end is the later one.
-        let current = windows.iter().filter(open).next_back().copied();
+        let current = windows.iter().rfind(open).copied();
         let later: Vec<_> =
             windows.iter().copied().filter(|(from, _)| *from > now && Some(*from) != current.map(|c| c.0)).collect();
         let next = later.first().copied();

@@ -49,6 +49,9 @@ pub(crate) struct Seen {
     pub(crate) place: (String, &'static str),
 }
 
+/// Frames that somebody forges: how often each entered from a guest, and where it came out again.
+type Forged = BTreeMap<Vec<u8>, (u64, BTreeSet<(String, &'static str)>)>;
+
 /// What was seen since the last verdict.
 #[derive(Default)]
 struct Book {
@@ -57,7 +60,7 @@ struct Book {
     sixes: u64,
     lost: u64,
     /// Frames that somebody forges, how often each entered from a guest, and where each came out again.
-    forged: BTreeMap<Vec<u8>, (u64, BTreeSet<(String, &'static str)>)>,
+    forged: Forged,
 }
 
 /// The one who looks on; nobody looks any more when dropped.
@@ -97,7 +100,7 @@ impl Jury {
     }
 
     /// Of each forged frame: how often a guest sent it, and where it came out.
-    pub(crate) fn forged(&self) -> BTreeMap<Vec<u8>, (u64, BTreeSet<(String, &'static str)>)> {
+    pub(crate) fn forged(&self) -> Forged {
         std::mem::take(&mut self.book.lock().unwrap().forged)
     }
 }
