@@ -179,6 +179,8 @@ impl Drop for Fleet {
         let _ = Command::new("ip").args(["link", "delete", &self.bridge]).stderr(Stdio::null()).status();
         let table = format!("stablehand-{}", self.id);
         let _ = Command::new("nft").args(["delete", "table", "bridge", &table]).stderr(Stdio::null()).status();
+        let border = format!("{table}.{}", self.bridge);
+        let _ = Command::new("nft").args(["delete", "table", "inet", &border]).stderr(Stdio::null()).status();
         for folder in [&self.root, &self.store, &self.state, &self.folder] {
             let _ = std::fs::remove_dir_all(folder);
         }

@@ -82,6 +82,14 @@ fn crash_everywhere(text: &str, folder: &Path) {
     }
 }
 
+/// The path of an image; of one that was made in the fleet without its content's digits: a step that is done again after a
+/// crash leaves other bytes.
+fn made(host: &stablehand::sim::SimHost, path: &str) -> String {
+    let recipe = host.notes.get(path).and_then(|note| note.made.as_ref()).map(|made| made.recipe.short().to_owned());
+    let name = |path: &str| path.rsplit_once('/').and_then(|(_, file)| file.split_once('-')).map(|(_, n)| n.to_owned());
+    recipe.map_or_else(|| path.to_owned(), |recipe| format!("{:?} of recipe {recipe}", name(path)))
+}
+
 /// What must be the same however often we crashed: not when, nor which boot.
 fn essence(world: &World) -> Vec<String> {
     let mut lines = Vec::new();
@@ -102,12 +110,13 @@ fn essence(world: &World) -> Vec<String> {
             lines.push(format!("{name} {path} {stamp:?} {}", disk.size));
         }
         lines.extend(host.bridges.iter().map(|(bridge, b)| format!("{name} {bridge} {b:?}")));
-        lines.extend(host.images.keys().map(|path| format!("{name} {path}")));
+        lines.extend(host.images.keys().map(|path| format!("{name} {}", made(host, path))));
         let record = |r: &stablehand::model::PlacementRecord| {
             (r.host.clone(), r.from.clone(), r.incarnation, r.addresses.clone())
         };
         lines.extend(host.records.iter().map(|(vm, r)| format!("{name} {vm} {:?}", record(r))));
         lines.extend(host.lock.iter().map(|l| format!("{name} is locked by {}", l.who)));
     }
+    lines.sort();
     lines
 }
