@@ -43,6 +43,10 @@
 //!   what it was at its start, so whoever else starts it is seen.
 //! - Every step looks, changes and looks again, and is safe to repeat; so a `kill -9` anywhere leaves nothing double
 //!   and nothing lost, and the next pass ends what the last one began.
+//! - The token of a management instance is gone before the first clone of what was made in it exists, and what was sealed is
+//!   known by the digest of its content, with how it was made beside it in its store.
+//! - A VM in quarantine is closed on every host before anything else is done to it, and stays so whoever forgets.
+//! - No address is given twice, also while nobody can look at a host that may hold it.
 //! - Planning again after apply gives nothing.
 //! - There is no state file: everything that the next plan must know of the past is stamped on domains and disks.
 
