@@ -1,6 +1,6 @@
 //! Bridges, through `ip` (ip-link(8), ip-address(8)) and nft. Ours carry an alias that begins `stablehand:<fleet>`.
 //!
-//! *Takes* what a bridge should be. *Gives* what there is ([`observe`]) and makes it so ([`make`], [`remove`]). *Never* touches
+//! *Takes* what a bridge should be. *Gives* what there is ([`observe`]) and makes it so ([`make()`], [`remove`]). *Never* touches
 //! an interface that is neither ours nor the uplink that a network names.
 
 mod alias;
