@@ -268,8 +268,10 @@ fn seen_row(desired: &Desired, demand: &Demand, host: &Name, obs: &VmObs) -> VmR
     let address = named.next().or_else(|| obs.probed_at());
     let address6 = named.next();
     let mut remarks: Vec<String> = quarantine(obs, demand).into_iter().chain(hold(name, demand)).collect();
-    if !desired.vms.contains_key(name) {
-        remarks.push("not in the YAML any more".to_owned());
+    match &obs.stamp.management {
+        Some(of) => remarks.push(format!("management instance of image/{}, revision {}", of.image, of.revision)),
+        None if !desired.vms.contains_key(name) => remarks.push("not in the YAML any more".to_owned()),
+        None => {}
     }
     if obs.live.as_ref().is_some_and(|live| restart_pending(live, &obs.config)) {
         remarks.push("restart pending".to_owned());
