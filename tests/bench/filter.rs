@@ -77,7 +77,7 @@ async fn set(rules: &HostRules, kept: &mut Option<Kept>) -> f64 {
 }
 
 async fn measure() {
-    println!("\n  VMs   all of it set and read back   one VM's change   a look");
+    println!("\n  VMs                   all of it set   one VM's change   a look");
     for vms in [0, 50, 1_000] {
         let all = rules(vms);
         let (mut whole, mut one, mut look) = (f64::MAX, f64::MAX, f64::MAX);
